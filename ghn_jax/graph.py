@@ -1,0 +1,125 @@
+"""The computational graph of a network: what a hypernetwork reads.
+
+`Graph` lives on the host as NumPy arrays and also knows which parameter tensors its nodes own.
+`pad` turns it into a `jraph.GraphsTuple` of a fixed size, the only form that compiled code sees.
+
+Source: Knyazev et al. 2021, section 2.2 (graphs) and section 4.1 (virtual edges).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+from collections.abc import Sequence
+
+import numpy as np
+
+NODE_TYPES = (
+    "max_pool",
+    "avg_pool",
+    "sep_conv",
+    "dil_conv",
+    "conv",
+    "msa",
+    "cse",
+    "sum",
+    "concat",
+    "input",
+    "bias",
+    "bn",
+    "ln",
+    "pos_enc",
+    "glob_avg",
+)
+"""Types of nodes, in the order of their ids."""
+
+NODE_ID = {name: index for index, name in enumerate(NODE_TYPES)}
+
+
+class GraphError(ValueError):
+    """A graph that is cyclic, disconnected or too large."""
+
+
+class Role(enum.Enum):
+    """How a parameter tensor is decoded from its node's embedding and normalised."""
+
+    WEIGHT = "weight"
+    DEPTHWISE_WEIGHT = "depthwise_weight"
+    POSITION = "position"
+    NORM_WEIGHT = "norm_weight"
+    BIAS = "bias"
+    CLASS_WEIGHT = "class_weight"
+    CLASS_BIAS = "class_bias"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+    """One parameter tensor of a target network.
+
+    Attributes:
+      name: its name, as in the PyTorch original ("cells.0._ops.1.to_qkv.weight").
+      node: index of the graph node that owns it.
+      role: how it is predicted.
+      shape: its shape in JAX layout: convolutions `[kh, kw, in, out]` (depthwise `[kh, kw, 1, channels]`),
+        linear layers `[in, out]`, positional encodings `[1, h, w, channels]`, others `[channels]`.
+    """
+
+    name: str
+    node: int
+    role: Role
+    shape: tuple[int, ...]
+
+    @property
+    def shape4(self) -> tuple[int, int, int, int]:
+        """Its shape as `(out, in, h, w)`, the order of the published method (section 4 of its appendix)."""
+        return oihw(self.role, self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape))
+
+
+def oihw(role: Role, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """`shape` in JAX layout as `(out, in, h, w)`; a vector of `c` elements is `(c, 1, 1, 1)`."""
+    if len(shape) == 1:
+        return (shape[0], 1, 1, 1)
+    if len(shape) == 2:
+        return (shape[1], shape[0], 1, 1)
+    if len(shape) != 4:
+        raise GraphError(f"a parameter tensor of shape {shape} has no (out, in, h, w) form")
+    if role is Role.POSITION:
+        one, height, width, channels = shape
+        return (one, channels, height, width)
+    height, width, inputs, outputs = shape
+    return (outputs, inputs, height, width)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """A directed acyclic graph of operations in topological order, the input first and the output last.
+
+    Attributes:
+      node_types: int32 `[nodes]`, indices into `NODE_TYPES`.
+      node_shapes: int32 `[nodes, 4]`, `(out, in, h, w)` of the node's parameter (its weight where it also owns a
+        bias) or `(1, 1, kh, kw)` of a pooling window; zeros for a node without a shape.
+      distances: int32 `[nodes, nodes]`, length of the shortest path from row to column, 1 for an edge and 0 where
+        there is no path.
+      tensors: the parameter tensors to be predicted, in the order of the network's instructions.
+    """
+
+    node_types: np.ndarray
+    node_shapes: np.ndarray
+    distances: np.ndarray
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def num_nodes(self) -> int:
+        """Number of nodes."""
+        return len(self.node_types)
+
+    @property
+    def num_params(self) -> int:
+        """Number of parameters that a hypernetwork predicts for it."""
+        return sum(tensor.size for tensor in self.tensors)
