@@ -123,3 +123,24 @@ class Graph:
     def num_params(self) -> int:
         """Number of parameters that a hypernetwork predicts for it."""
         return sum(tensor.size for tensor in self.tensors)
+
+
+def shortest_paths(edges: Sequence[tuple[int, int]], num_nodes: int, cutoff: int) -> np.ndarray:
+    """Lengths of the shortest directed paths, int32 `[num_nodes, num_nodes]`; 0 where there is none up to `cutoff`.
+
+    Raises:
+      GraphError: an edge that does not lead from a lower to a higher node number, as in a cyclic graph.
+    """
+    successors: list[list[int]] = [[] for _ in range(num_nodes)]
+    for start, end in edges:
+        if not 0 <= start < end < num_nodes:
+            raise GraphError(f"edge {start} -> {end} of {num_nodes} nodes breaks the topological order (a cycle?)")
+        successors[start].append(end)
+    unreachable = np.iinfo(np.int32).max // 2
+    distances = np.full((num_nodes, num_nodes), unreachable, np.int32)
+    for node in range(num_nodes - 1, -1, -1):
+        for successor in successors[node]:
+            np.minimum(distances[node], distances[successor] + 1, out=distances[node])
+        distances[node, node] = 0
+    distances[distances > cutoff] = 0
+    return distances

@@ -1,0 +1,32 @@
+"""Graph hypernetworks in JAX: one forward pass predicts all parameters of a network never seen before.
+
+Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# Importing the package loads nothing; a name brings its module when it is first used.
+_MODULE_OF = {
+    "predict_params": "ghn_jax.predict",
+    "GHN": "ghn_jax.predict",
+    "Architecture": "ghn_jax.architecture",
+    "Genotype": "ghn_jax.architecture",
+    "ResNet": "ghn_jax.architecture",
+    "Task": "ghn_jax.architecture",
+    "named": "ghn_jax.architecture",
+    "Graph": "ghn_jax.graph",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str):
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,363 @@
+"""Every operation of a target network: its parameters, its output shape and a pure function of arrays.
+
+A primitive is a frozen dataclass of everything static about the operation, so primitives (with their input shapes)
+are the signatures of which a compiled program has finitely many.  Activations are `[B, H, W, C]` or `[B, C]`;
+shapes here leave the batch axis out.  Parameters come in JAX layout, in the order of `parameters`.
+
+Source: Knyazev et al. 2021, appendix A; Liu et al., DARTS, ICLR 2019, for the cell operations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ghn_jax import convolution
+from ghn_jax.graph import Role
+
+NORM_EPSILON = 1e-5
+DROPOUT_RATE = 0.5
+
+Shape = tuple[int, ...]
+Size = tuple[int, int]
+
+
+class Parameter(NamedTuple):
+    """A parameter tensor of a primitive: the last part of its name, its role and its JAX shape."""
+
+    suffix: str
+    role: Role
+    shape: Shape
+
+
+class Moments(NamedTuple):
+    """Mean and (biased) variance of every channel, `[C]` each."""
+
+    mean: jax.Array
+    variance: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Primitive:
+    """One operation; subclasses say what it computes."""
+
+    arity: ClassVar[int] = 1
+    """Number of inputs; 0 for any number."""
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        """The parameter tensors it needs."""
+        return ()
+
+    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Shape of the output for inputs of these shapes."""
+        return shapes[0]
+
+    def __call__(self, params: Sequence[jax.Array], *inputs: jax.Array) -> jax.Array:
+        """The output for these parameters and inputs."""
+        raise TypeError(f"{type(self).__name__} is abstract")
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv(Primitive):
+    """A convolution without bias, dense or depthwise.
+
+    In cells a ReLU always comes right before a convolution: it is part of this primitive, so that an execution keeps
+    one activation less.  `skip_first` drops the first row and column of the input (the second half of a factorised
+    reduction looks at the odd pixels).
+    """
+
+    inputs: int
+    outputs: int
+    kernel: Size
+    stride: Size = (1, 1)
+    padding: Size = (0, 0)
+    dilation: int = 1
+    depthwise: bool = False
+    relu: bool = False
+    skip_first: bool = False
+
+    @property
+    def parameters(self):
+        if self.depthwise:
+            return (Parameter("weight", Role.DEPTHWISE_WEIGHT, (*self.kernel, 1, self.outputs)),)
+        return (Parameter("weight", Role.WEIGHT, (*self.kernel, self.inputs, self.outputs)),)
+
+    def output_shape(self, shapes):
+        height, width, _ = shapes[0]
+        size = (height - self.skip_first, width - self.skip_first)
+        return (
+            *convolution.output_size(size, self.kernel, self.stride, self.padding, self.dilation),
+            self.outputs,
+        )
+
+    def __call__(self, params, *inputs):
+        (x,) = inputs
+        if self.skip_first:
+            x = x[:, 1:, 1:]
+        if self.relu:
+            x = jax.nn.relu(x)
+        convolve = convolution.convolve_depthwise if self.depthwise else convolution.convolve
+        return convolve(x, params[0], stride=self.stride, padding=self.padding, dilation=self.dilation)
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Primitive):
+    """A linear layer over the last axis, after an optional activation (None, "relu" or "gelu")."""
+
+    inputs: int
+    outputs: int
+    bias: bool = True
+    activation: str | None = None
+    dropout: bool = False
+    classifier: bool = False
+
+    @property
+    def parameters(self):
+        weight, bias = (Role.CLASS_WEIGHT, Role.CLASS_BIAS) if self.classifier else (Role.WEIGHT, Role.BIAS)
+        tensors = (Parameter("weight", weight, (self.inputs, self.outputs)),)
+        return (*tensors, Parameter("bias", bias, (self.outputs,))) if self.bias else tensors
+
+    def output_shape(self, shapes):
+        return (*shapes[0][:-1], self.outputs)
+
+    def __call__(self, params, *inputs, dropout_key: jax.Array | None = None):
+        (x,) = inputs
+        if self.activation == "relu":
+            x = jax.nn.relu(x)
+        elif self.activation == "gelu":
+            x = jax.nn.gelu(x, approximate=False)
+        if self.dropout and dropout_key is not None:
+            keep = jax.random.bernoulli(dropout_key, 1 - DROPOUT_RATE, x.shape)
+            x = jnp.where(keep, x / (1 - DROPOUT_RATE), 0)
+        y = x @ params[0]
+        return y + params[1] if self.bias else y
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNorm(Primitive):
+    """Batch normalisation, by the moments of the batch unless running moments are given."""
+
+    channels: int
+
+    @property
+    def parameters(self):
+        shape = (self.channels,)
+        return (Parameter("weight", Role.NORM_WEIGHT, shape), Parameter("bias", Role.BIAS, shape))
+
+    @staticmethod
+    def moments(x: jax.Array) -> Moments:
+        """Moments of `x [B, H, W, C]` over all but the last axis."""
+        axes = tuple(range(x.ndim - 1))
+        return Moments(jnp.mean(x, axes), jnp.var(x, axes))
+
+    def __call__(self, params, *inputs, moments: Moments | None = None):
+        (x,) = inputs
+        mean, variance = self.moments(x) if moments is None else moments
+        scale = params[0] * lax.rsqrt(variance + NORM_EPSILON)
+        return (x - mean) * scale + params[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerNorm(Primitive):
+    """Layer normalisation over the channels."""
+
+    channels: int
+
+    @property
+    def parameters(self):
+        shape = (self.channels,)
+        return (Parameter("weight", Role.NORM_WEIGHT, shape), Parameter("bias", Role.BIAS, shape))
+
+    def __call__(self, params, *inputs):
+        (x,) = inputs
+        mean = jnp.mean(x, -1, keepdims=True)
+        variance = jnp.mean(jnp.square(x - mean), -1, keepdims=True)
+        return (x - mean) * lax.rsqrt(variance + NORM_EPSILON) * params[0] + params[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class MaxPool(Primitive):
+    """Maximum over a window, with padding that never wins."""
+
+    kernel: int = 3
+    stride: int = 1
+
+    def output_shape(self, shapes):
+        height, width, channels = shapes[0]
+        pad = self.kernel // 2
+        size = convolution.output_size((height, width), (self.kernel,) * 2, (self.stride,) * 2, (pad, pad))
+        return (*size, channels)
+
+    def __call__(self, params, *inputs):
+        (x,) = inputs
+        pad = self.kernel // 2
+        return lax.reduce_window(
+            x,
+            -jnp.inf,
+            lax.max,
+            window_dimensions=(1, self.kernel, self.kernel, 1),
+            window_strides=(1, self.stride, self.stride, 1),
+            padding=((0, 0), (pad, pad), (pad, pad), (0, 0)),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class AvgPool(Primitive):
+    """Mean over the part of a window that lies inside the image."""
+
+    kernel: int = 3
+    stride: int = 1
+
+    output_shape = MaxPool.output_shape
+
+    def __call__(self, params, *inputs):
+        (x,) = inputs
+        pad = self.kernel // 2
+        ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+        total, count = (
+            sum(
+                window
+                for row in convolution.shifted_windows(values, (self.kernel,) * 2, (self.stride,) * 2, (pad, pad), 1)
+                for window in row
+            )
+            for values in (x, ones)
+        )
+        return total / count
+
+
+@dataclasses.dataclass(frozen=True)
+class Add(Primitive):
+    """Sum of two activations."""
+
+    arity: ClassVar[int] = 2
+
+    def __call__(self, params, *inputs):
+        return inputs[0] + inputs[1]
+
+
+@dataclasses.dataclass(frozen=True)
+class Concat(Primitive):
+    """Concatenation along the channels; an absent input (None) counts as zeros of the shape of the others."""
+
+    arity: ClassVar[int] = 0
+
+    def output_shape(self, shapes):
+        present = [shape for shape in shapes if shape is not None]
+        return (*present[0][:-1], sum((shape or present[0])[-1] for shape in shapes))
+
+    def __call__(self, params, *inputs):
+        zeros = jnp.zeros_like(next(x for x in inputs if x is not None))
+        return jnp.concatenate([zeros if x is None else x for x in inputs], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subsample(Primitive):
+    """Every `stride`-th row and column."""
+
+    stride: int
+
+    def output_shape(self, shapes):
+        height, width, channels = shapes[0]
+        return (-(-height // self.stride), -(-width // self.stride), channels)
+
+    def __call__(self, params, *inputs):
+        return inputs[0][:, :: self.stride, :: self.stride]
+
+
+@dataclasses.dataclass(frozen=True)
+class Relu(Primitive):
+    """ReLU on its own, where its result is used more than once."""
+
+    def __call__(self, params, *inputs):
+        return jax.nn.relu(inputs[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class PositionalEncoding(Primitive):
+    """Adds a learned image of position codes."""
+
+    size: Size
+    channels: int
+
+    @property
+    def parameters(self):
+        return (Parameter("weight", Role.POSITION, (1, *self.size, self.channels)),)
+
+    def __call__(self, params, *inputs):
+        return inputs[0] + params[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Attention(Primitive):
+    """Multi-head self-attention over all pixels, from concatenated queries, keys and values."""
+
+    heads: int
+
+    def output_shape(self, shapes):
+        height, width, channels = shapes[0]
+        return (height, width, channels // 3)
+
+    def __call__(self, params, *inputs):
+        (qkv,) = inputs
+        batch, height, width, channels = qkv.shape
+        dim = channels // 3 // self.heads
+        q, k, v = jnp.moveaxis(qkv.reshape(batch, height * width, 3, self.heads, dim), 2, 0)
+        scores = jnp.einsum("bihd,bjhd->bhij", q, k) * dim**-0.5
+        out = jnp.einsum("bhij,bjhd->bihd", jax.nn.softmax(scores, axis=-1), v)
+        return out.reshape(batch, height, width, channels // 3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Squeeze(Primitive):
+    """Mean over all pixels, the first half of channel excitation."""
+
+    def output_shape(self, shapes):
+        return (shapes[0][-1],)
+
+    def __call__(self, params, *inputs):
+        return jnp.mean(inputs[0], axis=(1, 2))
+
+
+@dataclasses.dataclass(frozen=True)
+class Excite(Primitive):
+    """Scales the channels of the first input by hard-swish of the second, then subsamples.
+
+    Hard-swish, where squeeze-and-excitation (Hu et al. 2018) has a sigmoid, is the published networks' choice.
+    """
+
+    stride: int = 1
+    arity: ClassVar[int] = 2
+
+    def output_shape(self, shapes):
+        return Subsample(self.stride).output_shape(shapes)
+
+    def __call__(self, params, *inputs):
+        x, excitation = inputs
+        return x[:, :: self.stride, :: self.stride] * jax.nn.hard_swish(excitation)[:, None, None, :]
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalAvgPool(Primitive):
+    """Mean over all pixels before the head."""
+
+    output_shape = Squeeze.output_shape
+    __call__ = Squeeze.__call__
+
+
+@dataclasses.dataclass(frozen=True)
+class Flatten(Primitive):
+    """All features as one vector, channels outermost as in the original (tiled weights depend on the order)."""
+
+    def output_shape(self, shapes):
+        height, width, channels = shapes[0]
+        return (height * width * channels,)
+
+    def __call__(self, params, *inputs):
+        x = jnp.moveaxis(inputs[0], -1, 1)
+        return x.reshape(x.shape[0], -1)
