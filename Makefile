@@ -1,0 +1,25 @@
+# make test    run the tests
+# make demo    train a small hypernetwork on the digits of scikit-learn, then evaluate it
+#
+# Both use the active virtual environment, or make one in .venv, and install this package into it.
+
+PYTHON3 ?= python3
+VENV := $(or $(VIRTUAL_ENV),.venv)
+PYTHON := $(VENV)/bin/python
+INSTALLED := $(VENV)/.ghn_jax_installed
+
+.PHONY: test demo
+
+test: $(INSTALLED)
+	$(PYTHON) -m pytest -n 2 -q
+
+demo: $(INSTALLED)
+	$(PYTHON) experiments/train.py --config=configs/digits.py --config.workdir=runs/digits
+	$(PYTHON) experiments/evaluate.py --checkpoint=runs/digits/checkpoint --split=val --num=20 --predefined
+
+$(INSTALLED): requirements.txt setup.cfg pyproject.toml | $(PYTHON)
+	$(PYTHON) -m pip install --quiet --editable '.[test]'
+	touch $@
+
+$(PYTHON):
+	$(PYTHON3) -m venv $(VENV)
