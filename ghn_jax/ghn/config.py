@@ -1,0 +1,138 @@
+"""What a hypernetwork is, before it has weights."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ghn_jax.architecture import CIFAR10, Task
+
+MAX_DISTANCE = 50
+"""Longest virtual edge (section 4.1; the published networks were trained with it)."""
+
+
+class ConfigError(ValueError):
+    """A configuration that describes no valid hypernetwork."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HypernetConfig:
+    """A hypernetwork; the fields are those of the published checkpoints.
+
+    Attributes:
+      max_shape: largest decoded tensor as `(out, in, h, w)`; larger targets are tiled.
+      num_classes: classes of the networks it predicts.
+      hypernet: "gatedgnn", or "mlp" for one that looks at every node alone.
+      decoder: "conv" or "mlp".
+      weight_norm: normalise predicted tensors (section 4.3).
+      ve: virtual edges (section 4.1); no effect with `hypernet="mlp"`.
+      layernorm: layer normalisation of the node embeddings.
+      hid: features of a node.
+
+    Raises:
+      ConfigError: naming the field, its value and what was expected.
+    """
+
+    max_shape: tuple[int, int, int, int] = (64, 64, 11, 11)
+    num_classes: int = 10
+    hypernet: str = "gatedgnn"
+    decoder: str = "conv"
+    weight_norm: bool = False
+    ve: bool = False
+    layernorm: bool = False
+    hid: int = 32
+
+    def __post_init__(self):
+        def require(holds: bool, field: str, expected: str) -> None:
+            if not holds:
+                raise ConfigError(f"HypernetConfig.{field}={getattr(self, field)!r}: expected {expected}")
+
+        shape = self.max_shape
+        valid = isinstance(shape, (tuple, list)) and len(shape) == 4 and all(_positive(size) for size in shape)
+        require(valid, "max_shape", "four positive integers (out, in, h, w)")
+        object.__setattr__(self, "max_shape", tuple(shape))
+        require(shape[2] == shape[3], "max_shape", "a square kernel")
+        require(_positive(self.num_classes), "num_classes", "a positive integer")
+        require(self.hypernet in ("gatedgnn", "mlp"), "hypernet", "'gatedgnn' or 'mlp'")
+        require(self.decoder in ("conv", "mlp"), "decoder", "'conv' or 'mlp'")
+        for field in ("weight_norm", "ve", "layernorm"):
+            require(isinstance(getattr(self, field), bool), field, "True or False")
+        require(_positive(self.hid) and self.hid % 4 == 0, "hid", "a positive multiple of 4")
+
+    @property
+    def max_distance(self) -> int:
+        """Longest edge, in steps of the network, along which nodes exchange messages."""
+        return MAX_DISTANCE if self.ve else 1
+
+    @property
+    def max_out(self) -> int:
+        """Output channels of the largest decoded tensor."""
+        return self.max_shape[0]
+
+    @property
+    def max_in(self) -> int:
+        """Input channels of the largest decoded tensor."""
+        return self.max_shape[1]
+
+    @property
+    def max_kernel(self) -> int:
+        """Height and width of the largest decoded kernel."""
+        return self.max_shape[2]
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def to_json(config: HypernetConfig) -> str:
+    """The configuration as JSON text that `from_json` reads."""
+    return json.dumps(dataclasses.asdict(config))
+
+
+def from_json(text: str) -> HypernetConfig:
+    """The configuration written by `to_json`, or beside a published state dictionary.
+
+    Raises:
+      ConfigError: text that is no JSON object, an unknown field, or a value that makes no hypernetwork.
+    """
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"a hypernetwork's configuration must be a JSON object, got {text[:80]!r}") from error
+    if not isinstance(fields, dict):
+        raise ConfigError(f"a hypernetwork's configuration must be a JSON object, got {text[:80]!r}")
+    return from_fields(fields)
+
+
+def from_fields(fields: Mapping[str, Any]) -> HypernetConfig:
+    """The configuration with these fields, for example of a published checkpoint.
+
+    Raises:
+      ConfigError: an unknown field, or a value that makes no hypernetwork.
+    """
+    known = [field.name for field in dataclasses.fields(HypernetConfig)]
+    unknown = sorted(set(fields) - set(known))
+    if unknown:
+        raise ConfigError(f"HypernetConfig has no field {', '.join(map(repr, unknown))}; known are {', '.join(known)}")
+    return HypernetConfig(**fields)
+
+
+def ghn1(task: Task = CIFAR10) -> HypernetConfig:
+    """GHN-1, the baseline of Zhang et al., ICLR 2019, for networks of `task`."""
+    return HypernetConfig(max_shape=_max_shape(task), num_classes=task.num_classes)
+
+
+def ghn2(task: Task = CIFAR10) -> HypernetConfig:
+    """GHN-2: virtual edges, normalised parameters and layer normalisation (section 4)."""
+    return dataclasses.replace(ghn1(task), weight_norm=True, ve=True, layernorm=True)
+
+
+def mlp(task: Task = CIFAR10) -> HypernetConfig:
+    """The MLP baseline (section 5.1): GHN-2 with an MLP in the place of the graph network."""
+    return dataclasses.replace(ghn2(task), hypernet="mlp")
+
+
+def _max_shape(task: Task) -> tuple[int, int, int, int]:
+    return (64, 64, 16, 16) if task.large_images else (64, 64, 11, 11)

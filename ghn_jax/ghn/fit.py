@@ -1,0 +1,123 @@
+"""From decoded rows to a tensor of the target's shape.
+
+Slice to at most the target's shape, normalise, repeat whole blocks along the output and then the input channels, and
+cut.  The original normalises last; the order changes nothing, since every element is treated alike, and normalising
+the small block touches far fewer elements.
+
+Source: Knyazev et al. 2021, section 4.3 and appendix B.1.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import jax
+import numpy as np
+
+from ghn_jax.graph import Role, Tensor
+
+Array = np.ndarray | jax.Array
+
+
+def fit(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Array:
+    """The tensor predicted by its decoded rows.
+
+    Args:
+      rows: `decoded[table][start : start + rows]` of its `Placement`.
+      tensor: the target.
+      weight_norm: normalise, as GHN-2 does.
+      xp: `numpy`, which compiles nothing, or `jax.numpy`, which can be differentiated.
+
+    Returns:
+      An array of shape `tensor.shape`.
+    """
+    values = block(rows, tensor, weight_norm, xp)
+    return tile(values, tensor.shape, xp)
+
+
+def fit_into(out: np.ndarray, rows: np.ndarray, tensor: Tensor, weight_norm: bool) -> None:
+    """Writes what `fit` returns into `out`, every element once."""
+    tile_into(out, block(rows, tensor, weight_norm, np))
+
+
+def block(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Array:
+    """The part of the tensor that is decoded, normalised: `tensor.shape` or smaller along its channels."""
+    shape = tensor.shape
+    match tensor.role:
+        case Role.WEIGHT | Role.CLASS_WEIGHT:
+            values = rows[:, : shape[-2], : shape[-1]]
+        case Role.DEPTHWISE_WEIGHT:
+            values = rows[:, None, : shape[-1]]
+        case Role.POSITION:
+            values = rows[:, : shape[-1], 0]
+        case Role.NORM_WEIGHT:
+            values = rows[0, 0, : shape[0]]
+        case Role.BIAS:
+            values = rows[0, 1, : shape[0]]
+        case Role.CLASS_BIAS:
+            values = rows[0]
+    if weight_norm:
+        values = normalise(values, tensor, xp)
+    channels = 1 if tensor.role is Role.POSITION else min(2, len(shape))
+    return values.reshape(*shape[:-channels], *values.shape[values.ndim - channels :])
+
+
+def normalise(values: Array, tensor: Tensor, xp: ModuleType) -> Array:
+    """Values of any part of `tensor` scaled by its fan-in, or squashed if they are norm weights or biases.
+
+    Positional encodings stay as they are.  (The original leaves only those alone that are 11 or more high, the ones
+    that its networks have.)
+    """
+    match tensor.role:
+        case Role.POSITION:
+            return values
+        case Role.NORM_WEIGHT:
+            return 1 + xp.tanh(0.25 * values)  # 2 sigmoid(values / 2), without overflow
+        case Role.BIAS | Role.CLASS_BIAS:
+            return xp.tanh(0.2 * values)
+    return values * np.float32(fan_in_scale(tensor))
+
+
+def fan_in_scale(tensor: Tensor) -> float:
+    """sqrt(beta / fan-in) of a weight: beta is 2, or 1 for convolutions that no ReLU follows.
+
+    Those are taken to be the convolutions with one input channel a filter and the wide ones (1x7).
+    """
+    _, inputs, height, width = tensor.shape4
+    convolution = len(tensor.shape) == 4
+    beta = 1 if convolution and (inputs == 1 or height < width) else 2
+    return (beta / (inputs * height * width)) ** 0.5
+
+
+def tile(values: Array, shape: tuple[int, ...], xp: ModuleType) -> Array:
+    """`values` repeated in whole blocks along the last axis, then the last but one, and cut to `shape`."""
+    for axis in range(len(shape) - 1, max(len(shape) - 3, -1), -1):
+        if values.shape[axis] < shape[axis]:
+            times = -(-shape[axis] // values.shape[axis])
+            values = xp.concatenate([values] * times, axis=axis)
+            values = values[(slice(None),) * axis + (slice(shape[axis]),)]
+    return values
+
+
+def tile_into(out: np.ndarray, values: np.ndarray) -> None:
+    """Writes what `tile` returns into `out`."""
+    if out.ndim == 1:
+        _repeat_into(out, values, axis=0)
+        return
+    first = out[..., : values.shape[-2], :]
+    _repeat_into(first, values, axis=out.ndim - 1)
+    if first.shape[-2] < out.shape[-2]:
+        _repeat_into(out, first, axis=out.ndim - 2, written=True)
+
+
+def _repeat_into(out: np.ndarray, values: np.ndarray, axis: int, written: bool = False) -> None:
+    """Fills `out` with `values` repeated along `axis`; `written` says that the first repetition is there already."""
+    length, total = values.shape[axis], out.shape[axis]
+    times = total // length
+    before = (slice(None),) * axis
+    whole = out[(*before, slice(times * length))]
+    # Splitting an axis never copies, so this is a view into `out`.
+    blocks = whole.reshape(*whole.shape[:axis], times, length, *whole.shape[axis + 1 :])
+    blocks[(*before, slice(int(written), None))] = np.expand_dims(values, axis)
+    if total > times * length:
+        out[(*before, slice(times * length, None))] = values[(*before, slice(total - times * length))]

@@ -1,0 +1,98 @@
+"""The hypernetwork: from a meta-batch of graphs to decoded rows of parameters."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jraph
+from flax import linen as nn
+
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.decoders import ConvDecoder, MLPDecoder, VectorDecoder
+from ghn_jax.ghn.gated_gnn import GatedGNN
+from ghn_jax.ghn.layers import MLP
+from ghn_jax.ghn.requests import Requests
+from ghn_jax.ghn.shape_encoder import ShapeEncoder
+from ghn_jax.graph import NODE_TYPES
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+class Decoded(NamedTuple):
+    """Decoded rows; `requests.Placement` says which ones belong to a tensor, `fit.fit` makes the tensor of them.
+
+    Attributes:
+      dense: `[R, in, out]`, one position of a kernel each.
+      depthwise: `[D, out]`.
+      vector: `[V, 2, channels]`, a norm weight and a bias.
+      class_weight: `[K, in, num_classes]`.
+      class_bias: `[K, num_classes]`.
+    """
+
+    dense: jax.Array
+    depthwise: jax.Array
+    vector: jax.Array
+    class_weight: jax.Array
+    class_bias: jax.Array
+
+
+class Hypernetwork(nn.Module):
+    """A graph hypernetwork (Knyazev et al. 2021, section 2.2).
+
+    `apply({"params": params}, graphs, requests)` decodes rows for a meta-batch (`padding.stack`).
+    """
+
+    config: HypernetConfig
+
+    def setup(self):
+        config = self.config
+        self.node_type = nn.Embed(len(NODE_TYPES), config.hid, embedding_init=nn.initializers.normal(1.0))
+        self.shape_encoder = ShapeEncoder(config)
+        if config.hypernet == "gatedgnn":
+            self.gnn = GatedGNN(config)
+        else:
+            self.gnn = MLP(config.hid, config.hid, config.hid)
+        if config.layernorm:
+            self.norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
+        self.decoder = ConvDecoder(config) if config.decoder == "conv" else MLPDecoder(config)
+        self.vector_decoder = VectorDecoder(config)
+
+    def __call__(self, graphs: jraph.GraphsTuple, requests: Requests) -> Decoded:
+        nodes = self.embed(graphs).reshape(-1, self.config.hid)  # [G * N, hid]
+        return Decoded(
+            dense=self.dense(nodes[requests.dense_node], requests.dense_position),
+            depthwise=self.depthwise(nodes[requests.depthwise_node], requests.depthwise_position),
+            vector=self.vector(nodes[requests.vector_node]),
+            class_weight=self.class_weight(nodes[requests.class_weight_node]),
+            class_bias=self.class_bias(nodes[requests.class_bias_node]),
+        )
+
+    def embed(self, graphs: jraph.GraphsTuple) -> jax.Array:
+        """Embeddings of the nodes, `[G, N, hid]`; those of padding nodes mean nothing."""
+        features = self.node_type(graphs.nodes["type"]) + self.shape_encoder(graphs.nodes["shape"])
+        if self.config.hypernet == "gatedgnn":
+            features = self.gnn(features, graphs)
+        else:
+            features = nn.relu(self.gnn(features))
+        return self.norm(features) if self.config.layernorm else features
+
+    def dense(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
+        """`[R, hid]` embeddings at positions `[R]` -> `[R, in, out]`."""
+        return self.decoder.dense(nodes, positions)
+
+    def depthwise(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
+        """`[D, hid]` embeddings at positions `[D]` -> `[D, out]`."""
+        return self.decoder.depthwise(nodes, positions)
+
+    def vector(self, nodes: jax.Array) -> jax.Array:
+        """`[V, hid]` -> `[V, 2, channels]`."""
+        return self.vector_decoder.vector(nodes)
+
+    def class_weight(self, nodes: jax.Array) -> jax.Array:
+        """`[K, hid]` -> `[K, in, num_classes]`."""
+        return self.decoder.class_weight(nodes)
+
+    def class_bias(self, nodes: jax.Array) -> jax.Array:
+        """`[K, hid]` -> `[K, num_classes]`."""
+        return self.vector_decoder.class_bias(nodes)

@@ -1,0 +1,171 @@
+"""Predicting all parameters of a network.
+
+Nothing is compiled for a new architecture: the node embeddings are compiled once for every size of graph
+(`padding.NODE_BUCKETS`), the decoders for chunks of a fixed number of rows, and the tensors of the target's own shapes
+are made with NumPy, each element written once.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ghn_jax import padding
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.fit import fit_into
+from ghn_jax.ghn.hypernetwork import Hypernetwork
+from ghn_jax.ghn.requests import Placement, Requests, Sizes, Table, pad_requests, request
+from ghn_jax.graph import Graph, GraphError, Tensor
+
+# Rows of a table decoded at a time.
+_CHUNKS = {Table.DENSE: 64, Table.DEPTHWISE: 256, Table.VECTOR: 128, Table.CLASS_WEIGHT: 1, Table.CLASS_BIAS: 1}
+
+# Arrays that begin at multiples of this many bytes become JAX arrays without a copy on the CPU.
+_ALIGNMENT = 64
+
+# Writing fewer elements than this is not worth a second thread.
+_ELEMENTS_PER_THREAD = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GHN:
+    """A hypernetwork and its weights.
+
+    Attributes:
+      config: what it is.
+      params: parameters of `Hypernetwork(config)`.
+    """
+
+    config: HypernetConfig
+    params: Any
+
+    @classmethod
+    def init(cls, config: HypernetConfig, seed: int) -> GHN:
+        """A hypernetwork with random weights, distributed as in the original."""
+        nodes = padding.NODE_BUCKETS[0]
+        graph = Graph(np.zeros(1, np.int32), np.zeros((1, 4), np.int32), np.zeros((1, 1), np.int32), ())
+        graphs = padding.stack([padding.pad(graph, nodes, config.max_distance)])
+        requests, _ = request([graph], nodes, config)
+        requests = pad_requests(requests, Sizes(1, 1, 1, 1))
+        # Under jit, only what the parameters need is computed.
+        init = jax.jit(Hypernetwork(config).init)
+        return cls(config, init(jax.random.key(seed), graphs, requests)["params"])
+
+
+def predict_params(graph: Graph, ghn: GHN) -> dict[str, jax.Array]:
+    """All parameters of the network that `graph` describes, by name and in JAX layout.
+
+    Raises:
+      GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, or class
+        layers of another number of classes than the hypernetwork predicts.
+    """
+    if not isinstance(ghn, GHN):
+        raise TypeError(f"predict_params expected a GHN, got {type(ghn).__name__}")
+    padding.check_graph(graph)
+    nodes = padding.bucket(graph.num_nodes)
+    requests, (placements,) = request([graph], nodes, ghn.config)
+    buffers = _allocate(graph.tensors)
+    decoded = _decode(ghn, embed_nodes(graph, ghn), requests)
+    _fit_all(buffers, graph.tensors, placements, decoded, ghn.config.weight_norm)
+    return jax.device_put(buffers, may_alias=True)
+
+
+def embed_nodes(graph: Graph, ghn: GHN) -> np.ndarray:
+    """Embeddings of the nodes of `graph`, `[nodes, hid]`, for example to predict properties of networks from."""
+    padded = padding.pad(graph, padding.bucket(graph.num_nodes), ghn.config.max_distance)
+    embeddings = _compiled(ghn.config, "embed")(ghn.params, padding.stack([padded]))
+    return np.asarray(embeddings)[0, : graph.num_nodes]
+
+
+@functools.cache
+def _compiled(config: HypernetConfig, method: str) -> Callable[..., jax.Array]:
+    model = Hypernetwork(config)
+    return jax.jit(lambda params, *args: model.apply({"params": params}, *args, method=method))
+
+
+def _decode(ghn: GHN, embeddings: np.ndarray, requests: Requests) -> dict[Table, np.ndarray]:
+    """The requested rows of every table, in chunks."""
+
+    def decode(table: Table, nodes: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        size = _CHUNKS[table]
+        function = _compiled(ghn.config, table.name.lower())
+        chunks = []
+        for start in range(0, len(nodes), size):
+            rows = slice(start, start + size)
+            args = [_pad_rows(embeddings[nodes[rows]], size)]
+            if positions is not None:
+                args.append(_pad_rows(positions[rows], size))
+            chunks.append(function(ghn.params, *args))
+        if not chunks:
+            return np.zeros((0,), np.float32)
+        return np.concatenate([np.asarray(chunk) for chunk in chunks])
+
+    return {
+        Table.DENSE: decode(Table.DENSE, requests.dense_node, requests.dense_position),
+        Table.DEPTHWISE: decode(Table.DEPTHWISE, requests.depthwise_node, requests.depthwise_position),
+        Table.VECTOR: decode(Table.VECTOR, requests.vector_node),
+        Table.CLASS_WEIGHT: decode(Table.CLASS_WEIGHT, requests.class_weight_node),
+        Table.CLASS_BIAS: decode(Table.CLASS_BIAS, requests.class_bias_node),
+    }
+
+
+def _pad_rows(rows: np.ndarray, size: int) -> np.ndarray:
+    if len(rows) == size:
+        return rows
+    padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return padded
+
+
+def _allocate(tensors: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
+    """Uninitialised aligned arrays of the tensors' shapes, all in one piece of memory."""
+    per_unit = _ALIGNMENT // np.dtype(np.float32).itemsize
+    starts = np.cumsum([0] + [-(-tensor.size // per_unit) * per_unit for tensor in tensors])
+    memory = np.empty(int(starts[-1]) + per_unit, np.float32)
+    first = -(memory.ctypes.data // memory.itemsize) % per_unit
+    buffers = {}
+    for tensor, start in zip(tensors, starts[:-1] + first, strict=True):
+        if tensor.name in buffers:
+            raise GraphError(f"two tensors are called {tensor.name!r}")
+        buffers[tensor.name] = memory[start : start + tensor.size].reshape(tensor.shape)
+    return buffers
+
+
+def _fit_all(
+    buffers: dict[str, np.ndarray],
+    tensors: tuple[Tensor, ...],
+    placements: tuple[Placement, ...],
+    decoded: dict[Table, np.ndarray],
+    weight_norm: bool,
+) -> None:
+    """Fills the buffers, on several threads if there is much to write."""
+
+    def fill(first: int, last: int) -> None:
+        for tensor, place in zip(tensors[first:last], placements[first:last], strict=True):
+            rows = decoded[place.table][place.start : place.start + place.rows]
+            fit_into(buffers[tensor.name], rows, tensor, weight_norm)
+
+    ends = np.cumsum([tensor.size for tensor in tensors])
+    if not len(ends):
+        return
+    workers = min(len(os.sched_getaffinity(0)), 1 + int(ends[-1]) // _ELEMENTS_PER_THREAD)
+    if workers == 1:
+        fill(0, len(tensors))
+        return
+    # Contiguous groups of tensors with about the same number of elements.
+    parts = 4 * workers
+    bounds = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="right")
+    bounds = [0, *bounds.tolist(), len(tensors)]
+    list(_pool().map(fill, bounds[:-1], bounds[1:]))
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(thread_name_prefix="ghn_jax_fit")
