@@ -1,0 +1,361 @@
+"""The distribution of architectures and their widths in training."""
+
+import collections
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from reference import load_json, needs_reference
+from scipy import stats
+
+from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, Genotype, Task, from_json, to_json
+from ghn_jax.deepnets import sampler
+from ghn_jax.program import lower
+from ghn_jax.program_graph import graph_of
+
+LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
+
+
+@pytest.fixture(scope="module")
+def train_sample():
+    """300 train architectures and their programs."""
+    return [sampler.sample_program("train", index) for index in range(300)]
+
+
+def digest(architecture):
+    return hashlib.sha256(json.dumps(to_json(architecture), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def test_a_golden_architecture():
+    assert sampler.GENERATOR_VERSION == 1
+    assert sampler.sample_architecture("train", 0) == Architecture(
+        Genotype(
+            normal=(("conv_7x7", 0), ("dil_conv_3x3", 1)),
+            normal_concat=(2,),
+            reduce=(("conv_5x5", 1), ("conv_1x1", 0)),
+            reduce_concat=(2,),
+        ),
+        n_cells=11,
+        C=32,
+        ks=5,
+        stem_type=0,
+        stem_pool=True,
+        norm="bn",
+        preproc=True,
+        C_mult=1,
+        fc_layers=1,
+        fc_dim=256,
+        glob_avg=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("split", "index", "expected"),
+    [
+        ("train", 1, "321468f17ad637e4"),
+        ("train", 999_999, "69824fd88178e668"),
+        ("val", 0, "815376f7676b1642"),
+        ("val", 499, "0d4b01a4d0b46d4c"),
+        ("test", 0, "aadd92c1e42a18e6"),
+        ("deep", 0, "0c61af58a730e787"),
+        ("dense", 0, "433b8523139c4565"),
+        ("bnfree", 0, "ec7602b1c0a649b1"),
+        ("search", 0, "2c934088c9750f3a"),
+    ],
+)
+def test_golden_digests(split, index, expected):
+    assert digest(sampler.sample_architecture(split, index)) == expected
+
+
+def test_golden_training_stream():
+    assert [sampler.train_index(7, position) for position in range(4)] == [646129, 424845, 391917, 579290]
+    assert [digest(sampler.train_architecture(7, position)) for position in range(3)] == [
+        "9d2adaa360e21c51",
+        "283dc77badc3d73e",
+        "2039f4940284c914",
+    ]
+
+
+def test_order_does_not_matter():
+    forward = [sampler.sample_architecture("val", index) for index in range(5)]
+    backward = [sampler.sample_architecture("val", index) for index in reversed(range(5))]
+    assert forward == backward[::-1]
+    assert len(set(forward)) == 5
+
+
+def test_splits_do_not_share_draws_but_test_and_wide():
+    assert sampler.sample_architecture("train", 3) != sampler.sample_architecture("val", 3)
+    test = sampler.sample_architecture("test", 3)
+    assert sampler.sample_architecture("wide", 3) == dataclasses.replace(test, C=128)
+    assert sampler.sample_architecture("wide", 3, large_images=True) == dataclasses.replace(test, C=64)
+    assert sampler.sample_architecture("test", 3, large_images=True) == test
+
+
+@pytest.mark.parametrize(
+    ("split", "index", "message"),
+    [("valid", 0, "no split is called 'valid'"), ("val", 500, "index 500: .* 0 to 499"), ("val", -1, "index -1")],
+)
+def test_errors_name_the_value(split, index, message):
+    with pytest.raises(ValueError, match=message):
+        sampler.sample_architecture(split, index)
+
+
+def test_rules_of_cells(train_sample):
+    for architecture, _ in train_sample:
+        genotype = architecture.genotype
+        names = [name for name, _ in genotype.edges]
+        convolutions = any("conv" in name for name in names)
+        assert convolutions or ("msa" in names and "cse" not in names)
+        steps = len(genotype.normal) // 2
+        assert len(genotype.reduce) // 2 == steps and 1 <= steps <= 4
+        assert steps > 1 or "none" not in names
+        for edges in (genotype.normal, genotype.reduce):
+            cell = collections.Counter(name for name, _ in edges)
+            assert cell["cse"] <= 1
+            assert cell["conv_5x5"] + cell["conv_7x7"] <= 1
+            for step in range(steps):
+                assert edges[2 * step][1] != edges[2 * step + 1][1]
+        assert genotype.normal_concat == genotype.reduce_concat
+        assert genotype.normal_concat[-1] == 1 + steps
+        assert min(genotype.normal_concat) >= 2
+
+
+def test_rules_of_arguments(train_sample):
+    for architecture, program in train_sample:
+        steps = len(architecture.genotype.normal) // 2
+        cells = architecture.n_cells
+        assert 4 <= cells <= 18
+        assert steps <= 2 or cells <= 10
+        assert architecture.norm == "bn" or (cells <= 5 and steps <= 2)
+        assert architecture.glob_avg or not (architecture.has_attention or cells > 10)
+        assert architecture.preproc or (steps == 1 and architecture.C_mult == 1 and architecture.has_attention)
+        assert not (architecture.stem_pool and architecture.stem_type)
+        assert (architecture.C, architecture.fc_dim) == (32, 256)
+        assert program == lower(architecture, Task())
+
+
+def test_every_choice_occurs(train_sample):
+    """With 300 draws the rarest of these choices is missing once in thousands of samples."""
+    architectures = [architecture for architecture, _ in train_sample]
+    seen = {
+        field: {getattr(architecture, field) for architecture in architectures}
+        for field in ("n_cells", "ks", "stem_type", "stem_pool", "norm", "preproc", "C_mult", "fc_layers", "glob_avg")
+    }
+    assert seen == {
+        "n_cells": set(range(4, 19)),
+        "ks": {3, 5, 7},
+        "stem_type": {0, 1},
+        "stem_pool": {False, True},
+        "norm": {"bn", None},
+        "preproc": {False, True},
+        "C_mult": {1, 2},
+        "fc_layers": {1, 2},
+        "glob_avg": {False, True},
+    }
+    assert {name for a in architectures for name, _ in a.genotype.edges} == set(CELL_PRIMITIVES)
+    assert {len(a.genotype.normal) // 2 for a in architectures} == {1, 2, 3, 4}
+    pooled = [all(name in sampler.POOL_PRIMITIVES for name, _ in a.genotype.reduce) for a in architectures]
+    assert 0.4 < np.mean(pooled) < 0.65
+
+
+def test_both_forms_have_at_most_ten_million_parameters(train_sample):
+    """The large form is lowered here for every network, also where the sampler sees that it need not."""
+    for architecture, program in train_sample[:100]:
+        large = lower(architecture, LARGE_FORM).num_params_with_unused
+        assert max(program.num_params_with_unused, large) <= 10**7
+        if architecture.glob_avg:
+            assert large - program.num_params_with_unused <= 26_112
+
+
+@pytest.mark.parametrize("limit", [10**5, 10**6])
+def test_the_limit_is_enforced(limit, monkeypatch):
+    rules = dataclasses.replace(sampler.SPLITS["val"], max_params=limit)
+    monkeypatch.setitem(sampler.SPLITS, "val", rules)
+    for index in range(20):
+        architecture, program = sampler.sample_program("val", index)
+        assert program.num_params_with_unused <= limit
+        assert lower(architecture, LARGE_FORM).num_params_with_unused <= limit
+
+
+@pytest.mark.parametrize(
+    ("split", "cells", "threshold", "steps", "deep_steps"),
+    [("deep", (10, 36), 18, (1, 4), 2), ("dense", (4, 18), 10, (2, 10), 6), ("search", (6, 20), 10, (1, 6), 3)],
+)
+def test_rules_of_larger_splits(split, cells, threshold, steps, deep_steps):
+    for index in range(15):
+        architecture = sampler.sample_architecture(split, index)
+        drawn = len(architecture.genotype.normal) // 2
+        assert cells[0] <= architecture.n_cells <= cells[1]
+        assert steps[0] <= drawn <= (steps[1] if architecture.n_cells <= threshold else deep_steps)
+        assert split != "search" or architecture.norm == "bn"
+
+
+def test_bnfree_networks_have_no_norm():
+    assert {sampler.sample_architecture("bnfree", index).norm for index in range(10)} == {None}
+
+
+def scored_edges(rng, steps, allowed):
+    """Edges as the paper draws them: normal scores, a softmax over primitives, the best two edges of a step."""
+    columns = [CELL_PRIMITIVES.index(name) for name in allowed]
+    edges = []
+    for step in range(steps):
+        scores = np.exp(rng.normal(scale=1e-3, size=(2 + step, len(CELL_PRIMITIVES))))
+        scores /= scores.sum(axis=1, keepdims=True)
+        scores = scores[:, columns]
+        for state in np.argsort(-scores.max(axis=1))[:2]:
+            edges.append((allowed[int(scores[state].argmax())], int(state)))
+    return tuple(edges)
+
+
+@pytest.mark.parametrize("allowed", [CELL_PRIMITIVES[1:], CELL_PRIMITIVES[:4]])
+def test_edges_are_distributed_as_by_scores(allowed):
+    """Compares the last step of two: its ordered states (6 cases) and two of the primitives (4 cases)."""
+    rng = np.random.RandomState(0)
+    draws = sampler._Draws(0, 0, 0)
+
+    def table(edges_of_cells):
+        cases = collections.Counter()
+        for cell in edges_of_cells:
+            (first, state), (second, other) = cell[2:]
+            cases[state, other, first == allowed[0], second == allowed[-1]] += 1
+        return cases
+
+    paper = table(scored_edges(rng, 2, allowed) for _ in range(6000))
+    ours = table(sampler._draw_edges(draws, 2, allowed) for _ in range(6000))
+    cases = sorted(paper | ours)
+    assert len(cases) == 24
+    result = stats.chi2_contingency([[paper[case] for case in cases], [ours[case] for case in cases]])
+    assert result.pvalue > 0.01
+
+
+def test_draws_are_uniform():
+    draws = sampler._Draws(1, 2, 3)
+    counts = np.bincount([draws.below(7) for _ in range(7000)], minlength=7)
+    assert len(counts) == 7
+    assert stats.chisquare(counts).pvalue > 0.01
+    assert {draws.between(3, 5) for _ in range(100)} == {3, 4, 5}
+
+
+@needs_reference
+def test_same_distribution_as_the_original(train_sample):
+    """Two-sample tests against 60 architectures of the original generator."""
+    entries = load_json("deepnets1m_eval_meta.json")["val"]["nets"]
+
+    def figures(architecture, num_nodes, num_params):
+        genotype = architecture.genotype
+        names = [name for name, _ in genotype.edges]
+        return {
+            "nodes": num_nodes,
+            "parameters": num_params,
+            "cells": architecture.n_cells,
+            "steps": len(genotype.normal) // 2,
+            "states in concat": len(genotype.normal_concat),
+            "kinds of primitives": len(set(names)),
+            "'none' edges": names.count("none"),
+            "msa": "msa" in names,
+            "cse": "cse" in names,
+            "stem type": architecture.stem_type,
+            "stem pool": architecture.stem_pool,
+            "fc layers": architecture.fc_layers,
+            "C_mult": architecture.C_mult,
+            "kernel of the stem": architecture.ks,
+        }
+
+    theirs = [figures(from_json(e), e["num_nodes"], e["num_params"]["cifar10"]) for e in entries]
+    ours = [figures(a, graph_of(p).num_nodes, p.num_params_with_unused) for a, p in train_sample[:200]]
+    pvalues = {
+        name: stats.ks_2samp([float(f[name]) for f in theirs], [float(f[name]) for f in ours]).pvalue
+        for name in theirs[0]
+    }
+    assert len(theirs) == 60
+    assert min(pvalues.values()) > 0.01, pvalues
+
+
+def network(primitive="sep_conv_3x3", **arguments):
+    """A network with one step and that primitive once."""
+    normal = ((primitive, 0), ("max_pool_3x3", 1))
+    genotype = Genotype(normal, (2,), (("max_pool_3x3", 0), ("max_pool_3x3", 1)), (2,))
+    return Architecture(genotype, **{"n_cells": 4, "C_mult": 1, **arguments})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "num_params", "last"),
+    [
+        (network(), 200_000, 128),
+        (network(), 200_001, 64),
+        (network(), 400_000, 64),
+        (network(), 400_001, 48),
+        (network(), 800_000, 48),
+        (network(), 800_001, 32),
+        (network(n_cells=8), 1, 128),
+        (network(n_cells=9), 1, 64),
+        (network(n_cells=10), 1, 64),
+        (network(n_cells=11), 1, 48),
+        (network(n_cells=12), 1, 48),
+        (network(n_cells=13), 1, 32),
+        (network(glob_avg=False), 1, 32),
+        (network("conv_5x5"), 1, 32),
+        (network("conv_7x7"), 1, 32),
+        (network("conv_3x3"), 1, 128),
+    ],
+)
+def test_candidates_for_the_width(architecture, num_params, last):
+    assert sampler.width_candidates(architecture, num_params) == tuple(range(32, last + 1, 16))
+
+
+@pytest.mark.parametrize(("cells", "widths"), [(9, (32, 48, 64)), (13, (32,))])
+def test_widths_of_larger_networks(cells, widths):
+    """Uniform over the candidates, and the fully connected layer from 64 to 256."""
+    drawn = [sampler.draw_widths(network(n_cells=cells), 0, position) for position in range(300)]
+    counts = collections.Counter((a.C, a.fc_dim) for a in drawn)
+    assert set(counts) == {(width, fc) for width in widths for fc in (64, 128, 192, 256)}
+    assert stats.chisquare(list(counts.values())).pvalue > 0.01
+    assert {dataclasses.replace(a, C=32, fc_dim=256) for a in drawn} == {network(n_cells=cells)}
+
+
+def test_widths_of_small_networks():
+    """All seven widths; heads up to 512 with at most 64 channels and up to 256 with more."""
+    drawn = [sampler.draw_widths(network(), 0, position) for position in range(1400)]
+    counts = collections.Counter((a.C, a.fc_dim) for a in drawn)
+    expected = {(width, fc): 1400 / 7 / 8 for width in (32, 48, 64) for fc in range(64, 513, 64)}
+    expected |= {(width, fc): 1400 / 7 / 4 for width in (80, 96, 112, 128) for fc in range(64, 257, 64)}
+    assert set(counts) == set(expected)
+    assert stats.chisquare([counts[case] for case in expected], list(expected.values())).pvalue > 0.01
+
+
+def test_widths_depend_on_the_form_of_the_network():
+    """Architecture 262 has 206,826 parameters in its small form and 193,706 in its large form."""
+    architecture = sampler.sample_architecture("train", 262)
+    small = {sampler.draw_widths(architecture, 0, position).C for position in range(60)}
+    large = {sampler.draw_widths(architecture, 0, position, large_images=True).C for position in range(60)}
+    assert small == {32, 48, 64}
+    assert large == set(sampler.WIDTHS)
+
+
+def test_given_widths_do_not_matter():
+    wide = network("conv_3x3", n_cells=8, C_mult=2, C=128, fc_dim=64)
+    assert {sampler.draw_widths(wide, 0, position).C for position in range(60)} == {32, 48}
+
+
+def test_training_stream_is_a_pure_function_of_seed_and_position():
+    late = sampler.train_architecture(seed=0, position=123_456)
+    assert late == sampler.train_architecture(seed=0, position=123_456)
+    index = sampler.train_index(seed=0, position=123_456)
+    drawn = sampler.draw_widths(sampler.sample_architecture("train", index), seed=0, position=123_456)
+    assert late == drawn
+    assert sampler.train_index(seed=1, position=123_456) != index
+
+
+def test_training_stream_is_uniform_over_the_split():
+    indices = np.array([sampler.train_index(0, position) for position in range(4000)])
+    assert 0 <= indices.min() and indices.max() < 1_000_000
+    counts, _ = np.histogram(indices, bins=20, range=(0, 1_000_000))
+    assert stats.chisquare(counts).pvalue > 0.01
+
+
+def test_large_images_change_only_the_widths():
+    small = sampler.train_architecture(5, 6)
+    large = sampler.train_architecture(5, 6, large_images=True)
+    assert dataclasses.replace(large, C=small.C, fc_dim=small.fc_dim) == small
