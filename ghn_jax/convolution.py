@@ -2,13 +2,15 @@
 
 Arrays are NHWC, kernels HWIO; `padding` is symmetric zero padding `(height, width)` as in PyTorch.
 
-XLA's CPU backend computes grouped convolutions, and above all their gradients, many times slower than a sum of
-shifted products, and every gradient of a convolution about 14 times slower inside a branch of `lax.switch` than
-outside; written as shifts and matrix products both penalties are gone.  On other backends the native convolution
-is kept.
+On CPUs XLA's gradient of a convolution with respect to its kernel is several times slower than the matrix products
+it amounts to, and grouped convolutions are tens of times slower than sums of shifted products, so there both are
+written out here.  Other backends keep the native convolution and its gradient.
 """
 
 from __future__ import annotations
+
+import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -17,62 +19,114 @@ from jax import lax
 Size = tuple[int, int]
 
 
-def output_size(size: Size, kernel: Size, stride: Size, padding: Size, dilation: int = 1) -> Size:
-    """Height and width of a convolution's or pooling's output."""
-    height, width = (
-        (size[axis] + 2 * padding[axis] - dilation * (kernel[axis] - 1) - 1) // stride[axis] + 1 for axis in (0, 1)
-    )
-    return height, width
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """How a kernel moves over an image."""
+
+    kernel: Size
+    stride: Size = (1, 1)
+    padding: Size = (0, 0)
+    dilation: int = 1
+
+    def output_size(self, size: Size) -> Size:
+        """Height and width of the output for an input of this height and width."""
+        height, width = (
+            (size[axis] + 2 * self.padding[axis] - self.dilation * (self.kernel[axis] - 1) - 1) // self.stride[axis] + 1
+            for axis in (0, 1)
+        )
+        return height, width
+
+    def shifts(self, x: jax.Array, padding_value: float = 0.0) -> list[list[jax.Array]]:
+        """For every kernel position `[ky][kx]` the values of `x` that it meets, each `[B, H', W', C]`."""
+        height, width = self.output_size(x.shape[1:3])
+        pads = ((0, 0), (self.padding[0],) * 2, (self.padding[1],) * 2, (0, 0))
+        padded = jnp.pad(x, pads, constant_values=padding_value)
+        (sy, sx), step = self.stride, self.dilation
+        return [
+            [
+                padded[:, ky * step : ky * step + (height - 1) * sy + 1 : sy, kx * step : kx * step + (width - 1) * sx + 1 : sx]
+                for kx in range(self.kernel[1])
+            ]
+            for ky in range(self.kernel[0])
+        ]  # fmt: skip
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, stride: Size, padding: Size, dilation: int) -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Dense convolution of `x [B, H, W, in]` with `kernel [kh, kw, in, out]`."""
-    kh, kw = kernel.shape[:2]
-    if (kh, kw) == (1, 1) and padding == (0, 0):
-        return x[:, :: stride[0], :: stride[1]] @ kernel[0, 0]
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=stride,
-        padding=[(padding[0],) * 2, (padding[1],) * 2],
-        rhs_dilation=(dilation, dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    if window.kernel == (1, 1) and window.padding == (0, 0):
+        return x[:, :: window.stride[0], :: window.stride[1]] @ kernel[0, 0]
+    if jax.default_backend() == "cpu":
+        return _convolve_cpu(x, kernel, window)
+    return _native(x, kernel, window)
 
 
-def convolve_depthwise(x: jax.Array, kernel: jax.Array, *, stride: Size, padding: Size, dilation: int) -> jax.Array:
+def convolve_depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Depthwise convolution of `x [B, H, W, channels]` with `kernel [kh, kw, 1, channels]`."""
     if jax.default_backend() == "cpu":
-        return _shifted_products(x, kernel, stride, padding, dilation)
+        return _depthwise_cpu(x, kernel, window)
+    return _native(x, kernel, window, groups=x.shape[-1])
+
+
+def _native(x: jax.Array, kernel: jax.Array, window: Window, groups: int = 1) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=stride,
-        padding=[(padding[0],) * 2, (padding[1],) * 2],
-        rhs_dilation=(dilation, dilation),
+        window_strides=window.stride,
+        padding=[(pad, pad) for pad in window.padding],
+        rhs_dilation=(window.dilation, window.dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
+        feature_group_count=groups,
     )
 
 
-def shifted_windows(x: jax.Array, kernel: Size, stride: Size, padding: Size, dilation: int) -> list[list[jax.Array]]:
-    """For every kernel position `[ky][kx]` the input values it meets, each `[B, H', W', channels]`."""
-    height, width = output_size(x.shape[1:3], kernel, stride, padding, dilation)
-    padded = jnp.pad(x, ((0, 0), (padding[0],) * 2, (padding[1],) * 2, (0, 0)))
-    return [
-        [
-            padded[
-                :,
-                ky * dilation : ky * dilation + (height - 1) * stride[0] + 1 : stride[0],
-                kx * dilation : kx * dilation + (width - 1) * stride[1] + 1 : stride[1],
-            ]
-            for kx in range(kernel[1])
-        ]
-        for ky in range(kernel[0])
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_cpu(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    return _native(x, kernel, window)
+
+
+def _convolve_forward(x, kernel, window):
+    return _native(x, kernel, window), (x, kernel)
+
+
+def _convolve_backward(window, residuals, cotangent):
+    x, kernel = residuals
+    _, pull_back = jax.vjp(lambda x: _native(x, kernel, window), x)
+    flat = cotangent.reshape(-1, cotangent.shape[-1])
+    by_position = [
+        jnp.stack([values.reshape(-1, x.shape[-1]).T @ flat for values in row]) for row in window.shifts(x)
     ]
+    return (*pull_back(cotangent), jnp.stack(by_position))
 
 
-def _shifted_products(x: jax.Array, kernel: jax.Array, stride: Size, padding: Size, dilation: int) -> jax.Array:
-    kh, kw = kernel.shape[:2]
-    windows = shifted_windows(x, (kh, kw), stride, padding, dilation)
-    return sum(windows[ky][kx] * kernel[ky, kx, 0] for ky in range(kh) for kx in range(kw))
+_convolve_cpu.defvjp(_convolve_forward, _convolve_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise_cpu(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
+    shifts = window.shifts(x)
+    return sum(shifts[ky][kx] * kernel[ky, kx, 0] for ky in range(window.kernel[0]) for kx in range(window.kernel[1]))
+
+
+def _depthwise_forward(x, kernel, window):
+    return _depthwise_cpu(x, kernel, window), (x, kernel)
+
+
+def _depthwise_backward(window, residuals, cotangent):
+    x, kernel = residuals
+    by_position = [
+        jnp.stack([jnp.sum(values * cotangent, axis=(0, 1, 2)) for values in row]) for row in window.shifts(x)
+    ]
+    # The gradient with respect to x is a depthwise convolution too: of the cotangent, spread out by the stride,
+    # with the kernel turned round.
+    extent = [window.dilation * (size - 1) + 1 for size in window.kernel]
+    low = [extent[axis] - 1 - window.padding[axis] for axis in (0, 1)]
+    spread = [(cotangent.shape[axis + 1] - 1) * window.stride[axis] + 1 for axis in (0, 1)]
+    high = [x.shape[axis + 1] + extent[axis] - 1 - low[axis] - spread[axis] for axis in (0, 1)]
+    padding = [(0, 0, 0), *((low[axis], high[axis], window.stride[axis] - 1) for axis in (0, 1)), (0, 0, 0)]
+    spread_cotangent = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), padding)
+    whole = Window(window.kernel, dilation=window.dilation)
+    x_bar = _depthwise_cpu(spread_cotangent, kernel[::-1, ::-1], whole)
+    return x_bar, jnp.stack(by_position)[:, :, None]
+
+
+_depthwise_cpu.defvjp(_depthwise_forward, _depthwise_backward)
