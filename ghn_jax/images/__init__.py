@@ -1,0 +1,52 @@
+"""Image data sets: one module per source, augmentation, and batches."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+
+from ghn_jax.images import cifar, digits, fashion_mnist
+from ghn_jax.images.augment import Augmentation, augment, normalise
+from ghn_jax.images.batches import Batch, eval_batches, steps_per_epoch, train_batch
+from ghn_jax.images.dataset import IMAGE_SIZE, Dataset, ImageError, Split, check_images
+
+__all__ = [
+    "IMAGE_SIZE",
+    "LOADERS",
+    "Augmentation",
+    "Batch",
+    "Dataset",
+    "ImageError",
+    "Split",
+    "augment",
+    "check_images",
+    "eval_batches",
+    "load",
+    "normalise",
+    "steps_per_epoch",
+    "train_batch",
+]
+
+LOADERS = {
+    "digits": lambda data_dir: digits.load(),
+    "fashion_mnist": fashion_mnist.load,
+    "cifar10": functools.partial(cifar.load, cifar.CIFAR10),
+    "cifar100": functools.partial(cifar.load, cifar.CIFAR100),
+}
+"""Data sets that can be asked for by name."""
+
+
+def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
+    """The data set called `name`, from the files in `data_dir` or where its module says.
+
+    Raises:
+      ImageError: no such name or folder, or files that are missing or damaged.
+    """
+    if name not in LOADERS:
+        raise ImageError(f"no data set is called {name!r}; known are {', '.join(LOADERS)}")
+    if data_dir is not None:
+        data_dir = Path(data_dir).expanduser()
+        if not data_dir.is_dir():
+            raise ImageError(f"data_dir={str(data_dir)!r}: expected an existing folder")
+    return LOADERS[name](data_dir)

@@ -1,0 +1,82 @@
+"""Batches of normalised images, reproducible from a seed and the number of a step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ghn_jax.images.augment import augment, normalise
+from ghn_jax.images.dataset import Dataset, ImageError, Split
+
+
+class Batch(NamedTuple):
+    """Normalised images, float32 [batch, 32, 32, 3], and their labels, int32 [batch]."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:
+    """Number of full batches in the training images.
+
+    Raises:
+      ImageError: there is none.
+    """
+    _check_batch_size(batch_size, dataset.train)
+    return len(dataset.train.labels) // batch_size
+
+
+def train_batch(dataset: Dataset, batch_size: int, seed: int, step: int) -> Batch:
+    """The augmented training images of step number `step`, counted from 0 over all epochs.
+
+    Nothing is remembered from step to step, so training can go on from any of them.  An epoch goes through
+    the images in an order of its own and leaves out those that fill no batch.
+
+    Raises:
+      ImageError: a negative seed or step, or a batch size that is not in 1..number of training images.
+    """
+    if seed < 0 or step < 0:
+        raise ImageError(f"seed={seed}, step={step}: expected numbers of at least 0")
+    epoch, position = divmod(step, steps_per_epoch(dataset, batch_size))
+    order = _epoch_order(len(dataset.train.labels), seed, epoch)
+    chosen = order[position * batch_size : (position + 1) * batch_size]
+    # A trailing 0 does not change a SeedSequence: position 0 would repeat the numbers of the order.
+    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, position + 1]))
+    images = augment(dataset.train.images[chosen], dataset.augmentation, rng)
+    return Batch(normalise(images, dataset.mean, dataset.std), dataset.train.labels[chosen])
+
+
+def eval_batches(split: Split, dataset: Dataset, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    """Batches of `split`, one of `dataset`'s, in order, each with the number of its images that count.
+
+    Batch norm takes its statistics from the batch, so all batches are full: the last one is filled up with
+    the first images, which do not count again.
+
+    Raises:
+      ImageError: a batch size that is not in 1..number of images.
+    """
+    _check_batch_size(batch_size, split)
+    return _eval_batches(split, dataset, batch_size)
+
+
+def _eval_batches(split: Split, dataset: Dataset, batch_size: int) -> Iterator[tuple[Batch, int]]:
+    total = len(split.labels)
+    for first in range(0, total, batch_size):
+        chosen = np.arange(first, first + batch_size) % total
+        images = normalise(split.images[chosen], dataset.mean, dataset.std)
+        yield Batch(images, split.labels[chosen]), min(batch_size, total - first)
+
+
+@functools.lru_cache(maxsize=1)
+def _epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    order = np.random.default_rng(np.random.SeedSequence([seed, epoch])).permutation(count)
+    order.flags.writeable = False
+    return order
+
+
+def _check_batch_size(batch_size: int, split: Split) -> None:
+    if not 1 <= batch_size <= len(split.labels):
+        raise ImageError(f"batch_size={batch_size}: expected 1..{len(split.labels)}, the number of images")
