@@ -10,6 +10,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import functools
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -127,14 +128,15 @@ def _pad_rows(rows: np.ndarray, size: int) -> np.ndarray:
 def _allocate(tensors: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
     """Uninitialised aligned arrays of the tensors' shapes, all in one piece of memory."""
     per_unit = _ALIGNMENT // np.dtype(np.float32).itemsize
-    starts = np.cumsum([0] + [-(-tensor.size // per_unit) * per_unit for tensor in tensors])
+    sizes = [math.prod(tensor.shape) for tensor in tensors]
+    starts = np.cumsum([0] + [-(-size // per_unit) * per_unit for size in sizes])
     memory = np.empty(int(starts[-1]) + per_unit, np.float32)
     first = -(memory.ctypes.data // memory.itemsize) % per_unit
     buffers = {}
-    for tensor, start in zip(tensors, starts[:-1] + first, strict=True):
+    for tensor, size, start in zip(tensors, sizes, (starts[:-1] + first).tolist(), strict=True):
         if tensor.name in buffers:
             raise GraphError(f"two tensors are called {tensor.name!r}")
-        buffers[tensor.name] = memory[start : start + tensor.size].reshape(tensor.shape)
+        buffers[tensor.name] = memory[start : start + size].reshape(tensor.shape)
     return buffers
 
 
@@ -152,7 +154,7 @@ def _fit_all(
             rows = decoded[place.table][place.start : place.start + place.rows]
             fit_into(buffers[tensor.name], rows, tensor, weight_norm)
 
-    ends = np.cumsum([tensor.size for tensor in tensors])
+    ends = np.cumsum([buffers[tensor.name].size for tensor in tensors])
     if not len(ends):
         return
     workers = min(len(os.sched_getaffinity(0)), 1 + int(ends[-1]) // _ELEMENTS_PER_THREAD)

@@ -14,6 +14,7 @@ Source: Knyazev et al. 2021, equations 3 and 4; Zhang et al., ICLR 2019.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -25,8 +26,8 @@ from jax import lax
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.layers import MLP, PRECISION, Affine, Linear
 
-# Steps of the walk that are compiled together: fewer rounds of the loop for somewhat more code.
-_UNROLL = 4
+# Nodes in a block; the numbers of nodes in `padding.NODE_BUCKETS` are multiples of it.
+_BLOCK = 32
 
 
 class Weights(NamedTuple):
@@ -61,34 +62,59 @@ def propagate(weights: Weights, features: jax.Array, distances: jax.Array) -> ja
 
 
 def _walk(weights: Weights, features: jax.Array, distances: jax.Array, reverse: bool) -> jax.Array:
-    """One walk; `distances[i, j]` is that from node j, whose message arrives, to node i."""
+    """One walk; `distances[i, j]` is that from node j, whose message arrives, to node i.
+
+    Nodes are taken in blocks.  What earlier blocks send to all nodes of a block is one matrix product, so a single
+    node only adds up what was sent within its block.
+    """
     nodes, hid = features.shape
-    coefficients = (distances == 1).astype(features.dtype)
+    size = math.gcd(nodes, _BLOCK)
+    blocks = nodes // size
+    coefficients = [distances == 1]
     if weights.message_ve is not None:
-        virtual = jnp.where(distances > 0, 1.0 / jnp.maximum(distances, 1), 0.0)
-        coefficients = jnp.concatenate([coefficients, virtual.astype(features.dtype)], axis=1)
-    hidden_gates = weights.gru_hidden(features)
-    # The outputs of the MLPs, `[kinds, N, hid]`.  A node that has not been reached yet has none, and sends nothing.
-    # Nothing else is carried, so differentiation keeps only `[hid]`-sized values of every step.
-    messages = jnp.zeros((1 if weights.message_ve is None else 2, nodes, hid), features.dtype)
+        coefficients.append(jnp.where(distances > 0, 1 / jnp.maximum(distances, 1), 0))
+    kinds = len(coefficients)
+    coefficients = jnp.stack(coefficients, axis=2).astype(features.dtype)  # [N, N, kinds]
+    coefficients = coefficients.reshape(blocks, size, nodes, kinds)
+    first, second = _side_by_side(weights)
 
-    def step(messages, inputs):
-        node, coefficients, feature, hidden = inputs
-        message = jnp.matmul(coefficients, messages.reshape(-1, hid), precision=PRECISION)
-        feature = gru_cell(weights.gru_input(message), hidden, feature)
-        sent = [_message(weights.message, feature)]
-        if weights.message_ve is not None:
-            sent.append(_message(weights.message_ve, feature))
-        messages = lax.dynamic_update_slice(messages, jnp.stack(sent)[:, None], (0, node, 0))
-        return messages, feature
+    # Carried are the outputs of the MLPs, `[nodes, kinds, hid]`.  A node that has not been reached has none, and sends
+    # nothing.  Differentiation keeps only `[hid]`-sized values of every node, since sending is linear.
+    def node_step(sent, inputs):
+        node, received, coefficients, feature, hidden_gates = inputs
+        # Not a matrix product: XLA on the CPU is several times faster at a batch of such small sums.
+        message = received + jnp.sum(coefficients[:, :, None] * sent, axis=(0, 1))
+        feature = gru_cell(weights.gru_input(message), hidden_gates, feature)
+        sending = nn.relu(second(nn.relu(first(feature))))
+        return lax.dynamic_update_slice(sent, sending.reshape(1, kinds, hid), (node, 0, 0)), feature
 
-    inputs = (jnp.arange(nodes), coefficients, features, hidden_gates)
-    return lax.scan(step, messages, inputs, reverse=reverse, unroll=_UNROLL)[1]
+    def block_step(sent, inputs):
+        block, coefficients, features, hidden_gates = inputs
+        received = jnp.einsum("ink,nkh->ih", coefficients, sent, precision=PRECISION)
+        within = lax.dynamic_slice_in_dim(coefficients, block * size, size, axis=1)
+        inputs = (jnp.arange(size), received, within, features, hidden_gates)
+        start = jnp.zeros((size, kinds, hid), features.dtype)
+        sent_within, features = lax.scan(node_step, start, inputs, reverse=reverse)
+        return lax.dynamic_update_slice(sent, sent_within, (block * size, 0, 0)), features
+
+    hidden_gates = weights.gru_hidden(features).reshape(blocks, size, 3 * hid)
+    inputs = (jnp.arange(blocks), coefficients, features.reshape(blocks, size, hid), hidden_gates)
+    start = jnp.zeros((nodes, kinds, hid), features.dtype)
+    return lax.scan(block_step, start, inputs, reverse=reverse)[1].reshape(nodes, hid)
 
 
-def _message(mlp: tuple[Affine, Affine], feature: jax.Array) -> jax.Array:
-    first, second = mlp
-    return nn.relu(second(nn.relu(first(feature))))
+def _side_by_side(weights: Weights) -> tuple[Affine, Affine]:
+    """The two layers of both MLPs as those of one, whose output is that of MLP and then that of MLP_ve."""
+    if weights.message_ve is None:
+        return weights.message
+    (first, second), (first_ve, second_ve) = weights.message, weights.message_ve
+    return (
+        Affine(jnp.concatenate([first.kernel, first_ve.kernel], axis=1), jnp.concatenate([first.bias, first_ve.bias])),
+        Affine(
+            jax.scipy.linalg.block_diag(second.kernel, second_ve.kernel),
+            jnp.concatenate([second.bias, second_ve.bias]),
+        ),
+    )
 
 
 def gru_cell(input_gates: jax.Array, hidden_gates: jax.Array, hidden: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ Host code in NumPy: compiled code sees only arrays of a few fixed lengths.
 from __future__ import annotations
 
 import enum
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -169,6 +170,7 @@ def pad_requests(requests: Requests, sizes: Sizes) -> Requests:
     return Requests(*(np.pad(rows, (0, n - len(rows))) for rows, n in zip(requests, lengths, strict=True)))
 
 
+@functools.cache
 def kernel_positions(height: int, width: int, side: int) -> np.ndarray:
     """Positions of a kernel in C order; beyond the largest decoded kernel they begin again, which repeats it."""
     rows = np.arange(height) % side

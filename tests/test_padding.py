@@ -1,0 +1,96 @@
+import dataclasses
+
+import jraph
+import numpy as np
+import pytest
+from example_graphs import random_graph
+
+from ghn_jax import padding
+from ghn_jax.graph import Graph, GraphError, Role, Tensor
+
+
+def test_padded_graph_holds_the_graph_and_nothing_else():
+    graph = random_graph(seed=0, nodes=20)
+    padded = padding.pad(graph, 64, max_distance=3)
+    nodes = np.asarray(jraph.get_node_padding_mask(padded))
+    edges = np.asarray(jraph.get_edge_padding_mask(padded))
+    assert nodes.tolist() == [True] * 20 + [False] * 44
+    np.testing.assert_array_equal(padded.nodes["type"][nodes], graph.node_types)
+    np.testing.assert_array_equal(padded.nodes["shape"][nodes], graph.node_shapes)
+    found = set(zip(padded.senders[edges].tolist(), padded.receivers[edges].tolist(), padded.edges[edges].tolist()))
+    expected = {
+        (start, end, int(graph.distances[start, end]))
+        for start in range(20)
+        for end in range(20)
+        if 1 <= graph.distances[start, end] <= 3
+    }
+    assert found == expected
+    assert edges.sum() == len(expected)
+    assert len(padded.edges) == padding.edge_bucket(64) == 63 * 62 // 2
+    assert not padded.nodes["type"][~nodes].any() and not padded.edges[~edges].any()
+    assert (padded.senders[~edges] >= 20).all() and (padded.receivers[~edges] >= 20).all()
+
+
+def test_max_distance_one_keeps_only_real_edges():
+    graph = random_graph(seed=1, nodes=30)
+    padded = padding.pad(graph, 64, max_distance=1)
+    assert padded.n_edge.tolist() == [(graph.distances == 1).sum(), padding.edge_bucket(64) - (graph.distances == 1).sum()]
+
+
+def test_the_fullest_graph_fits_its_bucket():
+    nodes = padding.NODE_BUCKETS[0] - 1
+    distances = np.triu(np.ones((nodes, nodes), np.int32), 1)
+    graph = Graph(np.zeros(nodes, np.int32), np.zeros((nodes, 4), np.int32), distances, ())
+    padded = padding.pad(graph, padding.bucket(nodes), max_distance=50)
+    assert padded.n_edge.tolist() == [padding.edge_bucket(nodes + 1), 0]
+
+
+@pytest.mark.parametrize(("nodes", "size"), [(1, 64), (63, 64), (64, 128), (2303, 2304)])
+def test_bucket_leaves_a_node_of_padding(nodes, size):
+    assert padding.bucket(nodes) == size
+
+
+def test_too_large_a_graph_is_refused():
+    with pytest.raises(GraphError, match="2304 nodes is too large: expected at most 2303"):
+        padding.bucket(2304)
+    with pytest.raises(GraphError, match="20 nodes does not fit into 20"):
+        padding.pad(random_graph(0, 20), 20, 50)
+    with pytest.raises(GraphError, match="max_distance=0"):
+        padding.pad(random_graph(0, 20), 64, 0)
+
+
+def test_meta_batch_stacks_graphs_of_one_size():
+    graphs = [padding.pad(random_graph(seed, 10 + seed), 64, 50) for seed in range(3)]
+    batch = padding.stack(graphs)
+    assert batch.n_node.tolist() == [[10, 54], [11, 53], [12, 52]]
+    for index, graph in enumerate(graphs):
+        np.testing.assert_array_equal(batch.nodes["shape"][index], graph.nodes["shape"])
+        np.testing.assert_array_equal(batch.senders[index], graph.senders)
+    with pytest.raises(GraphError, match=r"one size, got sizes \[64, 128\]"):
+        padding.stack([graphs[0], padding.pad(random_graph(0, 10), 128, 50)])
+    with pytest.raises(GraphError, match=r"got sizes \[\]"):
+        padding.stack([])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"node_types": np.array([0, 15, 1], np.int32)}, "node_types lie in 0..15: expected 0..14"),
+        ({"node_types": np.zeros(0, np.int32)}, "without nodes"),
+        ({"node_shapes": np.zeros((3, 3), np.int32)}, r"node_shapes of 3 nodes has shape \(3, 3\): expected \(3, 4\)"),
+        ({"node_shapes": np.full((3, 4), -1, np.int32)}, "must not be negative"),
+        ({"distances": np.zeros((2, 3), np.int32)}, r"distances of 3 nodes has shape \(2, 3\): expected \(3, 3\)"),
+        ({"distances": np.eye(3, k=-1, dtype=np.int32)}, "from node 1 back to node 0"),
+        ({"tensors": (Tensor("w", 3, Role.BIAS, (4,)),)}, "'w' belongs to node 3: expected 0..2"),
+    ],
+)
+def test_a_broken_graph_is_refused(changes, message):
+    graph = Graph(np.zeros(3, np.int32), np.zeros((3, 4), np.int32), np.zeros((3, 3), np.int32), ())
+    padding.check_graph(graph)
+    with pytest.raises(GraphError, match=message):
+        padding.check_graph(dataclasses.replace(graph, **changes))
+
+
+def test_something_else_than_a_graph_is_refused():
+    with pytest.raises(GraphError, match="expected a ghn_jax Graph, got dict"):
+        padding.check_graph({})
