@@ -9,7 +9,8 @@ from pathlib import Path
 from ghn_jax.images import cifar, digits, fashion_mnist
 from ghn_jax.images.augment import Augmentation, augment, normalise
 from ghn_jax.images.batches import Batch, eval_batches, steps_per_epoch, train_batch
-from ghn_jax.images.dataset import IMAGE_SIZE, Dataset, ImageError, Split, check_images
+from ghn_jax.images.dataset import IMAGE_SIZE, Dataset
+from ghn_jax.images.split import ImageError, Split, check_images
 
 __all__ = [
     "IMAGE_SIZE",

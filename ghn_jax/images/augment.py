@@ -1,42 +1,69 @@
-"""Random crops and flips, and normalisation, of batches of images."""
+"""Normalisation and the random crops and flips of training images, on whole batches."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from ghn_jax.images.split import ImageError
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Random changes of training images: crops after padding with `crop_padding` zeros, and horizontal flips."""
+    """What is done to training images: a random crop of the image padded with black, a random mirroring.
+
+    Attributes:
+      crop_padding: black pixels added on each side; 0 leaves images in place.
+      flip: mirror left and right with probability 1/2.
+
+    Raises:
+      ImageError: a negative or fractional padding.
+    """
 
     crop_padding: int
     flip: bool
 
     def __post_init__(self):
-        if self.crop_padding < 0:
-            raise ValueError(f"Augmentation.crop_padding={self.crop_padding}: expected at least 0")
+        if not isinstance(self.crop_padding, int) or self.crop_padding < 0:
+            raise ImageError(f"Augmentation.crop_padding={self.crop_padding!r}: expected an integer of at least 0")
 
 
 def augment(images: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
-    """Crops and flips every image of uint8 [n, height, width, 3] on its own; the shape stays.
+    """Crops and then mirrors every image on its own: uint8 [n, h, w, 3] -> uint8 [n, h, w, 3].
 
-    An image is shifted by a uniform -crop_padding..crop_padding in both directions, zeros moving in, and
-    then mirrored with probability 1/2.  Source: paper, appendix B.
+    Padding comes before normalisation, so padded pixels are black and not of the mean colour.
     """
-    count, height, width, _ = images.shape
-    padding = augmentation.crop_padding
-    top, left = rng.integers(0, 2 * padding + 1, size=(2, count, 1))
-    mirrored = rng.integers(0, 2, size=(count, 1)) * augmentation.flip
-    rows = top + np.arange(height)
-    columns = left + np.where(mirrored, np.arange(width)[::-1], np.arange(width))
+    count = len(images)
+    top, left = rng.integers(0, 2 * augmentation.crop_padding + 1, size=(2, count))
+    mirrored = rng.random(count) < (0.5 if augmentation.flip else 0.0)
+    return crop_and_mirror(images, augmentation.crop_padding, top, left, mirrored)
+
+
+def crop_and_mirror(
+    images: np.ndarray, padding: int, top: np.ndarray, left: np.ndarray, mirrored: np.ndarray
+) -> np.ndarray:
+    """Of each image padded with `padding` zeros, the window of its own size from row `top` and column `left`.
+
+    Images uint8 [n, h, w, 3]; `top` and `left` integers [n] in 0..2 * padding; `mirrored` bool [n] reverses
+    the columns of the window.
+    """
+    count, height, width, channels = images.shape
     padded = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+    # One copied window an image is several times faster than an index for every pixel.
+    windows = sliding_window_view(padded, (height, width, channels), axis=(1, 2, 3))  # [n, tops, lefts, 1, h, w, 3]
+    crops = windows[np.arange(count), top, left, 0]
+    crops[mirrored] = crops[mirrored, :, ::-1]
+    return crops
 
 
 def normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """Scales uint8 [n, height, width, 3] to 0..1, subtracts `mean` and divides by `std`; float32."""
-    scale = 1 / (255 * np.asarray(std, np.float64))
-    shift = np.asarray(mean, np.float64) / np.asarray(std, np.float64)
-    return images * scale.astype(np.float32) - shift.astype(np.float32)
+    """(images / 255 - mean) / std: uint8 [n, h, w, c] -> float32 [n, h, w, c]; `mean` and `std` of c numbers."""
+    count, height, width, channels = images.shape
+    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    # NumPy is many times faster along a row of pixels than along the channels of one.
+    rows = images.reshape(count, height, width * channels).astype(np.float32)
+    rows *= np.tile(1 / (255 * std), width).astype(np.float32)
+    rows -= np.tile(mean / std, width).astype(np.float32)
+    return rows.reshape(images.shape)

@@ -9,7 +9,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ghn_jax.images.augment import augment, normalise
-from ghn_jax.images.dataset import Dataset, ImageError, Split
+from ghn_jax.images.dataset import Dataset
+from ghn_jax.images.split import ImageError, Split
 
 
 class Batch(NamedTuple):
@@ -43,8 +44,7 @@ def train_batch(dataset: Dataset, batch_size: int, seed: int, step: int) -> Batc
     epoch, position = divmod(step, steps_per_epoch(dataset, batch_size))
     order = _epoch_order(len(dataset.train.labels), seed, epoch)
     chosen = order[position * batch_size : (position + 1) * batch_size]
-    # A trailing 0 does not change a SeedSequence: position 0 would repeat the numbers of the order.
-    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch, position + 1]))
+    rng = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(position,)))
     images = augment(dataset.train.images[chosen], dataset.augmentation, rng)
     return Batch(normalise(images, dataset.mean, dataset.std), dataset.train.labels[chosen])
 

@@ -1,224 +1,188 @@
-"""CIFAR-10 and CIFAR-100: 60,000 colour images.  Source: https://www.cs.toronto.edu/~kriz/cifar.html.
+"""CIFAR-10 and CIFAR-100: 50,000 and 10,000 colour images, 32x32, in 10 or 100 classes.
 
-Both come as binary records (one or two label bytes, then the red, green and blue plane of 1,024 bytes each)
-and as pickled dictionaries of the same bytes.
+Source: Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009,
+https://www.cs.toronto.edu/~kriz/cifar.html, which describes both file formats.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import pickle
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from ghn_jax.images import prepared_tfds
 from ghn_jax.images.augment import Augmentation
-from ghn_jax.images.dataset import Dataset, ImageError, Split, train_and_val
+from ghn_jax.images.dataset import Dataset, ImageError, Split
+from ghn_jax.images.python_batch import read_python_batch
+from ghn_jax.images.split import train_and_val
 
-_PIXELS = 3 * 32 * 32
+PIXELS = 3 * 32 * 32
 
 
 @dataclasses.dataclass(frozen=True)
-class Files:
-    """The files of one form of a data set.
+class Cifar:
+    """One of the two data sets and its files.
 
     Attributes:
-      folder: the name of the folder in the published archive.
-      train, test: names of the files, in order.
-      train_images, test_images: number of images in each of them.
-      label_bytes: label bytes of a binary record, the last of which is the label; 0 in pickles.
-      label_key: the entry with the labels in a pickle.
+      name: as TFDS calls it.
+      num_classes: number of classes.
+      mean, std: of the 50,000 training images, per channel, scaled to 0..1.
+      train_files, test_files: in the order of the images, without the suffix `.bin` of the binary version.
+      images_per_train_file, images_per_test_file: images in each file.
+      labels_per_image: bytes before the pixels of a binary record, of which the last is the label.
+      labels_key: of the labels in a Python batch.
+      binary_folder, python_folder: the folders that the published archives unpack to.
     """
-
-    folder: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    train_images: int
-    test_images: int
-    label_bytes: int = 0
-    label_key: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """What CIFAR-10 and CIFAR-100 differ in; mean and std are those of the 50,000 training images."""
 
     name: str
     num_classes: int
-    forms: tuple[Files, ...]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    train_files: tuple[str, ...]
+    test_files: tuple[str, ...]
+    images_per_train_file: int
+    images_per_test_file: int
+    labels_per_image: int
+    labels_key: str
+    binary_folder: str
+    python_folder: str
 
 
-CIFAR10 = Source(
+CIFAR10 = Cifar(
     name="cifar10",
     num_classes=10,
-    forms=(
-        Files(
-            folder="cifar-10-batches-bin",
-            train=tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-            test=("test_batch.bin",),
-            train_images=10_000,
-            test_images=10_000,
-            label_bytes=1,
-        ),
-        Files(
-            folder="cifar-10-batches-py",
-            train=tuple(f"data_batch_{number}" for number in range(1, 6)),
-            test=("test_batch",),
-            train_images=10_000,
-            test_images=10_000,
-            label_key="labels",
-        ),
-    ),
     mean=(0.49139968, 0.48215827, 0.44653124),
     std=(0.24703233, 0.24348505, 0.26158768),
+    train_files=tuple(f"data_batch_{number}" for number in range(1, 6)),
+    test_files=("test_batch",),
+    images_per_train_file=10_000,
+    images_per_test_file=10_000,
+    labels_per_image=1,
+    labels_key="labels",
+    binary_folder="cifar-10-batches-bin",
+    python_folder="cifar-10-batches-py",
 )
 
-CIFAR100 = Source(
+CIFAR100 = Cifar(
     name="cifar100",
     num_classes=100,
-    forms=(
-        Files(
-            folder="cifar-100-binary",
-            train=("train.bin",),
-            test=("test.bin",),
-            train_images=50_000,
-            test_images=10_000,
-            label_bytes=2,  # the coarse and the fine label
-        ),
-        Files(
-            folder="cifar-100-python",
-            train=("train",),
-            test=("test",),
-            train_images=50_000,
-            test_images=10_000,
-            label_key="fine_labels",
-        ),
-    ),
     mean=(0.50707516, 0.48654887, 0.44091784),
     std=(0.26733429, 0.25643846, 0.27615047),
+    train_files=("train",),
+    test_files=("test",),
+    images_per_train_file=50_000,
+    images_per_test_file=10_000,
+    labels_per_image=2,  # the superclass, then the class
+    labels_key="fine_labels",
+    binary_folder="cifar-100-binary",
+    python_folder="cifar-100-python",
 )
 
 
-def load(source: Source, data_dir: Path | None = None) -> Dataset:
+def load(cifar: Cifar, data_dir: Path | None = None) -> Dataset:
     """45,000 training, 5,000 validation and 10,000 test images.
 
-    Looks for the binary or pickled files in `data_dir` and in its folders named as in the published
-    archives, then for a data set prepared by TFDS.
+    Looks for the binary and then the Python version in `data_dir`, itself or in the folder its archive
+    unpacks to, then for what TFDS prepared.
 
     Raises:
-      ImageError: no files, some of the files, or files with something else in them.
+      ImageError: no files, only some of them, or a truncated or foreign one.
     """
-    found = None if data_dir is None else _find(source, data_dir)
-    if found is not None:
-        folder, files = found
-        training = _read_all(folder, files.train, files, files.train_images)
-        return _dataset(source, training, _read_all(folder, files.test, files, files.test_images))
-    prepared = prepared_tfds.find(source.name, data_dir)
+    places = [] if data_dir is None else _places(cifar, data_dir)
+    for folder, suffix in places:
+        train_paths = [folder / (name + suffix) for name in cifar.train_files]
+        test_paths = [folder / (name + suffix) for name in cifar.test_files]
+        absent = [path.name for path in train_paths + test_paths if not path.is_file()]
+        if not absent:
+            read = _read_binary if suffix else _read_python
+            return _dataset(
+                cifar,
+                _concatenate(read(cifar, path, cifar.images_per_train_file) for path in train_paths),
+                _concatenate(read(cifar, path, cifar.images_per_test_file) for path in test_paths),
+            )
+        if len(absent) < len(train_paths + test_paths):
+            raise ImageError(f"{folder} lacks {', '.join(absent)} of the files of {cifar.name}")
+    prepared = prepared_tfds.find(cifar.name, data_dir)
     if prepared is not None:
-        return _dataset(source, *[Split(*prepared_tfds.read(prepared, split)) for split in ("train", "test")])
-    where = "data_dir (none was given)" if data_dir is None else str(data_dir)
-    forms = " or ".join(
-        f"{', '.join(files.train + files.test)} (or the folder {files.folder} with them)" for files in source.forms
+        return _dataset(cifar, *(prepared_tfds.read(prepared, part) for part in ("train", "test")))
+    raise ImageError(_how_to_get(cifar, data_dir))
+
+
+def _places(cifar: Cifar, data_dir: Path) -> list[tuple[Path, str]]:
+    """Where the files may be, and the suffix of their names there."""
+    return [
+        (data_dir, ".bin"),
+        (data_dir / cifar.binary_folder, ".bin"),
+        (data_dir, ""),
+        (data_dir / cifar.python_folder, ""),
+    ]
+
+
+def _read_binary(cifar: Cifar, path: Path, num_images: int) -> Split:
+    record = cifar.labels_per_image + PIXELS
+    size = path.stat().st_size
+    if size != num_images * record:
+        raise ImageError(
+            f"{path} has {size} bytes: expected {num_images * record} ({num_images} records of {record} bytes)"
+        )
+    records = np.fromfile(path, np.uint8).reshape(num_images, record)
+    return _split(cifar, path, records[:, cifar.labels_per_image :], records[:, cifar.labels_per_image - 1])
+
+
+def _read_python(cifar: Cifar, path: Path, num_images: int) -> Split:
+    batch = read_python_batch(path)
+    data, labels = batch.get("data"), batch.get(cifar.labels_key)
+    expected = f"expected {num_images} rows of {PIXELS} unsigned bytes"
+    if not isinstance(data, np.ndarray) or data.dtype != np.uint8:
+        raise ImageError(f"{path} has no array of unsigned bytes as its 'data': {expected}")
+    if data.shape != (num_images, PIXELS):
+        raise ImageError(f"{path} has data of shape {data.shape}: {expected}")
+    if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
+        raise ImageError(f"{path} has no list of integers as its {cifar.labels_key!r}: expected {num_images} labels")
+    if len(labels) != num_images:
+        raise ImageError(f"{path} has {len(labels)} labels: expected {num_images}")
+    return _split(cifar, path, data, np.array(labels))
+
+
+def _split(cifar: Cifar, path: Path, pixels: np.ndarray, labels: np.ndarray) -> Split:
+    """Rows of 1,024 red, then green, then blue values as images with channels last."""
+    if labels.min() < 0 or labels.max() >= cifar.num_classes:
+        raise ImageError(
+            f"{path} has labels from {labels.min()} to {labels.max()}: expected 0..{cifar.num_classes - 1}"
+        )
+    images = np.ascontiguousarray(pixels.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return Split(images, labels.astype(np.int32))
+
+
+def _concatenate(splits: Iterable[Split]) -> Split:
+    return Split(*(np.concatenate(arrays) for arrays in zip(*splits, strict=True)))
+
+
+def _how_to_get(cifar: Cifar, data_dir: Path | None) -> str:
+    names = cifar.train_files + cifar.test_files
+    places = _places(cifar, data_dir or Path("<data_dir>"))
+    lines = [f"{cifar.name} was not found. Looked for"]
+    lines += [f"  {folder}: {', '.join(name + suffix for name in names)}" for folder, suffix in places]
+    lines += [f"  {folder / cifar.name}: what TFDS prepared" for folder in prepared_tfds.folders(data_dir)]
+    lines.append(
+        "Unpack the binary or the Python version from https://www.cs.toronto.edu/~kriz/cifar.html "
+        f"({cifar.binary_folder} or {cifar.python_folder}) into a folder and give it as data_dir, or run "
+        f"`tfds build {cifar.name}`."
     )
-    raise ImageError(
-        f"{source.name} not found: expected {forms} in {where}, or "
-        f"{prepared_tfds.expected(source.name, data_dir)}.  Unpack the binary or the python version from "
-        "https://www.cs.toronto.edu/~kriz/cifar.html and name the folder as data_dir"
-    )
+    return "\n".join(lines)
 
 
-def read_binary(path: Path, count: int, label_bytes: int) -> Split:
-    """The images and (last) labels of a file of `count` binary records.
-
-    Raises:
-      ImageError: the file has another size.
-    """
-    size = count * (label_bytes + _PIXELS)
-    if path.stat().st_size != size:
-        raise ImageError(f"{path}: found {path.stat().st_size} bytes, expected {size} ({count} records)")
-    records = np.fromfile(path, np.uint8).reshape(count, label_bytes + _PIXELS)
-    return Split(_channels_last(records[:, label_bytes:]), records[:, label_bytes - 1].astype(np.int32))
-
-
-def read_pickle(path: Path, count: int, label_key: str) -> Split:
-    """The `count` images and the labels of a pickled dictionary with entries `data` and `label_key`.
-
-    Raises:
-      ImageError: the file is something else; nothing but NumPy arrays is ever made from it.
-    """
-    expected = f"expected a pickled CIFAR dictionary of {count} images"
-    found = f"{path}: found {path.stat().st_size} bytes"
-    with path.open("rb") as file:
-        try:
-            entries = _ArrayUnpickler(file, encoding="latin1").load()
-        except (pickle.UnpicklingError, EOFError, AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise ImageError(f"{found} that cannot be unpickled ({error}), {expected}") from error
-    if not isinstance(entries, dict) or not {"data", label_key} <= set(entries):
-        raise ImageError(f"{found} without the entries 'data' and {label_key!r}, {expected}")
-    data, labels = np.asarray(entries["data"]), np.asarray(entries[label_key])
-    if data.shape != (count, _PIXELS) or data.dtype != np.uint8:
-        raise ImageError(f"{path}: found data of {data.dtype} {list(data.shape)}, expected uint8 [{count}, {_PIXELS}]")
-    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
-        raise ImageError(f"{path}: found labels of {labels.dtype} {list(labels.shape)}, expected integers [{count}]")
-    return Split(_channels_last(data), labels.astype(np.int32))
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles plain containers and NumPy arrays, and refuses to call anything else."""
-
-    def find_class(self, module, name):
-        if (module, name) == ("numpy", "dtype"):
-            return _dtype
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-def _dtype(kind, align=False, copy=False):
-    """`np.dtype`; the published files hold the flags as numbers, of which NumPy 2.4 warns."""
-    return np.dtype(kind, align=bool(align), copy=bool(copy))
-
-
-def _channels_last(planes: np.ndarray) -> np.ndarray:
-    """[n, 3 * 32 * 32], plane after plane, as [n, 32, 32, 3]."""
-    return np.ascontiguousarray(planes.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-
-
-def _find(source: Source, data_dir: Path) -> tuple[Path, Files] | None:
-    """The folder with one complete form of the data set."""
-    for files in source.forms:
-        names = files.train + files.test
-        for folder in (data_dir, data_dir / files.folder):
-            absent = [name for name in names if not (folder / name).is_file()]
-            if not absent:
-                return folder, files
-            if len(absent) < len(names):
-                raise ImageError(f"{folder} lacks {', '.join(absent)} of the files of {source.name}")
-    return None
-
-
-def _read_all(folder: Path, names: tuple[str, ...], files: Files, count: int) -> Split:
-    if files.label_bytes:
-        parts = [read_binary(folder / name, count, files.label_bytes) for name in names]
-    else:
-        parts = [read_pickle(folder / name, count, files.label_key) for name in names]
-    return Split(*map(np.concatenate, zip(*parts, strict=True)))
-
-
-def _dataset(source: Source, training: Split, test: Split) -> Dataset:
-    train, val = train_and_val(*training)
+def _dataset(cifar: Cifar, training: Split, test: Split) -> Dataset:
+    train, val = train_and_val(training)
     return Dataset(
-        name=source.name,
-        num_classes=source.num_classes,
+        name=cifar.name,
+        num_classes=cifar.num_classes,
         train=train,
         val=val,
         test=test,
-        mean=source.mean,
-        std=source.std,
-        augmentation=Augmentation(crop_padding=4, flip=True),
+        mean=cifar.mean,
+        std=cifar.std,
+        augmentation=Augmentation(crop_padding=4, flip=True),  # paper
     )

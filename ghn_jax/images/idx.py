@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghn_jax.images.dataset import ImageError
+from ghn_jax.images.split import ImageError
 
 _GZIP = b"\x1f\x8b"
 

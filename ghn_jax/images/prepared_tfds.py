@@ -1,70 +1,82 @@
-"""Data sets that TensorFlow Datasets (TFDS) has prepared on this machine before; nothing is downloaded.
+"""Data sets that TensorFlow Datasets (TFDS) has prepared on this machine, read without TensorFlow.
 
-TFDS itself would try to download what is not prepared, for minutes where there is no network, so its files
-are looked for first.
+Only files are looked at until a prepared data set is found: without a network, asking TFDS for one that is
+not there goes on for minutes.
 """
 
 from __future__ import annotations
 
 import os
+import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from ghn_jax.images.dataset import ImageError
+from ghn_jax.images.split import ImageError, Split
 
 
-def find(name: str, data_dir: Path | None) -> Path | None:
-    """The folder of the newest prepared version of `name` in `data_dir`, else in TFDS's own folder."""
-    for folder in _folders(data_dir):
-        prepared = [path.parent for path in folder.glob(f"{name}/*.*.*/dataset_info.json")]
-        if prepared:
-            return max(prepared, key=_version)
-    return None
-
-
-def expected(name: str, data_dir: Path | None) -> str:
-    """Says, for an error, which files `find` looks for."""
-    return "prepared by TFDS " + " or ".join(
-        f"{folder}/{name}/<version>/dataset_info.json" for folder in _folders(data_dir)
-    )
-
-
-def read(folder: Path, split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 [n, height, width, channels], and labels, int32 [n], of a prepared data set.
-
-    Array records are read without TensorFlow, other formats need it.  Examples with an `id` are sorted by
-    it, which is the original order of CIFAR.
-
-    Raises:
-      ImageError: TensorFlow is needed and not installed.
-    """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(folder)
-    formats = {file_format.value for file_format in builder.info.available_file_formats()}
-    if "array_record" in formats:
-        examples = builder.as_data_source(split)
-    else:
-        try:
-            examples = tfds.as_numpy(builder.as_dataset(split=split))
-        except ImportError as error:
-            raise ImageError(
-                f"{folder} is prepared as {', '.join(sorted(formats))}, which only TensorFlow reads: install "
-                "tensorflow, or prepare it with file_format='array_record'"
-            ) from error
-    examples = list(examples)
-    if examples and "id" in examples[0]:
-        examples.sort(key=lambda example: example["id"])
-    images = np.stack([example["image"] for example in examples])
-    labels = np.asarray([example["label"] for example in examples], np.int32)
-    return images, labels
-
-
-def _folders(data_dir: Path | None) -> list[Path]:
-    default = Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+def folders(data_dir: Path | None) -> list[Path]:
+    """Where prepared data may be: `data_dir`, and $TFDS_DATA_DIR or else ~/tensorflow_datasets."""
+    default = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     return [default] if data_dir is None else [data_dir, default]
 
 
-def _version(folder: Path) -> tuple[int, ...]:
-    return tuple(int(part) for part in folder.name.split(".") if part.isdecimal())
+def find(name: str, data_dir: Path | None) -> Path | None:
+    """The folder of the newest prepared version of data set `name`, None without one."""
+    for folder in folders(data_dir):
+        versions = {
+            tuple(int(number) for number in info.parent.name.split(".")): info.parent
+            for info in (folder / name).glob("*.*.*/dataset_info.json")
+            if info.parent.name.replace(".", "").isdecimal()
+        }
+        if versions:
+            return versions[max(versions)]
+    return None
+
+
+def read(folder: Path, part: str) -> Split:
+    """The images [n, h, w, c] and labels of `part` ("train" or "test") in a prepared folder.
+
+    TFDS shuffles what it prepares; where it kept the original numbers (CIFAR), the original order is restored.
+
+    Raises:
+      ImageError: no such part, a number of images other than recorded, or files in a format that cannot be read.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(os.fspath(folder))
+    if part not in builder.info.splits:
+        raise ImageError(f"{folder} has no split {part!r}: it has {', '.join(builder.info.splits) or 'none'}")
+    file_format = builder.info.file_format.value
+    if file_format == "array_record":
+        examples = list(builder.as_data_source(part))
+    elif file_format == "tfrecord":
+        paths = builder.info.splits[part].filepaths
+        decode = builder.info.features.deserialize_example_np
+        examples = [decode(record) for path in paths for record in _tfrecords(Path(path))]
+    else:
+        raise ImageError(f"{folder} is in format {file_format!r}: expected 'tfrecord' or 'array_record'")
+    expected = builder.info.splits[part].num_examples
+    if len(examples) != expected:
+        raise ImageError(f"{folder} has {len(examples)} images in split {part!r}: expected {expected}")
+    if "id" in builder.info.features:
+        examples.sort(key=lambda example: example["id"])
+    images = np.stack([example["image"] for example in examples])
+    return Split(images, np.array([example["label"] for example in examples], np.int32))
+
+
+def _tfrecords(path: Path) -> Iterator[bytes]:
+    """The records of a TFRecord file: length (uint64), checksum (4 bytes), record, checksum (4 bytes).
+
+    Checksums are not verified.
+    """
+    content = path.read_bytes()
+    position = 0
+    while position < len(content):
+        start = position + 12
+        length = struct.unpack_from("<Q", content, position)[0] if start <= len(content) else 0
+        position = start + length + 4
+        if position > len(content):
+            raise ImageError(f"{path} has {len(content)} bytes: expected at least {position}, it ends within a record")
+        yield content[start : start + length]
