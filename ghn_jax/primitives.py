@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
@@ -58,6 +59,10 @@ class Primitive:
         """Shape of the output for inputs of these shapes."""
         return shapes[0]
 
+    def multiply_adds(self, output: Shape) -> int:
+        """Multiply-adds of the matrix products that make one image's output of this shape."""
+        return 0
+
     def __call__(self, params: Sequence[jax.Array], *inputs: jax.Array) -> jax.Array:
         """The output for these parameters and inputs."""
         raise TypeError(f"{type(self).__name__} is abstract")
@@ -97,6 +102,10 @@ class Conv(Primitive):
         height, width, _ = shapes[0]
         return (*self.window.output_size((height - self.skip_first, width - self.skip_first)), self.outputs)
 
+    def multiply_adds(self, output):
+        filter_size = math.prod(self.kernel) * (1 if self.depthwise else self.inputs)
+        return math.prod(output) * filter_size
+
     def __call__(self, params, *inputs):
         (x,) = inputs
         if self.skip_first:
@@ -126,6 +135,9 @@ class Linear(Primitive):
 
     def output_shape(self, shapes):
         return (*shapes[0][:-1], self.outputs)
+
+    def multiply_adds(self, output):
+        return math.prod(output) * self.inputs
 
     def __call__(self, params, *inputs, dropout_key: jax.Array | None = None):
         (x,) = inputs
@@ -298,6 +310,10 @@ class Attention(Primitive):
     def output_shape(self, shapes):
         height, width, channels = shapes[0]
         return (height, width, channels // 3)
+
+    def multiply_adds(self, output):
+        height, width, channels = output
+        return 2 * (height * width) ** 2 * channels
 
     def __call__(self, params, *inputs):
         (qkv,) = inputs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 
 from ghn_jax import architecture as arch
 from ghn_jax import primitives as ops
@@ -25,10 +26,7 @@ class ParameterTensor:
     @property
     def size(self) -> int:
         """Number of elements."""
-        size = 1
-        for extent in self.shape:
-            size *= extent
-        return size
+        return math.prod(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +73,11 @@ class Program:
     def num_params_with_unused(self) -> int:
         """Number of parameters as the original counts them."""
         return self.num_params + sum(tensor.size for tensor in self.unused)
+
+    @property
+    def multiply_adds(self) -> int:
+        """Multiply-adds for one image, a measure of what running the network costs."""
+        return sum(i.primitive.multiply_adds(i.shape) for i in self.instructions)
 
     def register_shape(self, register: int) -> ops.Shape:
         """Shape of a register, without the batch axis."""
@@ -125,7 +128,7 @@ class _Builder:
         for register, instruction in enumerate(self.instructions, start=1):
             if register in live:
                 inputs = tuple(None if r is None else renumber[r] for r in instruction.inputs)
-                kept.append(dataclasses.replace(instruction, inputs=inputs))
+                kept.append(Instruction(instruction.primitive, inputs, instruction.tensors, instruction.shape))
             else:
                 unused.extend(instruction.tensors)
         return Program(self.task, tuple(kept), tuple(unused))

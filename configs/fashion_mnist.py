@@ -1,0 +1,29 @@
+"""GHN-2 on Fashion-MNIST, within an hour on a small machine.
+
+Command:  python experiments/train.py --config=configs/fashion_mnist.py
+Hardware: 2 CPU cores
+Time:     45 minutes
+Score:    see the README
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """The run; fields are explained in `ghn_jax.training.config.TrainConfig`."""
+    return ConfigDict(
+        {
+            "dataset": "fashion_mnist",
+            "data_dir": config_dict.placeholder(str),
+            "workdir": "runs/fashion_mnist",
+            "seed": 0,
+            "ghn": "ghn2",
+            "steps": 2500,
+            "batch_size": 32,
+            "meta_batch": 4,
+            "learning_rate": 1e-3,
+            "max_multiply_adds": 60_000_000,
+            "fixed_width": 32,
+            "max_minutes": 50.0,
+        }
+    )

@@ -1,0 +1,42 @@
+"""Trains a graph hypernetwork.
+
+    python experiments/train.py --config=configs/cifar.py --config.workdir=runs/cifar
+
+Every field of a configuration can be changed on the command line: --config.steps=1000 --config.seed=1
+--config.data_dir=~/data --config.meta_batch=4.  `ghn_jax.training.config.TrainConfig` explains them.
+"""
+
+import sys
+
+import jax
+from absl import app
+from ml_collections import config_flags
+
+from ghn_jax.architecture import ArchitectureError
+from ghn_jax.compilation_cache import use_compilation_cache
+from ghn_jax.ghn.config import ConfigError
+from ghn_jax.images import ImageError
+from ghn_jax.training.config import from_fields
+from ghn_jax.training.loop import train
+from ghn_jax.training.step import NonFiniteLossError
+
+_CONFIG = config_flags.DEFINE_config_file("config", help_string="Path of a configuration, such as configs/cifar.py.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        sys.exit(f"unknown arguments {' '.join(argv[1:])}")
+    if _CONFIG.value is None:
+        sys.exit("which run? Give --config=configs/cifar.py (or digits.py, fashion_mnist.py, smoke.py)")
+    use_compilation_cache()
+    try:
+        config = from_fields(dict(_CONFIG.value))
+        print(f"training {config.ghn} on {config.dataset}, {jax.device_count()} {jax.default_backend()} device(s)")
+        checkpoint = train(config)
+    except (ArchitectureError, ConfigError, ImageError, NonFiniteLossError) as error:
+        sys.exit(str(error))
+    print(f"\ncheckpoint: {checkpoint}\nnext: python experiments/evaluate.py --checkpoint={checkpoint} --split=val")
+
+
+if __name__ == "__main__":
+    app.run(main)

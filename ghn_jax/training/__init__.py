@@ -1,0 +1,1 @@
+"""Training a hypernetwork by the loss of the networks it predicts."""

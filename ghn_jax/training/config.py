@@ -1,0 +1,92 @@
+"""What a training run is, checked before anything long starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from ghn_jax.architecture import Task
+from ghn_jax.ghn import config as ghn_config
+from ghn_jax.ghn.config import ConfigError, HypernetConfig
+
+HYPERNETWORKS = {"ghn1": ghn_config.ghn1, "ghn2": ghn_config.ghn2, "mlp": ghn_config.mlp}
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A training run; defaults are those of the paper for CIFAR-10 (appendix B).
+
+    Attributes:
+      dataset: name of an image data set.
+      data_dir: where its files are; None looks in the usual places.
+      workdir: where checkpoint, metrics and plots go.
+      seed: of everything random in the run.
+      steps: updates of the hypernetwork.
+      ghn: "ghn1", "ghn2" or "mlp".
+      batch_size: images in a step.
+      meta_batch: architectures in a step; all see the same images and their losses are averaged.
+      learning_rate: of Adam.
+      decay_at: shares of the run after which the learning rate is divided by 10.
+      weight_decay: L2 penalty, added to the gradient.
+      clip_norm: largest global norm of the gradient.
+      label_smoothing: see `dispatch.cross_entropy`.
+      max_multiply_adds: architectures that cost more per image are passed over; None takes all.
+      fixed_width: channels of all training networks; None draws them as in the paper.
+      max_minutes: stop (with checkpoint and learning-rate decay on time) after so many minutes; None for no limit.
+    """
+
+    dataset: str = "cifar10"
+    data_dir: str | None = None
+    workdir: str = "runs/default"
+    seed: int = 0
+    steps: int = 210_900
+    ghn: str = "ghn2"
+    batch_size: int = 64
+    meta_batch: int = 8
+    learning_rate: float = 1e-3
+    decay_at: tuple[float, ...] = (200 / 300, 250 / 300)
+    weight_decay: float = 1e-5
+    clip_norm: float = 5.0
+    label_smoothing: float = 0.0
+    max_multiply_adds: int | None = None
+    fixed_width: int | None = None
+    max_minutes: float | None = None
+
+    def __post_init__(self):
+        def require(holds: bool, field: str, expected: str) -> None:
+            if not holds:
+                raise ConfigError(f"config.{field}={getattr(self, field)!r}: expected {expected}")
+
+        object.__setattr__(self, "decay_at", tuple(self.decay_at))
+        require(self.ghn in HYPERNETWORKS, "ghn", " or ".join(HYPERNETWORKS))
+        for field in ("steps", "batch_size", "meta_batch"):
+            require(getattr(self, field) >= 1, field, "at least 1")
+        require(self.seed >= 0, "seed", "at least 0")
+        for field in ("learning_rate", "clip_norm"):
+            require(getattr(self, field) > 0, field, "a positive number")
+        require(self.weight_decay >= 0, "weight_decay", "at least 0")
+        require(0 <= self.label_smoothing < 1, "label_smoothing", "a number from 0 up to 1")
+        require(all(0 < share <= 1 for share in self.decay_at), "decay_at", "shares of the run between 0 and 1")
+        for field in ("max_multiply_adds", "fixed_width", "max_minutes"):
+            value = getattr(self, field)
+            require(value is None or value > 0, field, "a positive number or None")
+
+    def hypernetwork(self, task: Task) -> HypernetConfig:
+        """The hypernetwork to be trained, for networks of `task`."""
+        return HYPERNETWORKS[self.ghn](task)
+
+
+def from_fields(fields: Mapping[str, Any]) -> TrainConfig:
+    """The run with these fields, for example of an `ml_collections.ConfigDict`.
+
+    Raises:
+      ConfigError: an unknown field (with the nearest known one) or a value that makes no run.
+    """
+    known = [field.name for field in dataclasses.fields(TrainConfig)]
+    for name in fields:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            raise ConfigError(f"config has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    return TrainConfig(**fields)
