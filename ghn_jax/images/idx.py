@@ -36,7 +36,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     if content[:4] != magic or len(content) < start:
         raise ImageError(
             f"{path}: {len(content)} bytes that begin with {content[:4].hex() or 'nothing'}; expected an IDX "
-            f"file of uint8 with {axes} axes, which begins with {magic.hex()} and has more than {start} bytes"
+            f"file of uint8 with {axes} axes, which begins with {magic.hex()} and has at least {start} bytes"
         )
     shape = struct.unpack(f">{axes}I", content[4:start])
     size = start + math.prod(shape)

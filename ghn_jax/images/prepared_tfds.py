@@ -54,7 +54,7 @@ def read(folder: Path, part: str) -> Split:
     elif file_format == "tfrecord":
         paths = builder.info.splits[part].filepaths
         decode = builder.info.features.deserialize_example_np
-        examples = [decode(record) for path in paths for record in _tfrecords(Path(path))]
+        examples = [decode(record) for path in paths for record in read_tfrecords(Path(path))]
     else:
         raise ImageError(f"{folder} is in format {file_format!r}: expected 'tfrecord' or 'array_record'")
     expected = builder.info.splits[part].num_examples
@@ -66,10 +66,13 @@ def read(folder: Path, part: str) -> Split:
     return Split(images, np.array([example["label"] for example in examples], np.int32))
 
 
-def _tfrecords(path: Path) -> Iterator[bytes]:
+def read_tfrecords(path: Path) -> Iterator[bytes]:
     """The records of a TFRecord file: length (uint64), checksum (4 bytes), record, checksum (4 bytes).
 
     Checksums are not verified.
+
+    Raises:
+      ImageError: the file ends within a record.
     """
     content = path.read_bytes()
     position = 0

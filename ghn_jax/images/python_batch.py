@@ -29,6 +29,19 @@ _ALLOWED = {
 }
 
 
+# What the standard library's unpickler raises for bytes that are no pickle, depending on where they go wrong.
+_UNPICKLING_ERRORS = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -45,7 +58,7 @@ def read_python_batch(path: Path) -> dict[str, Any]:
     try:
         with path.open("rb") as file:
             batch = _ArrayUnpickler(file, encoding="bytes").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError, AttributeError) as error:
+    except _UNPICKLING_ERRORS as error:
         raise ImageError(
             f"{path} ({path.stat().st_size} bytes) is not a pickled CIFAR batch, or is truncated: {error}"
         ) from error
