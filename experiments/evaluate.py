@@ -1,0 +1,89 @@
+"""Predicts the parameters of architectures that a hypernetwork has never seen, and reports their accuracy.
+
+    python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --split=val --num=20 --predefined
+    python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --split=test --arch=7
+    python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --arch=resnet50
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ghn_jax import checkpoint, evaluation, images
+from ghn_jax.architecture import NAMED_ARCHITECTURES, ArchitectureError, named
+from ghn_jax.checkpoint import CheckpointError
+from ghn_jax.compilation_cache import use_compilation_cache
+from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
+from ghn_jax.images import ImageError
+from ghn_jax.training.targets import make_target
+
+PREDEFINED = ("resnet50", "vit")
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="folder written by experiments/train.py")
+    parser.add_argument("--split", default="val", choices=sorted(SPLITS), help="split of DeepNets-1M")
+    parser.add_argument("--num", type=int, default=50, help="number of architectures, from index 0 on")
+    parser.add_argument("--arch", help=f"one architecture: an index of the split, or {', '.join(NAMED_ARCHITECTURES)}")
+    parser.add_argument("--predefined", action="store_true", help="ResNet-50 and ViT too, in a table of their own")
+    parser.add_argument("--image_split", default="test", choices=("val", "test"), help="images to classify")
+    parser.add_argument("--num_images", type=int, help="only the first so many of them")
+    parser.add_argument("--dataset", help="another data set than the one trained on")
+    parser.add_argument("--data_dir", help="where its files are")
+    parser.add_argument("--out", help="folder for results (the checkpoint's parent)")
+    args = parser.parse_args()
+    if args.num < 1 or (args.num_images is not None and args.num_images < 1):
+        parser.error("--num and --num_images: expected at least 1")
+    return args
+
+
+def architectures(args: argparse.Namespace):
+    """Pairs of a name and an architecture: those asked for, and the predefined ones."""
+    if args.arch is None:
+        chosen = [(f"{args.split}/{i}", i, sample_architecture(args.split, i)) for i in range(args.num)]
+    elif args.arch.isdigit():
+        chosen = [(f"{args.split}/{args.arch}", int(args.arch), sample_architecture(args.split, int(args.arch)))]
+    else:
+        chosen = [(args.arch, 0, named(args.arch))]
+    return chosen, [(name, 0, named(name)) for name in PREDEFINED] if args.predefined else []
+
+
+def main() -> None:
+    args = parse_args()
+    use_compilation_cache()
+    try:
+        description = checkpoint.describe(args.checkpoint)
+        ghn = checkpoint.load_ghn(args.checkpoint)
+        data_name = args.dataset or description.train_config["dataset"]
+        dataset = images.load(data_name, args.data_dir or description.train_config.get("data_dir"))
+        chosen, predefined = architectures(args)
+    except (ArchitectureError, CheckpointError, ImageError, IndexError) as error:
+        sys.exit(str(error))
+    if dataset.num_classes != ghn.config.num_classes:
+        sys.exit(f"{data_name} has {dataset.num_classes} classes, the hypernetwork predicts {ghn.config.num_classes}")
+    out = Path(args.out) if args.out else Path(args.checkpoint).absolute().parent
+    out.mkdir(parents=True, exist_ok=True)
+    split = getattr(dataset, args.image_split)
+    about = {"dataset": data_name, "image_split": args.image_split, "num_images": args.num_images or len(split.labels)}
+    about |= {"step": description.step, "train_config": description.train_config}
+    for label, group in ((args.arch or args.split, chosen), ("predefined", predefined)):
+        if not group:
+            continue
+        targets = [(name, make_target(number, architecture, description.task)) for name, number, architecture in group]
+        with tqdm(total=len(targets), unit="architecture", leave=False) as bar:
+            results = evaluation.evaluate(
+                ghn, targets, dataset, split, args.num_images, report=lambda result, bar=bar: bar.update()
+            )
+        print(f"\nTop-1 accuracy on {about['num_images']} {args.image_split} images of {data_name}\n")
+        print(evaluation.table(results))
+        stem = out / f"evaluation_{label}"
+        evaluation.write_json(stem.with_suffix(".json"), results, about)
+        evaluation.plot(stem.with_suffix(".png"), results, f"{data_name}, {len(results)} unseen architectures, {label}")
+        print(f"\nwritten: {stem}.json, {stem}.png")
+
+
+if __name__ == "__main__":
+    main()
