@@ -271,7 +271,7 @@ ROWS = np.zeros((10, 3072), np.uint8)
     ("batch", "message"),
     [
         ({"data": ROWS[:9], "labels": [0] * 9}, r"data of shape \(9, 3072\): expected 10 rows of 3072 unsigned"),
-        ({"data": ROWS.astype(float), "labels": [0] * 10}, "no array of unsigned bytes as its 'data'"),
+        ({"data": ROWS.astype(float), "labels": [0] * 10}, "an array of dtype 'f8': expected 'u1', unsigned bytes"),
         ({"labels": [0] * 10}, "no array of unsigned bytes as its 'data'"),
         ({"data": ROWS}, "no list of integers as its 'labels': expected 10 labels"),
         ({"data": ROWS, "labels": ["a"] * 10}, "no list of integers as its 'labels'"),
@@ -308,6 +308,21 @@ def test_arrays_keep_their_order(tmp_path):
     (tmp_path / "batch").write_bytes(pickle.dumps({"data": array, 3: [1, "b"]}, 2))
     batch = read_python_batch(tmp_path / "batch")
     assert batch["data"].tolist() == [[0, 1, 2], [3, 4, 5]] and batch[3] == [1, "b"]
+
+
+def test_a_damaged_state_does_not_reach_numpy(tmp_path):
+    content = pickle.dumps({"data": np.arange(20, dtype=np.uint8)}, 2)
+    flags = content.index(b"K\x00t", content.index(b"numpy\ndtype"))  # of the dtype, the last entry of its state
+    (tmp_path / "batch").write_bytes(content[:flags] + b"K\xff" + content[flags + 2 :])
+    assert read_python_batch(tmp_path / "batch")["data"].tolist() == list(range(20))
+    assert np.dtype(np.uint8).flags == 0  # NumPy would have changed the one that all arrays share
+
+
+def test_arrays_of_another_length_are_refused(tmp_path):
+    content = pickle.dumps({"data": np.arange(20, dtype=np.uint8)}, 2)
+    (tmp_path / "batch").write_bytes(content.replace(b"K\x14\x85", b"K\x15\x85"))
+    with pytest.raises(ImageError, match=r"an array of shape \(21,\) with 20 bytes"):
+        read_python_batch(tmp_path / "batch")
 
 
 def test_every_truncation_and_noise_is_one_error(tmp_path):
