@@ -61,7 +61,9 @@ class GHN:
 
 
 def predict_params(graph: Graph, ghn: GHN) -> dict[str, jax.Array]:
-    """All parameters of the network that `graph` describes, by name and in JAX layout.
+    """All parameters of the network that `graph` describes, by name, in JAX layout and in the order of its tensors.
+
+    On the CPU the arrays share one piece of memory, which lives as long as any of them.
 
     Raises:
       GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, or class
@@ -75,7 +77,8 @@ def predict_params(graph: Graph, ghn: GHN) -> dict[str, jax.Array]:
     buffers = _allocate(graph.tensors)
     decoded = _decode(ghn, embed_nodes(graph, ghn), requests)
     _fit_all(buffers, graph.tensors, placements, decoded, ghn.config.weight_norm)
-    return jax.device_put(buffers, may_alias=True)
+    # All at once, and as lists: JAX would sort the names of a dictionary.
+    return dict(zip(buffers, jax.device_put(list(buffers.values()), may_alias=True), strict=True))
 
 
 def embed_nodes(graph: Graph, ghn: GHN) -> np.ndarray:

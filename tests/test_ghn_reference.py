@@ -1,0 +1,56 @@
+"""Against figures computed with the published PyTorch implementation."""
+
+import numpy as np
+import pytest
+import reference
+from reference import HYPERNETWORKS, needs_reference
+
+from ghn_jax import convert
+from ghn_jax.predict import GHN, embed_nodes, predict_params
+
+pytestmark = needs_reference
+
+QUICK = ("val/0", "val/12", "deep/6", "dense/0", "bnfree/0", "predefined/resnet50", "predefined/vit")
+TOLERANCE = 1e-5
+
+
+def load(hypernetwork: str) -> tuple[GHN, str]:
+    """The hypernetwork, and the data set of its networks."""
+    return GHN(*convert.load_npz(reference.REFERENCE / f"{hypernetwork}.npz")), hypernetwork.split("_")[1]
+
+
+def check(hypernetwork: str, keys: set[str]) -> None:
+    ghn, dataset = load(hypernetwork)
+    embeddings = reference.embeddings(hypernetwork)
+    predictions = reference.load_json("predictions.json")
+    checked = 0
+    for key, expected in embeddings.items():
+        if key not in keys:
+            continue
+        graph = reference.graph(key, dataset)
+        assert expected.shape == (graph.num_nodes, ghn.config.hid)
+        np.testing.assert_allclose(embed_nodes(graph, ghn), expected, atol=TOLERANCE, err_msg=key)
+        check_parameters(predict_params(graph, ghn), graph, predictions[f"{hypernetwork}/{key}"]["params"])
+        checked += 1
+    assert checked
+
+
+def check_parameters(predicted, graph, expected) -> None:
+    assert set(predicted) == set(expected)
+    for tensor in graph.tensors:
+        values = reference.to_torch(tensor.role, np.asarray(predicted[tensor.name], np.float64)).reshape(-1)
+        norm = np.linalg.norm(values)
+        figures = [norm, values.mean(), values.std(), *values[:4], *values[-4:]]
+        scale = expected[tensor.name][0]
+        np.testing.assert_allclose(figures, expected[tensor.name], atol=TOLERANCE * scale, rtol=0, err_msg=tensor.name)
+
+
+@pytest.mark.parametrize("hypernetwork", HYPERNETWORKS)
+def test_embeddings_and_parameters(hypernetwork):
+    check(hypernetwork, set(QUICK))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hypernetwork", HYPERNETWORKS)
+def test_all_embeddings_and_parameters(hypernetwork):
+    check(hypernetwork, set(reference.embeddings(hypernetwork)))

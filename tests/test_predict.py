@@ -1,0 +1,149 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from example_graphs import random_graph, reorder
+
+from ghn_jax import convert, padding
+from ghn_jax.ghn.config import HypernetConfig, ghn2
+from ghn_jax.ghn.fit import fit
+from ghn_jax.ghn.hypernetwork import Hypernetwork
+from ghn_jax.ghn.requests import fitting_sizes, pad_requests, request, rows_of
+from ghn_jax.graph import GraphError, Role
+from ghn_jax.predict import GHN, embed_nodes, predict_params
+
+SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), num_classes=10, weight_norm=True, ve=True, layernorm=True, hid=8)
+CONFIGS = [
+    SMALL,
+    dataclasses.replace(SMALL, decoder="mlp"),
+    dataclasses.replace(SMALL, hypernet="mlp"),
+    dataclasses.replace(SMALL, weight_norm=False, ve=False, layernorm=False),
+]
+
+
+def random_ghn(config: HypernetConfig, seed: int = 0) -> GHN:
+    """A hypernetwork with random weights, larger than those it would begin training with."""
+    rng = np.random.default_rng(seed)
+    state = {
+        name: (rng.standard_normal(entry.shape) / 4).astype(np.float32) for name, entry in convert.entries(config).items()
+    }
+    return GHN(config, convert.from_torch(state, config))
+
+
+@pytest.fixture(scope="module")
+def ghn():
+    return random_ghn(SMALL)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=["ghn2", "mlp decoder", "mlp", "ghn1"])
+def test_equals_the_training_path(config):
+    """A meta-batch decoded and fitted with jax.numpy gives the same as one network after the other with NumPy."""
+    ghn = random_ghn(config)
+    graphs = [random_graph(seed, 12 + 20 * seed) for seed in range(3)]
+    requests, placements = request(graphs, 64, config)
+    requests = pad_requests(requests, fitting_sizes(rows_of(requests)))
+    batch = padding.stack([padding.pad(graph, 64, config.max_distance) for graph in graphs])
+    decoded = jax.jit(Hypernetwork(config).apply)({"params": ghn.params}, batch, requests)
+    for graph, places in zip(graphs, placements, strict=True):
+        predicted = predict_params(graph, ghn)
+        assert list(predicted) == [tensor.name for tensor in graph.tensors]
+        for tensor, place in zip(graph.tensors, places, strict=True):
+            rows = decoded[place.table][place.start : place.start + place.rows]
+            expected = fit(rows, tensor, config.weight_norm, jnp)
+            value = predicted[tensor.name]
+            assert isinstance(value, jax.Array) and value.dtype == jnp.float32
+            assert value.shape == expected.shape == tensor.shape
+            np.testing.assert_allclose(value, expected, atol=5e-6, err_msg=str(tensor))
+
+
+def test_order_of_the_nodes_changes_nothing(ghn):
+    graph = random_graph(seed=5, nodes=40)
+    other, place = reorder(graph, seed=1)
+    np.testing.assert_allclose(embed_nodes(other, ghn)[place], embed_nodes(graph, ghn), atol=5e-6)
+    first, second = predict_params(graph, ghn), predict_params(other, ghn)
+    for name, value in first.items():
+        np.testing.assert_allclose(second[name], value, atol=5e-6)
+
+
+def test_large_tensors_are_written_by_several_threads(ghn):
+    graph = random_graph(seed=1, nodes=30)
+    tensors = tuple(
+        dataclasses.replace(tensor, shape=(3, 3, 500, 700)) if tensor.role is Role.WEIGHT else tensor
+        for tensor in graph.tensors
+    )
+    graph = dataclasses.replace(graph, tensors=tensors)
+    assert graph.num_params > 4_000_000
+    predicted = predict_params(graph, ghn)
+    for tensor in tensors:
+        value = np.asarray(predicted[tensor.name])
+        assert np.isfinite(value).all()
+        if tensor.role is Role.WEIGHT:
+            np.testing.assert_array_equal(value, np.tile(value[:, :, :8, :8], (1, 1, 63, 88))[:, :, :500, :700])
+
+
+def test_new_architectures_compile_nothing(ghn):
+    for nodes in (50, 100):
+        predict_params(random_graph(seed=0, nodes=nodes), ghn)
+    compilations = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        for seed in range(1, 25):
+            predict_params(random_graph(seed, nodes=5 + 5 * seed), ghn)
+        assert compilations == []
+        jax.jit(lambda x: x * 3 + len(compilations))(jnp.ones(7))
+        assert len(compilations) >= 1  # the listener does hear compilations
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_initial_weights_are_distributed_as_in_the_original():
+    config = ghn2()
+    params = GHN.init(config, seed=0).params
+    expected = sum(np.prod(entry.shape) for entry in convert.entries(config).values())
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
+    decoder = params["decoder"]
+    for name, fan_in in (("position_kernel", 32), ("position_bias", 32), ("kernel", 256), ("bias", 256)):
+        values = np.asarray(decoder[name])
+        bound = fan_in**-0.5
+        assert np.abs(values).max() <= bound
+        np.testing.assert_allclose(values.std(), bound / 3**0.5, rtol=0.05)
+    np.testing.assert_allclose(np.asarray(params["shape_encoder"]["channels"]).std(), 1, rtol=0.1)
+    same, other = (GHN.init(config, seed).params["decoder"] for seed in (0, 1))
+    np.testing.assert_array_equal(same["kernel"], decoder["kernel"])
+    assert np.mean(np.asarray(other["kernel"]) == np.asarray(decoder["kernel"])) < 0.01
+
+
+@pytest.mark.parametrize("role", [Role.CLASS_WEIGHT, Role.CLASS_BIAS])
+def test_another_number_of_classes_is_refused(ghn, role):
+    graph = random_graph(seed=0, nodes=20, num_classes=100)
+    graph = dataclasses.replace(graph, tensors=tuple(t for t in graph.tensors if t.role is role))
+    with pytest.raises(GraphError, match=f"{graph.tensors[0].name!r} has 100 classes, .* predicts for 10"):
+        predict_params(graph, ghn)
+
+
+def test_bad_arguments_are_refused(ghn):
+    graph = random_graph(seed=0, nodes=20)
+    with pytest.raises(GraphError, match="expected a ghn_jax Graph, got str"):
+        predict_params("resnet50", ghn)
+    with pytest.raises(TypeError, match="expected a GHN, got dict"):
+        predict_params(graph, ghn.params)
+    twice = dataclasses.replace(graph, tensors=graph.tensors + graph.tensors[:1])
+    with pytest.raises(GraphError, match=f"two tensors are called {graph.tensors[0].name!r}"):
+        predict_params(twice, ghn)
+
+
+def test_a_graph_without_tensors_has_no_parameters(ghn):
+    assert predict_params(dataclasses.replace(random_graph(0, 20), tensors=()), ghn) == {}
+
+
+def test_non_finite_weights_predict_non_finite_values(ghn):
+    params = jax.tree.map(lambda leaf: leaf * jnp.nan, ghn.params)
+    predicted = predict_params(random_graph(seed=0, nodes=20), dataclasses.replace(ghn, params=params))
+    assert all(np.isnan(value).all() for value in predicted.values())
