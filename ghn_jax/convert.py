@@ -43,8 +43,9 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> 
     missing = sorted(set(expected) - set(state_dict))
     surplus = sorted(set(state_dict) - set(expected))
     if missing or surplus:
-        parts = [f"{label} {', '.join(names)}" for label, names in (("missing", missing), ("surplus", surplus)) if names]
-        raise ConversionError(f"the state dictionary does not belong to {config}: {'; '.join(parts)}")
+        found = (("missing", missing), ("surplus", surplus))
+        parts = "; ".join(f"{label} {', '.join(names)}" for label, names in found if names)
+        raise ConversionError(f"the state dictionary does not belong to {config}: {parts}")
     params: dict[str, Any] = {}
     for name, entry in expected.items():
         values = np.asarray(state_dict[name])
@@ -141,6 +142,9 @@ def _conv_decoder(config: HypernetConfig) -> dict[str, Entry]:
     def bias_by_position(values):
         return values.reshape(features, positions).T
 
+    def last_bias(values):
+        return values.reshape(out, inputs).T
+
     def last_kernel(values):  # [out * in, 8 hid, 1, 1] -> [8 hid, in, out]
         return values.reshape(out, inputs, 2 * features).transpose(2, 1, 0)
 
@@ -149,7 +153,7 @@ def _conv_decoder(config: HypernetConfig) -> dict[str, Entry]:
         "decoder.fc.0.bias": Entry((features * positions,), ("decoder", "position_bias"), bias_by_position),
         **_pointwise("decoder.conv.0", ("decoder", "conv"), features, 2 * features),
         "decoder.conv.2.weight": Entry((out * inputs, 2 * features, 1, 1), ("decoder", "kernel"), last_kernel),
-        "decoder.conv.2.bias": Entry((out * inputs,), ("decoder", "bias"), lambda values: values.reshape(out, inputs).T),
+        "decoder.conv.2.bias": Entry((out * inputs,), ("decoder", "bias"), last_bias),
         **_pointwise("decoder.class_layer_predictor.1", ("decoder", "classes"), out, config.num_classes),
     }
 

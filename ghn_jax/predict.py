@@ -160,7 +160,7 @@ def _fit_all(
     ends = np.cumsum([buffers[tensor.name].size for tensor in tensors])
     if not len(ends):
         return
-    workers = min(len(os.sched_getaffinity(0)), 1 + int(ends[-1]) // _ELEMENTS_PER_THREAD)
+    workers = min(os.cpu_count() or 1, 1 + int(ends[-1]) // _ELEMENTS_PER_THREAD)
     if workers == 1:
         fill(0, len(tensors))
         return

@@ -58,4 +58,5 @@ def reorder(graph: Graph, seed: int) -> tuple[Graph, np.ndarray]:
         remaining.remove(order[-1])
     place = np.argsort(order)
     tensors = tuple(Tensor(t.name, int(place[t.node]), t.role, t.shape) for t in graph.tensors)
-    return Graph(graph.node_types[order], graph.node_shapes[order], graph.distances[np.ix_(order, order)], tensors), place
+    distances = graph.distances[np.ix_(order, order)]
+    return Graph(graph.node_types[order], graph.node_shapes[order], distances, tensors), place

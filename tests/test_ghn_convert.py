@@ -40,7 +40,8 @@ def test_decoder_layouts():
     fc = state["decoder.fc.0.weight"].reshape(32, 3, 3, 8)
     last = state["decoder.conv.2.weight"].reshape(6, 4, 64)
     np.testing.assert_array_equal(decoder["position_kernel"][2 * 3 + 1, 5], fc[:, 2, 1, 5])
-    np.testing.assert_array_equal(decoder["position_bias"][2 * 3 + 1], state["decoder.fc.0.bias"].reshape(32, 3, 3)[:, 2, 1])
+    fc_bias = state["decoder.fc.0.bias"].reshape(32, 3, 3)
+    np.testing.assert_array_equal(decoder["position_bias"][2 * 3 + 1], fc_bias[:, 2, 1])
     np.testing.assert_array_equal(decoder["kernel"][:, 3, 5], last[5, 3])
     np.testing.assert_array_equal(decoder["bias"][3, 5], state["decoder.conv.2.bias"].reshape(6, 4)[5, 3])
 

@@ -137,7 +137,7 @@ def test_gradient_is_that_of_the_equations():
     along = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
 
     def slow_value(step):
-        moved = jax.tree.map(lambda w, d: np.asarray(w, np.float64) + step * np.asarray(d, np.float64), weights, direction)
+        moved = jax.tree.map(lambda w, d: np.float64(w) + step * np.float64(d), weights, direction)
         return np.sum(slow_propagate(moved, features, graph.distances) * target)
 
     expected = (slow_value(1e-6) - slow_value(-1e-6)) / 2e-6

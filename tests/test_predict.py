@@ -27,7 +27,8 @@ def random_ghn(config: HypernetConfig, seed: int = 0) -> GHN:
     """A hypernetwork with random weights, larger than those it would begin training with."""
     rng = np.random.default_rng(seed)
     state = {
-        name: (rng.standard_normal(entry.shape) / 4).astype(np.float32) for name, entry in convert.entries(config).items()
+        name: (rng.standard_normal(entry.shape) / 4).astype(np.float32)
+        for name, entry in convert.entries(config).items()
     }
     return GHN(config, convert.from_torch(state, config))
 
