@@ -264,12 +264,15 @@ def check_predictions(reference: Reference, hypernetworks: dict[str, GHN]) -> tu
 
 
 def check_checkpoints(reference: Reference) -> Section | None:
-    """Published checkpoint files hold the same as the arrays of the same name; None if that cannot be checked."""
-    paths = sorted(reference.folder.glob("*.pt"))
+    """Published checkpoint files hold the same as the arrays of the same name; None if that is not checked."""
+    names = sorted(path.name for path in reference.folder.glob("*.pt"))
+    if not names:
+        print("checkpoints: none in this folder")
+        return None
     try:
         import torch
     except ImportError:
-        print(f"checkpoints: {', '.join(path.name for path in paths) or 'none'} not checked, torch is not installed")
+        print(f"checkpoints: {', '.join(names)} not checked, torch is not installed")
         return None
     section = Section("checkpoints", 0)
 
@@ -284,7 +287,7 @@ def check_checkpoints(reference: Reference) -> Section | None:
             same = np.array_equal(checkpoint["state_dict"][key].numpy(), stored[key])
             section.equal(f"{name}: {key}", "the same" if same else "different", "the same")
 
-    return section.each("checkpoint", [path.name for path in paths], check)
+    return section.each("checkpoint", names, check)
 
 
 def _task(dataset: str) -> Task:
