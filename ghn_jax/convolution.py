@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +50,19 @@ class Window:
             ]
             for ky in range(self.kernel[0])
         ]  # fmt: skip
+
+    def map_rows(self, function: Callable[[list[jax.Array]], jax.Array], x: jax.Array) -> jax.Array:
+        """`function(self.shifts(x)[ky])` for every `ky`, stacked; compiled once for all of them."""
+        height, width = self.output_size(x.shape[1:3])
+        (sy, sx), step = self.stride, self.dilation
+        padded = jnp.pad(x, ((0, 0), (self.padding[0],) * 2, (self.padding[1],) * 2, (0, 0)))
+
+        def row(ky):
+            lines = lax.dynamic_slice_in_dim(padded, ky * step, (height - 1) * sy + 1, axis=1)[:, ::sy]
+            starts = [kx * step for kx in range(self.kernel[1])]
+            return function([lines[:, :, start : start + (width - 1) * sx + 1 : sx] for start in starts])
+
+        return lax.map(row, jnp.arange(self.kernel[0]))
 
 
 def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -92,10 +106,11 @@ def _convolve_backward(window, residuals, cotangent):
     x, kernel = residuals
     _, pull_back = jax.vjp(lambda x: _native(x, kernel, window), x)
     flat = cotangent.reshape(-1, cotangent.shape[-1])
-    by_position = [
-        jnp.stack([values.reshape(-1, x.shape[-1]).T @ flat for values in row]) for row in window.shifts(x)
-    ]
-    return (*pull_back(cotangent), jnp.stack(by_position))
+
+    def kernel_row(shifts):
+        return jnp.stack([values.reshape(-1, x.shape[-1]).T @ flat for values in shifts])
+
+    return (*pull_back(cotangent), window.map_rows(kernel_row, x))
 
 
 _convolve_cpu.defvjp(_convolve_forward, _convolve_backward)
@@ -113,9 +128,11 @@ def _depthwise_forward(x, kernel, window):
 
 def _depthwise_backward(window, residuals, cotangent):
     x, kernel = residuals
-    by_position = [
-        jnp.stack([jnp.sum(values * cotangent, axis=(0, 1, 2)) for values in row]) for row in window.shifts(x)
-    ]
+
+    def kernel_row(shifts):
+        return jnp.stack([jnp.sum(values * cotangent, axis=(0, 1, 2)) for values in shifts])
+
+    kernel_bar = window.map_rows(kernel_row, x)[:, :, None]
     # The gradient with respect to x is a depthwise convolution too: of the cotangent, spread out by the stride,
     # with the kernel turned round.
     extent = [window.dilation * (size - 1) + 1 for size in window.kernel]
@@ -126,7 +143,7 @@ def _depthwise_backward(window, residuals, cotangent):
     spread_cotangent = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), padding)
     whole = Window(window.kernel, dilation=window.dilation)
     x_bar = _depthwise_cpu(spread_cotangent, kernel[::-1, ::-1], whole)
-    return x_bar, jnp.stack(by_position)[:, :, None]
+    return x_bar, kernel_bar
 
 
 _depthwise_cpu.defvjp(_depthwise_forward, _depthwise_backward)
