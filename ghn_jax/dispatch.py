@@ -11,8 +11,10 @@ tape.
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -109,6 +111,42 @@ def value_and_grad(
         if register < len(registers):
             registers[register] = None  # its last reader has been differentiated
     return Gradients(loss, correct, gradients)
+
+
+def compile_signatures(programs: Sequence[Program], batch_size: int) -> int:
+    """Compiles what training steps of `programs` on batches of this size need and no program needed before.
+
+    Compilation runs on several threads, and may itself run beside a training step.  Returns the number of signatures.
+    """
+    new = {}
+    for program in programs:
+        for instruction in program.instructions:
+            shapes = tuple(None if r is None else program.register_shape(r) for r in instruction.inputs)
+            signature = (instruction.primitive, shapes, instruction.inputs == (INPUT,), batch_size)
+            if signature not in _compiled:
+                new[signature] = instruction.shape
+    _compiled.update(new)
+    list(_compilers().map(_compile_signature, new.items()))
+    return len(new)
+
+
+_compiled: set[tuple] = set()
+
+
+@functools.cache
+def _compilers() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ghn_jax_compile")
+
+
+def _compile_signature(item) -> None:
+    # A call on zeros: unlike ahead-of-time compilation it fills the cache that later calls look into.
+    (primitive, shapes, only_params, batch_size), output = item
+    params = tuple(jnp.zeros(parameter.shape) for parameter in primitive.parameters)
+    inputs = tuple(None if shape is None else jnp.zeros((batch_size, *shape)) for shape in shapes)
+    extra = jax.random.key(0) if isinstance(primitive, Linear) and primitive.dropout else None
+    _forward(primitive)(params, inputs, extra)
+    _backward(primitive, only_params)(params, inputs, extra, jnp.zeros((batch_size, *output)))
+    _add(jnp.zeros((batch_size, *output)), jnp.zeros((batch_size, *output)))
 
 
 def _layer_params(instruction: Instruction, params: Params) -> tuple[jax.Array, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -18,8 +19,9 @@ from ghn_jax.images import Dataset
 from ghn_jax.predict import GHN
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.plot import plot_training
+from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import Trainer, TrainState, init_state, make_optimizer
-from ghn_jax.training.targets import meta_batches
+from ghn_jax.training.targets import Target, meta_batches
 
 CHECKPOINT_MINUTES = 5
 """A checkpoint is written at least this often."""
@@ -74,11 +76,12 @@ class _Run:
         """Updates until the steps or the time are used up."""
         config = self.config
         start = saved = time.monotonic()
-        targets = meta_batches(config, self.task)
+        targets = prefetch(self._prepared(trainer))
         smooth_loss, smooth_accuracy = None, 0.0
         for step in range(config.steps):
             began = time.monotonic()
             meta_batch = next(targets)
+            prepared = time.monotonic()
             batch = images.train_batch(dataset, config.batch_size, config.seed, step)
             self.state, result = trainer.step(self.state, meta_batch, batch.images, batch.labels)
             now = time.monotonic()
@@ -88,6 +91,7 @@ class _Run:
                 "step": step + 1,
                 "minutes": round((now - start) / 60, 4),
                 "seconds": round(now - began, 4),
+                "waiting": round(prepared - began, 4),
                 "loss": result.loss,
                 "accuracy": result.accuracy,
                 "grad_norm": result.grad_norm,
@@ -105,6 +109,12 @@ class _Run:
             if now - saved > 60 * CHECKPOINT_MINUTES:
                 self.save()
                 saved = now
+
+    def _prepared(self, trainer: Trainer) -> Iterator[tuple[Target, ...]]:
+        """Meta-batches whose instructions are compiled."""
+        for targets in meta_batches(self.config, self.task):
+            trainer.compile(targets, self.config.batch_size)
+            yield targets
 
     def save(self) -> None:
         """Writes the checkpoint."""

@@ -22,7 +22,7 @@ from ghn_jax import dispatch, padding
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit
 from ghn_jax.ghn.hypernetwork import Decoded, Hypernetwork
-from ghn_jax.ghn.requests import Placement, Requests, fitting_sizes, pad_requests, request, rows_of
+from ghn_jax.ghn.requests import Placement, Requests, Sizes, pad_requests, request, rows_of
 from ghn_jax.graph import Role, Tensor
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.targets import Target
@@ -131,6 +131,10 @@ class Trainer:
             float(np.mean(losses)), correct / (len(targets) * len(labels)), float(grad_norm), np.array(losses)
         )
 
+    def compile(self, targets: Sequence[Target], batch_size: int) -> None:
+        """Compiles what the instructions of `targets` still need; may run in a thread beside `step`."""
+        dispatch.compile_signatures([target.program for target in targets], batch_size)
+
     def _network(self, target, places, decoded, cotangent, images, labels, step_key, index) -> dispatch.Gradients:
         """Runs one network and adds its part to the cotangent of the decoded rows."""
         weight_norm = self._config.weight_norm
@@ -162,10 +166,22 @@ def pad_meta_batch(
 ) -> tuple[jraph.GraphsTuple, Requests, tuple[tuple[Placement, ...], ...]]:
     """The graphs of a meta-batch padded to one size, the rows they need, and where each tensor finds its own."""
     graphs = [target.graph for target in targets]
-    nodes = padding.bucket(max(graph.num_nodes for graph in graphs))
+    largest = max(graph.num_nodes for graph in graphs)
+    nodes = next((size for size in _NODES if largest < size), None) or padding.bucket(largest)
     requests, placements = request(graphs, nodes, config)
     padded = padding.stack([padding.pad(graph, nodes, config.max_distance) for graph in graphs])
-    return padded, pad_requests(requests, fitting_sizes(rows_of(requests))), placements
+    rows = rows_of(requests)
+    doublings = 0
+    while any(need > size << doublings for need, size in zip(rows[:3], _ROWS[:3], strict=True)):
+        doublings += 1
+    sizes = Sizes(*(size << doublings for size in _ROWS[:3]), classes=len(graphs))
+    return padded, pad_requests(requests, sizes), placements
+
+
+# Coarser steps than in prediction: the hypernetwork's gradient takes many seconds to compile for every combination,
+# and its time is a small part of a step.
+_NODES = (256, 512, 1024, 2304)
+_ROWS = Sizes(dense=1024, depthwise=1024, vector=512, classes=1)
 
 
 @functools.cache

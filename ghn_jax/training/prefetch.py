@@ -1,0 +1,54 @@
+"""Preparing the next items in a thread while the current one is used."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+AHEAD = 8
+"""Items that are prepared before they are asked for."""
+
+
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+    """The same items in the same order, made ahead of time in a thread; its errors come out where they would have."""
+    ready: queue.Queue = queue.Queue(AHEAD)
+    stop = threading.Event()
+
+    def produce():
+        try:
+            for item in items:
+                if not _put(ready, (item, None), stop):
+                    return
+            _put(ready, (None, StopIteration()), stop)
+        except BaseException as error:
+            _put(ready, (None, error), stop)
+
+    def consume():
+        try:
+            while True:
+                item, error = ready.get()
+                if isinstance(error, StopIteration):
+                    return
+                if error is not None:
+                    raise error
+                yield item
+        finally:
+            stop.set()
+
+    threading.Thread(target=produce, name="ghn_jax_prefetch", daemon=True).start()
+    return consume()
+
+
+def _put(ready: queue.Queue, item, stop: threading.Event) -> bool:
+    """Waits for room; False if nobody wants any more."""
+    while not stop.is_set():
+        try:
+            ready.put(item, timeout=0.2)
+            return True
+        except queue.Full:
+            continue
+    return False
