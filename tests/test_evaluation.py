@@ -1,0 +1,59 @@
+"""Evaluation: accuracies by hand, He initialisation, tables and files."""
+
+import json
+
+import numpy as np
+import pytest
+
+from ghn_jax import evaluation
+from ghn_jax.architecture import CIFAR10, ResNet
+from ghn_jax.evaluation import Result, accuracy, he_init, summary, table
+from ghn_jax.images import load
+from ghn_jax.program import lower
+
+RESULTS = [Result("val/0", 1000, 0.5, 0.1), Result("val/1", 2000, 0.7, 0.2), Result("val/2", 3000, 0.3, 0.0)]
+
+
+def test_summary_by_hand():
+    values = summary([0.5, 0.7, 0.3])
+    assert values == pytest.approx({"mean": 0.5, "standard_error": 0.2 / 3**0.5, "best": 0.7})
+
+
+def test_table():
+    lines = table(RESULTS).splitlines()
+    assert lines[2].split() == ["val/1", "2,000", "70.0%", "20.0%"]
+    assert lines[-3].split() == ["mean", "50.0%", "10.0%"]
+    assert lines[-1].split() == ["best", "70.0%", "20.0%"]
+    assert table(RESULTS[:1]).splitlines()[-2].split() == ["std.", "error", "-", "-"]
+
+
+def test_files(tmp_path):
+    evaluation.write_json(tmp_path / "e.json", RESULTS, {"dataset": "digits"})
+    fields = json.loads((tmp_path / "e.json").read_text())
+    assert fields["dataset"] == "digits" and fields["architectures"][2]["predicted"] == 0.3
+    assert fields["predicted"]["mean"] == pytest.approx(0.5)
+    evaluation.write_json(tmp_path / "one.json", RESULTS[:1], {})
+    assert json.loads((tmp_path / "one.json").read_text())["predicted"]["standard_error"] is None
+    evaluation.plot(tmp_path / "e.png", RESULTS, "title")
+    assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG"
+    assert {path.name for path in tmp_path.iterdir()} == {"e.json", "one.json", "e.png"}
+
+
+def test_he_init_has_the_right_scale():
+    program = lower(ResNet(depths=(1, 1), width=32), CIFAR10)
+    params = he_init(program, seed=0)
+    kernel = params["layer2.0.conv2.weight"]
+    assert kernel.std() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.02)
+    assert (params["bn1.weight"] == 1).all() and (params["fc.bias"] == 0).all()
+    assert (he_init(program, seed=1)["conv1.weight"] != params["conv1.weight"]).all()
+
+
+def test_accuracy_counts_every_image_once():
+    """With all weights zero but one class's bias, accuracy is that class's share, also with a partial last batch."""
+    program = lower(ResNet(depths=(1,), width=8), CIFAR10)
+    params = {name: np.zeros_like(values) for name, values in he_init(program, seed=0).items()}
+    params["fc.bias"][3] = 1
+    dataset = load("digits")
+    for count in (100, None):
+        labels = dataset.test.labels[:count]
+        assert accuracy(program, params, dataset.test, dataset, count) == pytest.approx(np.mean(labels == 3))

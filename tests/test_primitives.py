@@ -1,0 +1,127 @@
+"""Primitives and convolutions against slow loops and XLA's own operations."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from ghn_jax import primitives as ops
+from ghn_jax.convolution import Window, convolve, convolve_depthwise
+
+WINDOWS = [
+    Window((3, 3), (1, 1), (1, 1)),
+    Window((3, 3), (2, 2), (1, 1)),
+    Window((5, 5), (2, 2), (4, 4), dilation=2),
+    Window((3, 3), (1, 1), (2, 2), dilation=2),
+    Window((1, 7), (1, 2), (0, 3)),
+    Window((7, 1), (2, 1), (3, 0)),
+    Window((7, 7), (4, 4), (3, 3)),
+    Window((3, 3), (3, 3), (1, 1)),
+    Window((1, 1), (2, 2)),
+]
+
+
+def random(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=str)
+@pytest.mark.parametrize("depthwise", [False, True])
+def test_convolutions_and_their_gradients(window, depthwise):
+    x = random(0, 2, 11, 11, 4)
+    kernel = random(1, *window.kernel, 1 if depthwise else 4, 4)
+
+    def native(x, kernel):
+        return lax.conv_general_dilated(
+            x, kernel, window.stride, [(p, p) for p in window.padding], rhs_dilation=(window.dilation,) * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4 if depthwise else 1,
+        )  # fmt: skip
+
+    function = convolve_depthwise if depthwise else convolve
+    expected, expected_pull = jax.vjp(native, x, kernel)
+    actual, pull = jax.vjp(lambda x, kernel: function(x, kernel, window), x, kernel)
+    assert actual.shape[1:3] == window.output_size((11, 11))
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    cotangent = random(2, *expected.shape)
+    for a, e in zip(pull(cotangent), expected_pull(cotangent), strict=True):
+        np.testing.assert_allclose(a, e, atol=5e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_pooling_by_hand(stride):
+    x = np.random.default_rng(0).standard_normal((1, 5, 5, 2)).astype(np.float32) - 3  # negative: padding must not win
+    for primitive, reduce in ((ops.MaxPool(3, stride), np.max), (ops.AvgPool(3, stride), np.mean)):
+        out = primitive((), jnp.asarray(x))
+        assert out.shape[1:] == primitive.output_shape([(5, 5, 2)])
+        for row in range(out.shape[1]):
+            for column in range(out.shape[2]):
+                y, z = row * stride, column * stride
+                patch = x[0, max(y - 1, 0) : y + 2, max(z - 1, 0) : z + 2]
+                np.testing.assert_allclose(out[0, row, column], reduce(patch, axis=(0, 1)), rtol=1e-6)
+
+
+def test_max_pool_gradient_goes_to_the_maximum():
+    x = random(0, 1, 4, 4, 1)
+    expected = jax.grad(
+        lambda x: lax.reduce_window(
+            x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0))
+        ).sum()
+    )(x)
+    np.testing.assert_array_equal(jax.grad(lambda x: ops.MaxPool(3, 2)((), x).sum())(x), expected)
+
+
+def test_norms_by_hand():
+    x = np.random.default_rng(0).standard_normal((4, 3, 3, 5)).astype(np.float32)
+    weight, bias = random(1, 5), random(2, 5)
+    mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+    expected = (x - mean) / np.sqrt(variance + 1e-5) * weight + bias
+    batch_norm = ops.BatchNorm(5)
+    np.testing.assert_allclose(batch_norm((weight, bias), jnp.asarray(x)), expected, atol=1e-5)
+    running = ops.Moments(jnp.ones(5), jnp.full(5, 4.0))
+    shifted = (x - 1) / np.sqrt(4 + 1e-5) * weight + bias
+    np.testing.assert_allclose(batch_norm((weight, bias), jnp.asarray(x), moments=running), shifted, atol=1e-5)
+    centred = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+    np.testing.assert_allclose(ops.LayerNorm(5)((weight, bias), jnp.asarray(x)), centred * weight + bias, atol=1e-5)
+
+
+def test_attention_by_loops():
+    heads, dim, size = 2, 3, 2
+    qkv = np.random.default_rng(0).standard_normal((1, size, size, 3 * heads * dim)).astype(np.float32)
+    out = ops.Attention(heads)((), jnp.asarray(qkv)).reshape(size * size, heads, dim)
+    q, k, v = qkv.reshape(size * size, 3, heads, dim).transpose(1, 0, 2, 3)
+    for head in range(heads):
+        for i in range(size * size):
+            scores = [math.exp(q[i, head] @ k[j, head] / math.sqrt(dim)) for j in range(size * size)]
+            expected = sum(s * v[j, head] for j, s in enumerate(scores)) / sum(scores)
+            np.testing.assert_allclose(out[i, head], expected, atol=1e-5)
+
+
+def test_excitation_is_hard_swish():
+    x, e = random(0, 1, 4, 4, 3), jnp.array([[-4.0, 0.5, 5.0]])
+    out = ops.Excite(stride=2)((), x, e)
+    factors = np.array([0.0, 0.5 * 3.5 / 6, 5.0])
+    np.testing.assert_allclose(out, x[:, ::2, ::2] * factors, atol=1e-6)
+
+
+def test_concat_fills_absent_inputs_with_zeros():
+    x, y = random(0, 1, 2, 2, 3), random(1, 1, 2, 2, 3)
+    out = ops.Concat()((), x, None, y)
+    np.testing.assert_array_equal(out[..., :3], x)
+    np.testing.assert_array_equal(out[..., 3:6], 0)
+    np.testing.assert_array_equal(out[..., 6:], y)
+    assert ops.Concat().output_shape([(2, 2, 3), None, (2, 2, 3)]) == (2, 2, 9)
+
+
+def test_flatten_puts_channels_outermost():
+    x = jnp.arange(2 * 2 * 3).reshape(1, 2, 2, 3)
+    assert ops.Flatten()((), x)[0].tolist() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 8, 11]
+
+
+def test_skip_first_looks_at_odd_pixels():
+    conv = ops.Conv(1, 1, (1, 1), (2, 2), skip_first=True)
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    assert conv((jnp.ones((1, 1, 1, 1)),), x).reshape(-1).tolist() == [5, 7, 13, 15]
+    assert conv.output_shape([(4, 4, 1)]) == (2, 2, 1)

@@ -1,0 +1,270 @@
+"""Training: gradients by finite differences, two-step runs, configuration, and what goes wrong."""
+
+import dataclasses
+import itertools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ghn_jax import checkpoint, dispatch
+from ghn_jax.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
+from ghn_jax.checkpoint import CheckpointError
+from ghn_jax.deepnets.sampler import MAX_NODES_BATCH
+from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.predict import GHN, predict_params
+from ghn_jax.training import loop, step
+from ghn_jax.training.config import TrainConfig, from_fields
+from ghn_jax.training.prefetch import prefetch
+from ghn_jax.training.step import NonFiniteLossError, Trainer, init_state, make_optimizer
+from ghn_jax.training.targets import make_target, meta_batches
+
+ROOT = Path(__file__).parent.parent
+SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
+CELL = Genotype(
+    normal=(("sep_conv_3x3", 0), ("conv_1x1", 1)),
+    normal_concat=(2,),
+    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
+    reduce_concat=(2,),
+)
+
+
+@pytest.fixture(scope="module")
+def ghn():
+    return GHN.init(SMALL, seed=0)
+
+
+@pytest.fixture(scope="module")
+def targets():
+    plain = Architecture(CELL, n_cells=2, C=12, stem_type=1)
+    return make_target(5, plain, CIFAR10), make_target(6, dataclasses.replace(plain, norm=None, n_cells=1), CIFAR10)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((4, 32, 32, 3)).astype(np.float32), np.array([0, 1, 2, 3], np.int32)
+
+
+def gradient_by_sgd(ghn, targets, batch):
+    """The gradient as the change that a step of plain gradient descent with rate 1 makes."""
+    trainer = Trainer(SMALL, optimizer := optax.sgd(1.0), label_smoothing=0.0, seed=0)
+    state, metrics = trainer.step(init_state(ghn.params, optimizer), targets, *batch)
+    return jax.tree.map(lambda old, new: old - new, ghn.params, state.params), metrics
+
+
+def test_gradient_by_finite_differences(ghn, targets, batch):
+    gradient, metrics = gradient_by_sgd(ghn, targets, batch)
+    assert metrics.loss == pytest.approx(np.mean(metrics.losses))
+    assert metrics.grad_norm == pytest.approx(float(optax.global_norm(gradient)), rel=1e-3)
+
+    def loss(params):
+        key = jax.random.fold_in(jax.random.key(0), 0)
+        values = []
+        for index, target in enumerate(targets):
+            predicted = predict_params(target.graph, GHN(SMALL, params))
+            values.append(
+                dispatch.value_and_grad(
+                    target.program, predicted, *map(jnp.asarray, batch), dropout_key=jax.random.fold_in(key, index)
+                ).loss
+            )
+        return float(np.mean(values))
+
+    assert loss(ghn.params) == pytest.approx(metrics.loss, rel=1e-5)
+    # Along the gradient itself the loss must change by the gradient's squared norm.
+    size = 2e-3 / metrics.grad_norm
+    up, down = (
+        loss(jax.tree.map(lambda p, g, sign=sign: p + sign * size * g, ghn.params, gradient)) for sign in (1, -1)
+    )
+    assert (up - down) / (2 * size) == pytest.approx(metrics.grad_norm**2, rel=0.05)
+
+
+def test_meta_batch_averages(ghn, targets, batch):
+    both, metrics = gradient_by_sgd(ghn, targets, batch)
+    first, of_first = gradient_by_sgd(ghn, targets[:1], batch)
+    second, of_second = gradient_by_sgd(ghn, targets[1:], batch)
+    np.testing.assert_allclose(metrics.losses, [of_first.loss, of_second.loss], rtol=1e-5)
+    for mean, a, b in zip(*map(jax.tree.leaves, (both, first, second)), strict=True):
+        np.testing.assert_allclose(mean, (a + b) / 2, atol=1e-5)
+
+
+def test_optimizer_is_adam_with_l2_and_clipping():
+    config = TrainConfig(steps=10, learning_rate=0.1, weight_decay=0.5, clip_norm=1.0, decay_at=(0.5,))
+    optimizer = make_optimizer(config)
+    params, gradient = {"w": jnp.array([3.0, -1.0])}, {"w": jnp.array([30.0, 40.0])}
+    state = optimizer.init(params)
+    mean, square = np.zeros(2), np.zeros(2)
+    w = np.array([3.0, -1.0])
+    for count in range(1, 8):
+        updates, state = optimizer.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+        g = np.array([0.6, 0.8]) + 0.5 * w
+        mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
+        rate = 0.1 if count <= 5 else 0.01
+        w = w - rate * (mean / (1 - 0.9**count)) / (np.sqrt(square / (1 - 0.999**count)) + 1e-8)
+        np.testing.assert_allclose(params["w"], w, rtol=1e-4)
+
+
+def test_non_finite_loss_names_step_and_architectures(ghn, targets, batch):
+    trainer = Trainer(SMALL, optimizer := optax.sgd(1.0), label_smoothing=0.0, seed=0)
+    state = init_state(ghn.params, optimizer)
+    with pytest.raises(NonFiniteLossError, match=r"step 0: the loss of train architectures \[5, 6\]"):
+        trainer.step(state, targets, np.full_like(batch[0], np.nan), batch[1])
+
+
+def test_meta_batches_are_reproducible_and_bounded():
+    config = TrainConfig(meta_batch=3, max_multiply_adds=30_000_000, fixed_width=32)
+    first, again = (list(itertools.islice(meta_batches(config, CIFAR10), 4)) for _ in range(2))
+    assert [[t.number for t in m] for m in first] == [[t.number for t in m] for m in again]
+    for meta_batch in first:
+        assert len(meta_batch) == 3
+        assert sum(t.graph.num_nodes for t in meta_batch) <= MAX_NODES_BATCH
+        assert all(t.program.multiply_adds <= 30_000_000 and t.architecture.C == 32 for t in meta_batch)
+    other = next(meta_batches(dataclasses.replace(config, seed=1), CIFAR10))
+    assert [t.number for t in other] != [t.number for t in first[0]]
+    with pytest.raises(ArchitectureError, match="max_multiply_adds=10"):
+        next(meta_batches(dataclasses.replace(config, max_multiply_adds=10), CIFAR10))
+
+
+def test_prefetch_keeps_order_and_errors():
+    def items():
+        yield from range(20)
+        raise RuntimeError("broken")
+
+    seen = []
+    with pytest.raises(RuntimeError, match="broken"):
+        for item in prefetch(items()):
+            seen.append(item)
+    assert seen == list(range(20))
+    assert list(prefetch([1, 2])) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"stepz": 3}, "no field 'stepz'; did you mean 'steps'"),
+        ({"steps": 0}, "steps=0"),
+        ({"ghn": "ghn9"}, "ghn='ghn9'"),
+        ({"meta_batch": -1}, "meta_batch=-1"),
+        ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
+        ({"decay_at": (2.0,)}, "decay_at"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+    ],
+)
+def test_bad_configuration(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        from_fields(fields)
+
+
+def test_checkpoint_round_trip(tmp_path, ghn):
+    path = tmp_path / "checkpoint"
+    description = checkpoint.Description(SMALL, CIFAR10, 7, {"seed": 0})
+    checkpoint.save(path, description, {"params": ghn.params, "opt_state": [np.arange(3)]})
+    assert checkpoint.describe(path) == description
+    loaded = checkpoint.load_ghn(path)
+    assert loaded.config == SMALL
+    jax.tree.map(np.testing.assert_array_equal, loaded.params, ghn.params)
+    changed = jax.tree.map(lambda x: x + 1, ghn.params)
+    checkpoint.save(path, dataclasses.replace(description, step=8), {"params": changed})
+    assert checkpoint.describe(path).step == 8
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_ghn(path).params, changed)
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_bad_checkpoints(tmp_path, ghn):
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        checkpoint.load_ghn(tmp_path / "nothing")
+    (tmp_path / "foreign").mkdir()
+    with pytest.raises(CheckpointError, match="description.json"):
+        checkpoint.load_ghn(tmp_path / "foreign")
+    path = tmp_path / "checkpoint"
+    checkpoint.save(path, checkpoint.Description(SMALL, CIFAR10, 1, {}), {"params": ghn.params})
+    text = (path / "description.json").read_text()
+    fields = json.loads(text)
+    fields["ghn"]["hid"] = 16
+    (path / "description.json").write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match="has shape .* expected"):
+        checkpoint.load_ghn(path)
+    (path / "description.json").write_text(text[:40])
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.load_ghn(path)
+    (path / "description.json").write_text(text.replace("checkpoint 1", "checkpoint 99"))
+    with pytest.raises(CheckpointError, match="format"):
+        checkpoint.load_ghn(path)
+    (path / "description.json").write_text(text)
+    for file in (path / "arrays").rglob("*"):
+        if file.is_file() and file.stat().st_size > 1000:
+            file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match="arrays"):
+        checkpoint.load_ghn(path)
+
+
+def smoke_config(workdir, **fields):
+    return TrainConfig(
+        dataset="digits", workdir=str(workdir), steps=2, batch_size=8, meta_batch=2, fixed_width=32,
+        max_multiply_adds=8_000_000, **fields,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def small_hypernetwork(monkeypatch):
+    monkeypatch.setattr(TrainConfig, "hypernetwork", lambda self, task: SMALL)
+
+
+def test_two_steps(tmp_path, small_hypernetwork):
+    path = loop.train(smoke_config(tmp_path))
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(np.isfinite(row["loss"]) and len(row["architectures"]) == 2 for row in rows)
+    assert (tmp_path / "training.png").stat().st_size > 5000
+    description = checkpoint.describe(path)
+    assert description.step == 2 and description.train_config["batch_size"] == 8
+    trained, fresh = checkpoint.load_ghn(path), GHN.init(SMALL, seed=0)
+    moved = [float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (trained.params, fresh.params)), strict=True)]
+    assert max(moved) > 1e-4
+    again = loop.train(smoke_config(tmp_path / "again"))
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_ghn(again).params, trained.params)
+
+
+def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, monkeypatch):
+    real = step.Trainer.step
+
+    def interrupted(self, state, *args):
+        if int(state.step) == 1:
+            raise KeyboardInterrupt
+        return real(self, state, *args)
+
+    monkeypatch.setattr(step.Trainer, "step", interrupted)
+    assert checkpoint.describe(loop.train(smoke_config(tmp_path / "a"))).step == 1
+
+    def broken(self, state, *args):
+        if int(state.step) == 1:
+            raise NonFiniteLossError("step 1: the loss of train architectures [1] is not finite")
+        return real(self, state, *args)
+
+    monkeypatch.setattr(step.Trainer, "step", broken)
+    with pytest.raises(NonFiniteLossError):
+        loop.train(smoke_config(tmp_path / "b"))
+    assert checkpoint.describe(tmp_path / "b" / "checkpoint").step == 1
+
+
+def run_script(*arguments):
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_command_line_errors(tmp_path):
+    missing = run_script(
+        "experiments/train.py", "--config=configs/cifar.py", f"--config.data_dir={tmp_path}",
+        f"--config.workdir={tmp_path / 'run'}",
+    )  # fmt: skip
+    assert missing.returncode == 1 and "cifar-10" in missing.stderr and "Traceback" not in missing.stderr
+    foreign = run_script("experiments/evaluate.py", f"--checkpoint={tmp_path}")
+    assert foreign.returncode == 1 and "description.json" in foreign.stderr and "Traceback" not in foreign.stderr
