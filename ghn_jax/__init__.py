@@ -17,6 +17,8 @@ _MODULE_OF = {
     "Task": "ghn_jax.architecture",
     "named": "ghn_jax.architecture",
     "Graph": "ghn_jax.graph",
+    "build_graph": "ghn_jax.program_graph",
+    "load_ghn": "ghn_jax.checkpoint",
 }
 
 __all__ = list(_MODULE_OF)

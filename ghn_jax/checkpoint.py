@@ -108,6 +108,8 @@ def load_arrays(path: str | os.PathLike, like: Any) -> Any:
         stored = ocp.metadata(path / _ARRAYS).metadata
     except (ValueError, OSError, ocp.errors.InvalidLayoutError) as error:
         raise CheckpointError(f"{path}: the arrays are damaged or missing: {error}") from error
+    if stored is None:
+        raise CheckpointError(f"{path}: the arrays are damaged, their description cannot be read")
     known = {_name(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(stored)}
     everywhere = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     for keys, leaf in jax.tree_util.tree_leaves_with_path(like):

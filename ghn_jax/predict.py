@@ -69,6 +69,10 @@ def predict_params(graph: Graph, ghn: GHN) -> dict[str, jax.Array]:
       GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, or class
         layers of another number of classes than the hypernetwork predicts.
     """
+    if ghn is None:
+        from ghn_jax import pretrained
+
+        ghn = pretrained.load()
     if not isinstance(ghn, GHN):
         raise TypeError(f"predict_params expected a GHN, got {type(ghn).__name__}")
     padding.check_graph(graph)

@@ -85,7 +85,7 @@ def test_layers_behind_none_edges_are_unused():
     assert not live & unused
     assert "cells.0._ops.1.op.1.weight" in live
     assert "cells.0._ops.3.op.1.weight" in unused
-    assert "cells.3.preprocess0.op.1.weight" in unused
+    assert "cells.0.preprocess0.op.1.weight" in unused
     assert program.num_params_with_unused == program.num_params + sum(t.size for t in program.unused)
     for register, instruction in enumerate(program.instructions, start=1):
         assert all(source is None or source < register for source in instruction.inputs)

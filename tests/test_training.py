@@ -62,7 +62,7 @@ def gradient_by_sgd(ghn, targets, batch):
 def test_gradient_by_finite_differences(ghn, targets, batch):
     gradient, metrics = gradient_by_sgd(ghn, targets, batch)
     assert metrics.loss == pytest.approx(np.mean(metrics.losses))
-    assert metrics.grad_norm == pytest.approx(float(optax.global_norm(gradient)), rel=1e-3)
+    assert metrics.grad_norm == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-3)
 
     def loss(params):
         key = jax.random.fold_in(jax.random.key(0), 0)
@@ -177,6 +177,8 @@ def test_checkpoint_round_trip(tmp_path, ghn):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
 
 
+# Orbax leaves the tasks that failed on damaged files to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_bad_checkpoints(tmp_path, ghn):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         checkpoint.load_ghn(tmp_path / "nothing")
@@ -198,11 +200,11 @@ def test_bad_checkpoints(tmp_path, ghn):
     with pytest.raises(CheckpointError, match="format"):
         checkpoint.load_ghn(path)
     (path / "description.json").write_text(text)
-    for file in (path / "arrays").rglob("*"):
-        if file.is_file() and file.stat().st_size > 1000:
+    for files in ("arrays/state/**/d/*", "arrays/state/_METADATA"):  # values, then their description
+        for file in path.glob(files):
             file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(CheckpointError, match="arrays"):
-        checkpoint.load_ghn(path)
+        with pytest.raises(CheckpointError, match="damaged"):
+            checkpoint.load_ghn(path)
 
 
 def smoke_config(workdir, **fields):

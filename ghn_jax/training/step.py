@@ -86,7 +86,7 @@ class Trainer:
             (gradient,) = pull_back(cotangent)
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
-            return TrainState(state.step + 1, params, opt_state), optax.global_norm(gradient)
+            return TrainState(state.step + 1, params, opt_state), optax.tree.norm(gradient)
 
         self._decode = jax.jit(decode)
         self._update = jax.jit(update)
