@@ -15,14 +15,18 @@ import jax
 from ghn_jax.architecture import CIFAR10, named
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.ghn.config import ghn2
-from ghn_jax.predict import GHN, predict_params
+from ghn_jax.predict import GHN, predict_params, warm_up
 from ghn_jax.program_graph import build_graph
 
 NEVER_SEEN = 20
-WARM_UP = 20
 REPEATS = 20
 
-compilations = []
+compilations: list[float] = []
+
+
+def count_compilation(event, seconds, **_):
+    if event == "/jax/core/compile/backend_compile_duration":
+        compilations.append(seconds)
 
 
 def measure(architecture, ghn):
@@ -36,9 +40,7 @@ def measure(architecture, ghn):
 
 
 def main():
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda event, seconds, **_: event == "/jax/core/compile/backend_compile_duration" and compilations.append(seconds)
-    )
+    jax.monitoring.register_event_duration_secs_listener(count_compilation)
     ghn = GHN.init(ghn2(CIFAR10), seed=0)
     compilations.clear()
     print(f"{jax.default_backend()}, {jax.local_device_count()} device(s)\n")
@@ -55,9 +57,9 @@ def main():
     row("ResNet-50, warm, median", statistics.median(r[0] for r in runs), statistics.median(r[1] for r in runs), count)
     row("ResNet-50, warm, best", min(r[0] for r in runs), min(r[1] for r in runs), count)
 
-    for index in range(WARM_UP):  # every size of padded graph is compiled once
-        measure(sample_architecture("val", index), ghn)
-    print(f"{f'{WARM_UP} networks to warm up':67}{len(compilations):14}")
+    begin = time.perf_counter()
+    warm_up(ghn)
+    print(f"{'warm_up(ghn)':34}{'':10}{1e3 * (time.perf_counter() - begin):9.1f} ms{'':11}{len(compilations):14}")
     compilations.clear()
     runs = [measure(sample_architecture("test", index), ghn) for index in range(NEVER_SEEN)]
     graphs, params, counts = zip(*runs, strict=True)

@@ -60,10 +60,15 @@ class GHN:
         return cls(config, init(jax.random.key(seed), graphs, requests)["params"])
 
 
-def predict_params(graph: Graph, ghn: GHN) -> dict[str, jax.Array]:
+def predict_params(graph: Graph, ghn: GHN | None = None) -> dict[str, jax.Array]:
     """All parameters of the network that `graph` describes, by name, in JAX layout and in the order of its tensors.
 
     On the CPU the arrays share one piece of memory, which lives as long as any of them.
+
+    Args:
+      graph: of the network, for example from `build_graph`.
+      ghn: the hypernetwork; None takes the one shipped with the package (`ghn_jax.pretrained`), which was trained on
+        Fashion-MNIST.
 
     Raises:
       GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, or class
@@ -83,6 +88,18 @@ def predict_params(graph: Graph, ghn: GHN) -> dict[str, jax.Array]:
     _fit_all(buffers, graph.tensors, placements, decoded, ghn.config.weight_norm)
     # All at once, and as lists: JAX would sort the names of a dictionary.
     return dict(zip(buffers, jax.device_put(list(buffers.values()), may_alias=True), strict=True))
+
+
+def warm_up(ghn: GHN, max_nodes: int = 1023) -> None:
+    """Compiles all that predictions for graphs of up to `max_nodes` nodes need, so that none of them has to."""
+    one = np.zeros(1, np.int32)
+    graph = Graph(one, np.zeros((1, 4), np.int32), np.zeros((1, 1), np.int32), ())
+    for nodes in padding.NODE_BUCKETS:
+        padded = padding.stack([padding.pad(graph, nodes, ghn.config.max_distance)])
+        embeddings = np.asarray(_compiled(ghn.config, "embed")(ghn.params, padded))[0]
+        if nodes > max_nodes:
+            break
+    _decode(ghn, embeddings, Requests(*[one] * len(Requests._fields)))
 
 
 def embed_nodes(graph: Graph, ghn: GHN) -> np.ndarray:
