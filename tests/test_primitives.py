@@ -99,6 +99,19 @@ def test_attention_by_loops():
             np.testing.assert_allclose(out[i, head], expected, atol=1e-5)
 
 
+def test_attention_gradient():
+    q, k, v, cotangent = (random(seed, 2, 3, 5, 4) for seed in range(4))
+
+    def plain(q, k, v):
+        return jnp.einsum("bhij,bhjd->bhid", jax.nn.softmax(jnp.einsum("bhid,bhjd->bhij", q, k)), v)
+
+    expected, expected_pull = jax.vjp(plain, q, k, v)
+    actual, pull = jax.vjp(ops._attend, q, k, v)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
+    for a, e in zip(pull(cotangent), expected_pull(cotangent), strict=True):
+        np.testing.assert_allclose(a, e, atol=1e-5)
+
+
 def test_excitation_is_hard_swish():
     x, e = random(0, 1, 4, 4, 3), jnp.array([[-4.0, 0.5, 5.0]])
     out = ops.Excite(stride=2)((), x, e)

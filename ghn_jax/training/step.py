@@ -77,12 +77,10 @@ class Trainer:
         self._dropout_key = jax.random.key(seed)
         model = Hypernetwork(ghn)
 
-        def decode(params, graphs, requests) -> Decoded:
-            return model.apply({"params": params}, graphs, requests)
+        def decode(params, graphs, requests):
+            return jax.vjp(lambda params: model.apply({"params": params}, graphs, requests), params)
 
-        def update(state: TrainState, graphs, requests, cotangent: Decoded):
-            # The hypernetwork runs again here: cheaper than keeping what its gradient needs on the way out.
-            _, pull_back = jax.vjp(lambda params: decode(params, graphs, requests), state.params)
+        def update(state: TrainState, pull_back, cotangent: Decoded):
             (gradient,) = pull_back(cotangent)
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
             params = optax.apply_updates(state.params, updates)
@@ -106,7 +104,8 @@ class Trainer:
           NonFiniteLossError: naming the step and the architectures whose loss or gradient is not finite.
         """
         graphs, requests, placements = pad_meta_batch(targets, self._config)
-        decoded = Decoded(*map(np.asarray, self._decode(state.params, graphs, requests)))
+        decoded, pull_back = self._decode(state.params, graphs, requests)
+        decoded = Decoded(*map(np.asarray, decoded))
         cotangent = Decoded(*map(np.zeros_like, decoded))
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         step_key = jax.random.fold_in(self._dropout_key, int(state.step))
@@ -121,7 +120,7 @@ class Trainer:
             raise NonFiniteLossError(f"step {int(state.step)}: the loss of train architectures {bad} is not finite")
         for table in cotangent:
             table /= len(targets)
-        new_state, grad_norm = self._update(state, graphs, requests, cotangent)
+        new_state, grad_norm = self._update(state, pull_back, cotangent)
         if not np.isfinite(grad_norm):
             numbers = [target.number for target in targets]
             raise NonFiniteLossError(
@@ -181,7 +180,7 @@ def pad_meta_batch(
 # Coarser steps than in prediction: the hypernetwork's gradient takes many seconds to compile for every combination,
 # and its time is a small part of a step.
 _NODES = (256, 512, 1024, 2304)
-_ROWS = Sizes(dense=1024, depthwise=1024, vector=512, classes=1)
+_ROWS = Sizes(dense=512, depthwise=512, vector=256, classes=1)
 
 
 @functools.cache
