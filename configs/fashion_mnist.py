@@ -2,7 +2,7 @@
 
 Command:  python experiments/train.py --config=configs/fashion_mnist.py
 Hardware: 2 CPU cores
-Time:     45 minutes
+Time:     40 minutes
 Score:    see the README
 """
 
@@ -18,12 +18,12 @@ def get_config() -> ConfigDict:
             "workdir": "runs/fashion_mnist",
             "seed": 0,
             "ghn": "ghn2",
-            "steps": 2500,
+            "steps": 3000,
             "batch_size": 32,
-            "meta_batch": 4,
+            "meta_batch": 2,
             "learning_rate": 1e-3,
-            "max_multiply_adds": 60_000_000,
+            "max_multiply_adds": 40_000_000,
             "fixed_width": 32,
-            "max_minutes": 50.0,
+            "max_minutes": 40.0,
         }
     )
