@@ -8,7 +8,9 @@ of padded meta-batch) and the networks' instructions (`ghn_jax.dispatch`).
 
 from __future__ import annotations
 
+import concurrent.futures
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -86,6 +88,7 @@ class Trainer:
             params = optax.apply_updates(state.params, updates)
             return TrainState(state.step + 1, params, opt_state), optax.tree.norm(gradient)
 
+        self._threads = concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ghn_jax_networks")
         self._decode = jax.jit(decode)
         self._update = jax.jit(update)
 
@@ -109,13 +112,16 @@ class Trainer:
         cotangent = Decoded(*map(np.zeros_like, decoded))
         images, labels = jnp.asarray(images), jnp.asarray(labels)
         step_key = jax.random.fold_in(self._dropout_key, int(state.step))
-        losses, correct, bad = [], 0, []
-        for index, (target, places) in enumerate(zip(targets, placements, strict=True)):
-            gradients = self._network(target, places, decoded, cotangent, images, labels, step_key, index)
-            losses.append(float(gradients.loss))
-            correct += int(gradients.correct)
-            if not np.isfinite(losses[-1]):
-                bad.append(target.number)
+        # Single instructions rarely keep all cores busy; networks are independent of each other.
+        results = list(
+            self._threads.map(
+                lambda item: self._network(*item[1], decoded, cotangent, images, labels, step_key, item[0]),
+                enumerate(zip(targets, placements, strict=True)),
+            )
+        )
+        losses = [float(gradients.loss) for gradients in results]
+        correct = sum(int(gradients.correct) for gradients in results)
+        bad = [target.number for target, loss in zip(targets, losses, strict=True) if not np.isfinite(loss)]
         if bad:
             raise NonFiniteLossError(f"step {int(state.step)}: the loss of train architectures {bad} is not finite")
         for table in cotangent:
