@@ -119,14 +119,13 @@ def load_arrays(path: str | os.PathLike, like: Any) -> Any:
         if tuple(known[name].shape) != tuple(leaf.shape):
             raise CheckpointError(f"{path}: array {name} has shape {tuple(known[name].shape)}, expected {leaf.shape}")
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), like)
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
     try:
-        with ocp.Context(pytree_options=ocp.options.PyTreeOptions(loading=_PARTIAL)):
+        with context:
             return ocp.load(path / _ARRAYS, wanted)
     except (ValueError, OSError) as error:
         raise CheckpointError(f"{path}: the arrays are damaged: {error}") from error
-
-
-_PARTIAL = ocp.options.PyTreeOptions.Loading(partial_load=True)
 
 
 def _name(keys) -> str:
