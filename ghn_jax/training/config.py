@@ -34,7 +34,7 @@ class TrainConfig:
       label_smoothing: see `dispatch.cross_entropy`.
       max_multiply_adds: architectures that cost more per image are passed over; None takes all.
       fixed_width: channels of all training networks; None draws them as in the paper.
-      max_minutes: stop with a checkpoint after so many minutes; the learning rate still follows `steps`. None: no limit.
+      max_minutes: stop with a checkpoint after so many minutes, None for no limit; the learning rate follows `steps`.
     """
 
     dataset: str = "cifar10"
