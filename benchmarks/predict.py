@@ -63,7 +63,7 @@ def main():
     compilations.clear()
     runs = [measure(sample_architecture("test", index), ghn) for index in range(NEVER_SEEN)]
     graphs, params, counts = zip(*runs, strict=True)
-    row(f"{NEVER_SEEN} never seen, median", statistics.median(graphs), statistics.median(params), statistics.median(counts))
+    row(f"{NEVER_SEEN} never seen, median", *map(statistics.median, (graphs, params, counts)))
     slowest = max(runs, key=lambda run: run[0] + run[1])
     row(f"{NEVER_SEEN} never seen, slowest", *slowest)
 

@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
             "workdir": "runs/cifar",
             "seed": 0,
             "ghn": "ghn2",
+            "start": "random",
             "steps": 300 * 703,
             "batch_size": 64,
             "meta_batch": 8,

@@ -1,4 +1,6 @@
-"""GHN-2 on the 8x8 digits of scikit-learn: the demo.
+"""GHN-2 on the 8x8 digits of scikit-learn, from the weights that come with the package (Fashion-MNIST): the demo.
+
+With --config.start=random it starts from random weights, and learns more slowly.
 
 Command:  python experiments/train.py --config=configs/digits.py
 Hardware: 2 CPU cores
@@ -18,10 +20,13 @@ def get_config() -> ConfigDict:
             "workdir": "runs/digits",
             "seed": 0,
             "ghn": "ghn2",
-            "steps": 900,
+            "start": "pretrained",
+            "steps": 700,
             "batch_size": 32,
             "meta_batch": 2,
-            "learning_rate": 2e-3,
+            "learning_rate": 1e-3,
+            "decay_at": (0.8, 0.95),
+            "network_clip_norm": 1.0,
             "max_multiply_adds": 12_000_000,
             "fixed_width": 32,
             "max_minutes": 5.7,

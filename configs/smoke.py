@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
             "workdir": "runs/smoke",
             "seed": 0,
             "ghn": "ghn2",
+            "start": "random",
             "steps": 2,
             "batch_size": 16,
             "meta_batch": 2,

@@ -13,6 +13,7 @@ from absl import app
 from ml_collections import config_flags
 
 from ghn_jax.architecture import ArchitectureError
+from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.images import ImageError
@@ -33,7 +34,7 @@ def main(argv):
         config = from_fields(dict(_CONFIG.value))
         print(f"training {config.ghn} on {config.dataset}, {jax.device_count()} {jax.default_backend()} device(s)")
         checkpoint = train(config)
-    except (ArchitectureError, ConfigError, ImageError, NonFiniteLossError) as error:
+    except (ArchitectureError, CheckpointError, ConfigError, ImageError, NonFiniteLossError) as error:
         sys.exit(str(error))
     print(f"\ncheckpoint: {checkpoint}\nnext: python experiments/evaluate.py --checkpoint={checkpoint} --split=val")
 

@@ -42,14 +42,14 @@ class Window:
         height, width = self.output_size(x.shape[1:3])
         pads = ((0, 0), (self.padding[0],) * 2, (self.padding[1],) * 2, (0, 0))
         padded = jnp.pad(x, pads, constant_values=padding_value)
-        (sy, sx), step = self.stride, self.dilation
-        return [
-            [
-                padded[:, ky * step : ky * step + (height - 1) * sy + 1 : sy, kx * step : kx * step + (width - 1) * sx + 1 : sx]
-                for kx in range(self.kernel[1])
-            ]
-            for ky in range(self.kernel[0])
-        ]  # fmt: skip
+
+        def met(position: int, outputs: int, stride: int) -> slice:
+            start = position * self.dilation
+            return slice(start, start + (outputs - 1) * stride + 1, stride)
+
+        rows = [met(ky, height, self.stride[0]) for ky in range(self.kernel[0])]
+        columns = [met(kx, width, self.stride[1]) for kx in range(self.kernel[1])]
+        return [[padded[:, row, column] for column in columns] for row in rows]
 
     def map_rows(self, function: Callable[[list[jax.Array]], jax.Array], x: jax.Array) -> jax.Array:
         """`function(self.shifts(x)[ky])` for every `ky`, stacked; compiled once for all of them."""

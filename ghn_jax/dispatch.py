@@ -1,9 +1,8 @@
 """Runs programs one compiled instruction at a time, so that a network never seen before costs no compilation.
 
-XLA compiles a whole network in seconds, for many networks far longer than running it takes.  Networks of DeepNets-1M are
-made of a few hundred signatures (a primitive with its input shapes): each is compiled once, forwards and backwards,
-and any network is then a list of calls.  `interpreter.run` is the other choice, for one network that runs many
-times.
+XLA compiles a whole network in seconds, for many networks far longer than running it takes.  Networks of DeepNets-1M
+are made of a few hundred signatures (a primitive with its input shapes): each is compiled once, forwards and backwards,
+and any network is then a list of calls.  `interpreter.run` is the other choice, for one network that runs many times.
 
 The values are those of `interpreter.run`; gradients come from `jax.vjp` of the same primitives, the registers being the
 tape.

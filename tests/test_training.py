@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from ghn_jax import checkpoint, dispatch
+from ghn_jax import checkpoint, dispatch, pretrained
 from ghn_jax.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.deepnets.sampler import MAX_NODES_BATCH
@@ -22,7 +22,7 @@ from ghn_jax.predict import GHN, predict_params
 from ghn_jax.training import loop, step
 from ghn_jax.training.config import TrainConfig, from_fields
 from ghn_jax.training.prefetch import prefetch
-from ghn_jax.training.step import NonFiniteLossError, Trainer, init_state, make_optimizer
+from ghn_jax.training.step import NonFiniteLossError, Trainer, clip_by_norm, init_state, make_optimizer
 from ghn_jax.training.targets import make_target, meta_batches
 
 ROOT = Path(__file__).parent.parent
@@ -94,6 +94,34 @@ def test_meta_batch_averages(ghn, targets, batch):
         np.testing.assert_allclose(mean, (a + b) / 2, atol=1e-5)
 
 
+def test_every_network_is_clipped_by_itself(ghn, targets, batch):
+    _, metrics = gradient_by_sgd(ghn, targets, batch)
+
+    def network_gradients(largest):
+        """Cotangents of the meta-batch's parameters, taken where they enter the hypernetwork."""
+        trainer = Trainer(SMALL, optimizer := optax.sgd(1.0), label_smoothing=0.0, seed=0, network_clip_norm=largest)
+        state, _ = trainer.step(init_state(ghn.params, optimizer), targets, *batch)
+        return jax.tree.map(lambda old, new: old - new, ghn.params, state.params)
+
+    free, loose, tight = map(network_gradients, (None, 1e9, 1e-3))
+    jax.tree.map(np.testing.assert_array_equal, free, loose)
+    assert 0 < float(optax.tree.norm(tight)) < 0.1 * metrics.grad_norm
+    # Below both norms the gradient is proportional to the limit.
+    half = network_gradients(5e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 2 * b, atol=1e-6), tight, half)
+
+
+def test_clip_by_norm_keeps_direction():
+    gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
+    jax.tree.map(np.testing.assert_array_equal, clip_by_norm(gradients, 5.0), gradients)
+    clipped = clip_by_norm(gradients, 1.0)
+    np.testing.assert_allclose(clipped["a"], [0.6, 0], rtol=1e-6)
+    np.testing.assert_allclose(clipped["b"], [[0.8]], rtol=1e-6)
+    huge = clip_by_norm({"a": jnp.array([3e30, 4e30])}, 1.0)  # the square overflows float32
+    np.testing.assert_allclose(huge["a"], [0.6, 0.8], rtol=1e-6)
+    assert not np.isfinite(clip_by_norm({"a": jnp.array([np.nan, 1.0])}, 1.0)["a"]).all()
+
+
 def test_optimizer_is_adam_with_l2_and_clipping():
     config = TrainConfig(steps=10, learning_rate=0.1, weight_decay=0.5, clip_norm=1.0, decay_at=(0.5,))
     optimizer = make_optimizer(config)
@@ -155,6 +183,7 @@ def test_prefetch_keeps_order_and_errors():
         ({"label_smoothing": 1.0}, "label_smoothing=1.0"),
         ({"decay_at": (2.0,)}, "decay_at"),
         ({"learning_rate": 0.0}, "learning_rate"),
+        ({"network_clip_norm": 0.0}, "network_clip_norm"),
     ],
 )
 def test_bad_configuration(fields, message):
@@ -228,10 +257,26 @@ def test_two_steps(tmp_path, small_hypernetwork):
     description = checkpoint.describe(path)
     assert description.step == 2 and description.train_config["batch_size"] == 8
     trained, fresh = checkpoint.load_ghn(path), GHN.init(SMALL, seed=0)
-    moved = [float(np.abs(a - b).max()) for a, b in zip(*map(jax.tree.leaves, (trained.params, fresh.params)), strict=True)]
-    assert max(moved) > 1e-4
+    moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), trained.params, fresh.params)
+    assert max(jax.tree.leaves(moved)) > 1e-4
     again = loop.train(smoke_config(tmp_path / "again"))
     jax.tree.map(np.testing.assert_array_equal, checkpoint.load_ghn(again).params, trained.params)
+
+
+def test_start_from_a_checkpoint(tmp_path, ghn, small_hypernetwork):
+    changed = jax.tree.map(lambda x: x + 0.5, ghn.params)
+    checkpoint.save(tmp_path / "first", checkpoint.Description(SMALL, CIFAR10, 1, {}), {"params": changed})
+    config = smoke_config(tmp_path / "run", start=str(tmp_path / "first"))
+    jax.tree.map(np.testing.assert_array_equal, loop.start_params(config, SMALL), changed)
+    other = dataclasses.replace(SMALL, hid=16)
+    with pytest.raises(ConfigError, match=r"config.start=.*first' is .*hid=8.* expected .*hid=16"):
+        loop.start_params(config, other)
+    with pytest.raises(ConfigError, match="config.start='pretrained'"):
+        loop.start_params(dataclasses.replace(config, start="pretrained"), SMALL)
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
+        loop.train(dataclasses.replace(config, start=str(tmp_path / "nothing")))
+    shipped = loop.start_params(dataclasses.replace(config, start="pretrained"), pretrained.load().config)
+    jax.tree.map(np.testing.assert_array_equal, shipped, pretrained.load().params)
 
 
 def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, monkeypatch):

@@ -31,6 +31,11 @@ class TrainConfig:
       decay_at: shares of the run after which the learning rate is divided by 10.
       weight_decay: L2 penalty, added to the gradient.
       clip_norm: largest global norm of the gradient.
+      network_clip_norm: largest norm of one network's gradient with respect to its own parameters, None for no limit
+        (as in the original).  The median is about 3, but networks without normalisation reach thousands and would
+        drown the others of their meta-batch and the steps after it.
+      start: what the hypernetwork starts from: "random" weights, the "pretrained" ones that come with the package, or
+        those of the checkpoint in this folder.
       label_smoothing: see `dispatch.cross_entropy`.
       max_multiply_adds: architectures that cost more per image are passed over; None takes all.
       fixed_width: channels of all training networks; None draws them as in the paper.
@@ -49,6 +54,8 @@ class TrainConfig:
     decay_at: tuple[float, ...] = (200 / 300, 250 / 300)
     weight_decay: float = 1e-5
     clip_norm: float = 5.0
+    network_clip_norm: float | None = None
+    start: str = "random"
     label_smoothing: float = 0.0
     max_multiply_adds: int | None = None
     fixed_width: int | None = None
@@ -69,7 +76,7 @@ class TrainConfig:
         require(self.weight_decay >= 0, "weight_decay", "at least 0")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number from 0 up to 1")
         require(all(0 < share <= 1 for share in self.decay_at), "decay_at", "shares of the run between 0 and 1")
-        for field in ("max_multiply_adds", "fixed_width", "max_minutes"):
+        for field in ("max_multiply_adds", "fixed_width", "max_minutes", "network_clip_norm"):
             value = getattr(self, field)
             require(value is None or value > 0, field, "a positive number or None")
 

@@ -7,14 +7,15 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from tqdm import tqdm
 
-from ghn_jax import checkpoint, images
+from ghn_jax import checkpoint, images, pretrained
 from ghn_jax.architecture import Task
 from ghn_jax.checkpoint import Description
-from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.images import Dataset
 from ghn_jax.predict import GHN
 from ghn_jax.training.config import TrainConfig
@@ -35,6 +36,7 @@ def train(config: TrainConfig) -> Path:
 
     Raises:
       ImageError: the data set is not there.
+      CheckpointError, ConfigError: see `start_params`.
       NonFiniteLossError: see `Trainer.step`.
     """
     dataset = images.load(config.dataset, config.data_dir)
@@ -44,8 +46,8 @@ def train(config: TrainConfig) -> Path:
     workdir.mkdir(parents=True, exist_ok=True)
     hypernet = config.hypernetwork(task)
     optimizer = make_optimizer(config)
-    trainer = Trainer(hypernet, optimizer, config.label_smoothing, config.seed)
-    state = init_state(GHN.init(hypernet, config.seed).params, optimizer)
+    trainer = Trainer(hypernet, optimizer, config.label_smoothing, config.seed, config.network_clip_norm)
+    state = init_state(start_params(config, hypernet), optimizer)
     run = _Run(config, task, hypernet, workdir, state)
     with open(workdir / "metrics.jsonl", "w") as metrics, tqdm(total=config.steps, unit="step") as bar:
         try:
@@ -56,6 +58,21 @@ def train(config: TrainConfig) -> Path:
             run.save()
     plot_training(workdir / "metrics.jsonl", workdir / "training.png")
     return run.checkpoint
+
+
+def start_params(config: TrainConfig, hypernet: HypernetConfig) -> Any:
+    """The weights that training starts from.
+
+    Raises:
+      CheckpointError: no checkpoint at `config.start`.
+      ConfigError: it holds another hypernetwork than `hypernet`.
+    """
+    if config.start == "random":
+        return GHN.init(hypernet, config.seed).params
+    ghn = pretrained.load() if config.start == "pretrained" else checkpoint.load_ghn(config.start)
+    if ghn.config != hypernet:
+        raise ConfigError(f"config.start={config.start!r} is {ghn.config}, expected {hypernet}")
+    return ghn.params
 
 
 @dataclasses.dataclass

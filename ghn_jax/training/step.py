@@ -11,7 +11,7 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -72,10 +72,16 @@ class Trainer:
     """The update for one hypernetwork and optimiser; holds compiled functions, no state of the run."""
 
     def __init__(
-        self, ghn: HypernetConfig, optimizer: optax.GradientTransformation, label_smoothing: float, seed: int
+        self,
+        ghn: HypernetConfig,
+        optimizer: optax.GradientTransformation,
+        label_smoothing: float,
+        seed: int,
+        network_clip_norm: float | None = None,
     ):
         self._config = ghn
         self._label_smoothing = label_smoothing
+        self._network_clip_norm = network_clip_norm
         self._dropout_key = jax.random.key(seed)
         model = Hypernetwork(ghn)
 
@@ -157,6 +163,8 @@ class Trainer:
             dropout_key=jax.random.fold_in(step_key, index),
             label_smoothing=self._label_smoothing,
         )
+        if self._network_clip_norm is not None:
+            gradients = gradients._replace(params=clip_by_norm(gradients.params, self._network_clip_norm))
         pulled = [
             _fit_backward(tensor.role, tensor.shape, weight_norm)(values, gradients.params[tensor.name])
             for tensor, values in zip(tensors, rows, strict=True)
@@ -164,6 +172,17 @@ class Trainer:
         for place, bar in zip(places, pulled, strict=True):
             cotangent[place.table][place.start : place.start + place.rows] += np.asarray(bar)
         return gradients
+
+
+def clip_by_norm(gradients: Mapping[str, jax.Array], largest: float) -> dict[str, np.ndarray]:
+    """The gradients scaled down to a global norm of at most `largest`; what is not finite stays so."""
+    gradients = {name: np.asarray(values) for name, values in gradients.items()}
+    # In float64, where the squares of float32 numbers cannot overflow.
+    norm = np.sqrt(sum(np.sum(np.square(values, dtype=np.float64)) for values in gradients.values()))
+    if norm <= largest:
+        return gradients
+    scale = np.float32(largest / norm)
+    return {name: values * scale for name, values in gradients.items()}
 
 
 def pad_meta_batch(
