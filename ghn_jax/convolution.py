@@ -2,9 +2,11 @@
 
 Arrays are NHWC, kernels HWIO; `padding` is symmetric zero padding `(height, width)` as in PyTorch.
 
-On CPUs XLA's gradient of a convolution with respect to its kernel is several times slower than the matrix products
-it amounts to, and grouped convolutions are tens of times slower than sums of shifted products, so there both are
-written out here.  Other backends keep the native convolution and its gradient.
+On CPUs XLA runs a convolution fast only with its axes in the order of a forward one.  It brings others, such as
+gradients, into this order at the top level of a program, but not within loops and branches, where they are 10 to 100
+times slower: so gradients are written in this order here, with barriers that keep XLA from undoing it.  Grouped
+convolutions are tens of times slower than sums of shifted products, which take their place.  Other backends keep the
+native convolution and its gradient.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 
 Size = tuple[int, int]
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,17 @@ class Window:
             for axis in (0, 1)
         )
         return height, width
+
+    def gradient_padding(self, size: Size, output_size: Size) -> tuple[list[int], list[int]]:
+        """Padding, before and after each axis, of the convolution that is the gradient with respect to the input.
+
+        It may be negative: rows that no output depends on.
+        """
+        extent = [self.dilation * (kernel - 1) + 1 for kernel in self.kernel]
+        low = [extent[axis] - 1 - self.padding[axis] for axis in (0, 1)]
+        spread = [(output_size[axis] - 1) * self.stride[axis] + 1 for axis in (0, 1)]
+        high = [size[axis] + extent[axis] - 1 - low[axis] - spread[axis] for axis in (0, 1)]
+        return low, high
 
     def shifts(self, x: jax.Array, padding_value: float = 0.0) -> list[list[jax.Array]]:
         """For every kernel position `[ky][kx]` the values of `x` that it meets, each `[B, H', W', C]`."""
@@ -88,7 +103,7 @@ def _native(x: jax.Array, kernel: jax.Array, window: Window, groups: int = 1) ->
         window_strides=window.stride,
         padding=[(pad, pad) for pad in window.padding],
         rhs_dilation=(window.dilation, window.dilation),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        dimension_numbers=_DIMENSIONS,
         feature_group_count=groups,
     )
 
@@ -104,13 +119,42 @@ def _convolve_forward(x, kernel, window):
 
 def _convolve_backward(window, residuals, cotangent):
     x, kernel = residuals
-    _, pull_back = jax.vjp(lambda x: _native(x, kernel, window), x)
-    flat = cotangent.reshape(-1, cotangent.shape[-1])
+    return _input_gradient(x.shape, kernel, cotangent, window), _kernel_gradient(x, kernel.shape, cotangent, window)
 
-    def kernel_row(shifts):
-        return jnp.stack([values.reshape(-1, x.shape[-1]).T @ flat for values in shifts])
 
-    return (*pull_back(cotangent), window.map_rows(kernel_row, x))
+def _input_gradient(shape: tuple[int, ...], kernel: jax.Array, cotangent: jax.Array, window: Window) -> jax.Array:
+    """A convolution of the cotangent, spread out by the stride, with the kernel turned round."""
+    low, high = window.gradient_padding(shape[1:3], cotangent.shape[1:3])
+    return lax.conv_general_dilated(
+        cotangent,
+        lax.optimization_barrier(jnp.swapaxes(kernel[::-1, ::-1], 2, 3)),
+        window_strides=(1, 1),
+        padding=list(zip(low, high, strict=True)),
+        lhs_dilation=window.stride,
+        rhs_dilation=(window.dilation,) * 2,
+        dimension_numbers=_DIMENSIONS,
+    )
+
+
+def _kernel_gradient(x: jax.Array, shape: tuple[int, ...], cotangent: jax.Array, window: Window) -> jax.Array:
+    """A convolution of the input with the cotangent, in which batch and channels change places."""
+    high = [
+        (cotangent.shape[axis + 1] - 1) * window.stride[axis]
+        + (shape[axis] - 1) * window.dilation
+        + 1
+        - x.shape[axis + 1]
+        - window.padding[axis]
+        for axis in (0, 1)
+    ]
+    gradient = lax.conv_general_dilated(
+        lax.optimization_barrier(jnp.transpose(x, (3, 1, 2, 0))),
+        lax.optimization_barrier(jnp.transpose(cotangent, (1, 2, 0, 3))),
+        window_strides=(window.dilation,) * 2,
+        padding=list(zip(window.padding, high, strict=True)),
+        rhs_dilation=window.stride,
+        dimension_numbers=_DIMENSIONS,
+    )
+    return jnp.transpose(gradient, (1, 2, 0, 3))
 
 
 _convolve_cpu.defvjp(_convolve_forward, _convolve_backward)
@@ -135,10 +179,7 @@ def _depthwise_backward(window, residuals, cotangent):
     kernel_bar = window.map_rows(kernel_row, x)[:, :, None]
     # The gradient with respect to x is a depthwise convolution too: of the cotangent, spread out by the stride,
     # with the kernel turned round.
-    extent = [window.dilation * (size - 1) + 1 for size in window.kernel]
-    low = [extent[axis] - 1 - window.padding[axis] for axis in (0, 1)]
-    spread = [(cotangent.shape[axis + 1] - 1) * window.stride[axis] + 1 for axis in (0, 1)]
-    high = [x.shape[axis + 1] + extent[axis] - 1 - low[axis] - spread[axis] for axis in (0, 1)]
+    low, high = window.gradient_padding(x.shape[1:3], cotangent.shape[1:3])
     padding = [(0, 0, 0), *((low[axis], high[axis], window.stride[axis] - 1) for axis in (0, 1)), (0, 0, 0)]
     spread_cotangent = lax.pad(cotangent, jnp.zeros((), cotangent.dtype), padding)
     whole = Window(window.kernel, dilation=window.dilation)

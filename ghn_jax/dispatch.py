@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ghn_jax.losses import cross_entropy
 from ghn_jax.interpreter import Params, check_images, check_params
 from ghn_jax.primitives import BatchNorm, Linear, Moments, Primitive
 from ghn_jax.program import INPUT, Instruction, Program
@@ -191,10 +192,3 @@ def _add(a: jax.Array, b: jax.Array) -> jax.Array:
 def _loss_and_cotangent(logits: jax.Array, labels: jax.Array, label_smoothing: float):
     loss, cotangent = jax.value_and_grad(cross_entropy)(logits, labels, label_smoothing)
     return loss, jnp.sum(jnp.argmax(logits, -1) == labels), cotangent
-
-
-def cross_entropy(logits: jax.Array, labels: jax.Array, label_smoothing: float = 0.0) -> jax.Array:
-    """Mean cross-entropy of `logits [B, classes]` with smoothed `labels [B]` (Szegedy et al. 2016)."""
-    log_probs = jax.nn.log_softmax(logits)
-    hit = jnp.take_along_axis(log_probs, labels[:, None], axis=-1)[:, 0]
-    return -jnp.mean((1 - label_smoothing) * hit + label_smoothing * jnp.mean(log_probs, axis=-1))

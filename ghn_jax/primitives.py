@@ -50,6 +50,9 @@ class Primitive:
     arity: ClassVar[int] = 1
     """Number of inputs; 0 for any number."""
 
+    gradient_reads_inputs: ClassVar[bool] = True
+    """Whether the gradient depends on the values of the inputs; if not they need not be kept for it."""
+
     @property
     def parameters(self) -> tuple[Parameter, ...]:
         """The parameter tensors it needs."""
@@ -222,6 +225,8 @@ class MaxPool(Primitive):
 class AvgPool(Primitive):
     """Mean over the part of a window that lies inside the image."""
 
+    gradient_reads_inputs: ClassVar[bool] = False
+
     kernel: int = 3
     stride: int = 1
 
@@ -244,6 +249,7 @@ class Add(Primitive):
     """Sum of two activations."""
 
     arity: ClassVar[int] = 2
+    gradient_reads_inputs: ClassVar[bool] = False
 
     def __call__(self, params, *inputs):
         return inputs[0] + inputs[1]
@@ -254,6 +260,7 @@ class Concat(Primitive):
     """Concatenation along the channels; an absent input (None) counts as zeros of the shape of the others."""
 
     arity: ClassVar[int] = 0
+    gradient_reads_inputs: ClassVar[bool] = False
 
     def output_shape(self, shapes):
         present = [shape for shape in shapes if shape is not None]
@@ -267,6 +274,8 @@ class Concat(Primitive):
 @dataclasses.dataclass(frozen=True)
 class Subsample(Primitive):
     """Every `stride`-th row and column."""
+
+    gradient_reads_inputs: ClassVar[bool] = False
 
     stride: int
 
@@ -289,6 +298,8 @@ class Relu(Primitive):
 @dataclasses.dataclass(frozen=True)
 class PositionalEncoding(Primitive):
     """Adds a learned image of position codes."""
+
+    gradient_reads_inputs: ClassVar[bool] = False
 
     size: Size
     channels: int
@@ -361,6 +372,8 @@ _attend.defvjp(_attend_forward, _attend_backward)
 class Squeeze(Primitive):
     """Mean over all pixels, the first half of channel excitation."""
 
+    gradient_reads_inputs: ClassVar[bool] = False
+
     def output_shape(self, shapes):
         return (shapes[0][-1],)
 
@@ -390,6 +403,8 @@ class Excite(Primitive):
 class GlobalAvgPool(Primitive):
     """Mean over all pixels before the head."""
 
+    gradient_reads_inputs: ClassVar[bool] = False
+
     output_shape = Squeeze.output_shape
     __call__ = Squeeze.__call__
 
@@ -397,6 +412,8 @@ class GlobalAvgPool(Primitive):
 @dataclasses.dataclass(frozen=True)
 class Flatten(Primitive):
     """All features as one vector, channels outermost as in the original (tiled weights depend on the order)."""
+
+    gradient_reads_inputs: ClassVar[bool] = False
 
     def output_shape(self, shapes):
         height, width, channels = shapes[0]

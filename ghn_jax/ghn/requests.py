@@ -37,6 +37,11 @@ _TABLE_OF = {
 }
 
 
+def table_of_role(role: Role) -> Table:
+    """The table in which tensors of a role have their rows."""
+    return _TABLE_OF[role]
+
+
 class Requests(NamedTuple):
     """Rows to decode, int32.
 
