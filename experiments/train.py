@@ -17,9 +17,9 @@ from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.images import ImageError
+from ghn_jax.machine.table import MachineError
 from ghn_jax.training.config import from_fields
-from ghn_jax.training.loop import train
-from ghn_jax.training.step import NonFiniteLossError
+from ghn_jax.training.loop import NonFiniteLossError, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Path of a configuration, such as configs/cifar.py.")
 
@@ -34,7 +34,7 @@ def main(argv):
         config = from_fields(dict(_CONFIG.value))
         print(f"training {config.ghn} on {config.dataset}, {jax.device_count()} {jax.default_backend()} device(s)")
         checkpoint = train(config)
-    except (ArchitectureError, CheckpointError, ConfigError, ImageError, NonFiniteLossError) as error:
+    except (ArchitectureError, CheckpointError, ConfigError, ImageError, MachineError, NonFiniteLossError) as error:
         sys.exit(str(error))
     print(f"\ncheckpoint: {checkpoint}\nnext: python experiments/evaluate.py --checkpoint={checkpoint} --split=val")
 

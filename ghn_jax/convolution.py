@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ghn_jax.blocking import blocks
+
 Size = tuple[int, int]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -173,10 +175,16 @@ def _depthwise_forward(x, kernel, window):
 def _depthwise_backward(window, residuals, cotangent):
     x, kernel = residuals
 
-    def kernel_row(shifts):
-        return jnp.stack([jnp.sum(values * cotangent, axis=(0, 1, 2)) for values in shifts])
+    def add_block(gradient, block):
+        x, cotangent = block
 
-    kernel_bar = window.map_rows(kernel_row, x)[:, :, None]
+        def kernel_row(shifts):
+            return jnp.stack([jnp.sum(values * cotangent, axis=(0, 1, 2)) for values in shifts])
+
+        return gradient + window.map_rows(kernel_row, x)[:, :, None], None
+
+    zeros = jnp.zeros(kernel.shape, kernel.dtype)
+    kernel_bar, _ = lax.scan(add_block, zeros, blocks((x, cotangent), x[0].size * x.dtype.itemsize))
     # The gradient with respect to x is a depthwise convolution too: of the cotangent, spread out by the stride,
     # with the kernel turned round.
     low, high = window.gradient_padding(x.shape[1:3], cotangent.shape[1:3])

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ghn_jax.losses import cross_entropy
 from ghn_jax.interpreter import Params, check_images, check_params
+from ghn_jax.losses import cross_entropy
 from ghn_jax.primitives import BatchNorm, Linear, Moments, Primitive
 from ghn_jax.program import INPUT, Instruction, Program
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ghn_jax.blocking import blocks
 from ghn_jax.convolution import Size, Window, convolve, convolve_depthwise
 from ghn_jax.graph import Role
 
@@ -358,11 +359,17 @@ def _attend_forward(q, k, v):
 
 
 def _attend_backward(residuals, cotangent):
-    q, k, v = residuals
-    weights = _attention_weights(q, k)
-    weights_bar = cotangent @ _transpose(v)
-    scores_bar = weights * (weights_bar - jnp.sum(weights * weights_bar, axis=-1, keepdims=True))
-    return scores_bar @ k, _transpose(_transpose(q) @ scores_bar), _transpose(_transpose(cotangent) @ weights)
+    def block(arrays):
+        q, k, v, cotangent = arrays
+        weights = _attention_weights(q, k)
+        weights_bar = cotangent @ _transpose(v)
+        scores_bar = weights * (weights_bar - jnp.sum(weights * weights_bar, axis=-1, keepdims=True))
+        return scores_bar @ k, _transpose(_transpose(q) @ scores_bar), _transpose(_transpose(cotangent) @ weights)
+
+    q = residuals[0]
+    _, heads, pixels, _ = q.shape
+    bars = lax.map(block, blocks((*residuals, cotangent), heads * pixels**2 * q.dtype.itemsize))
+    return tuple(bar.reshape(q.shape) for bar in bars)
 
 
 _attend.defvjp(_attend_forward, _attend_backward)

@@ -120,6 +120,11 @@ def assemble(
     return Assembled(Word(opcode, inputs, present, output, parameters, output_bar, inputs_bar, accumulate), size)
 
 
+def memory_units(program: Program, batch_size: int, training: bool = True) -> int:
+    """Units of memory that a program needs."""
+    return allocate(_lifetimes(program, batch_size, training).blocks)[1]
+
+
 class _Lifetimes(NamedTuple):
     """Blocks of memory, and the number of the block of every register, its gradient and every absent input."""
 
@@ -179,17 +184,17 @@ def _lifetimes(program: Program, batch_size: int, training: bool) -> _Lifetimes:
     return lifetimes
 
 
-def stack(networks: Sequence[Assembled], length: int) -> Code:
+def stack(networks: Sequence[Word], length: int) -> Code:
     """The code of several networks, each with room for `length` instructions.
 
     Raises:
       MachineError: one has more.
     """
-    counts = [len(network.words.opcode) for network in networks]
+    counts = [len(network.opcode) for network in networks]
     if max(counts) > length:
         raise MachineError(f"a network of {max(counts)} instructions: this machine has room for {length}")
 
     def padded(*values: np.ndarray) -> np.ndarray:
         return np.stack([np.pad(v, [(0, length - len(v))] + [(0, 0)] * (v.ndim - 1)) for v in values])
 
-    return Code(np.array(counts, np.int32), jax.tree.map(padded, *(network.words for network in networks)))
+    return Code(np.array(counts, np.int32), jax.tree.map(padded, *networks))

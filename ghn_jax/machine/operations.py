@@ -62,8 +62,8 @@ def forward(signature: Signature, parameters: Parameters) -> Callable[[jax.Array
             tensors = _tensors(signature, parameters, _read_raw(signature, parameters, context), memory.dtype)
             return _apply(signature, tensors, inputs, context.dropout_key)
 
-        output = before_writing(compute, jax.ShapeDtypeStruct((batch, *signature.output), memory.dtype), context, memory)
-        return write(memory, output, context.word.output)
+        shape = jax.ShapeDtypeStruct((batch, *signature.output), memory.dtype)
+        return write(memory, before_writing(compute, shape, context, memory), context.word.output)
 
     return operation
 

@@ -72,7 +72,11 @@ class Table:
             ) from None
 
 
-def table_of(programs: Iterable[Program]) -> Table:
-    """The table of all signatures in `programs`, in an order that does not depend on theirs."""
-    found = {signature_of(program, instruction) for program in programs for instruction in program.instructions}
-    return Table(tuple(sorted(found, key=repr)))
+def signatures_of(program: Program) -> set[Signature]:
+    """The signatures of all instructions of a program."""
+    return {signature_of(program, instruction) for instruction in program.instructions}
+
+
+def table_of(signatures: Iterable[Signature]) -> Table:
+    """The table of these signatures, in an order that does not depend on theirs."""
+    return Table(tuple(sorted(set(signatures), key=repr)))

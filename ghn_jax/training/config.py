@@ -36,7 +36,9 @@ class TrainConfig:
         drown the others of their meta-batch and the steps after it.
       start: what the hypernetwork starts from: "random" weights, the "pretrained" ones that come with the package, or
         those of the checkpoint in this folder.
-      label_smoothing: see `dispatch.cross_entropy`.
+      label_smoothing: see `losses.cross_entropy`.
+      compute_dtype: of activations in the networks, "float32" or "bfloat16"; weights and gradients of weights are
+        float32 always.
       max_multiply_adds: architectures that cost more per image are passed over; None takes all.
       fixed_width: channels of all training networks; None draws them as in the paper.
       max_minutes: stop with a checkpoint after so many minutes, None for no limit; the learning rate follows `steps`.
@@ -57,6 +59,7 @@ class TrainConfig:
     network_clip_norm: float | None = None
     start: str = "random"
     label_smoothing: float = 0.0
+    compute_dtype: str = "float32"
     max_multiply_adds: int | None = None
     fixed_width: int | None = None
     max_minutes: float | None = None
@@ -76,6 +79,7 @@ class TrainConfig:
         require(self.weight_decay >= 0, "weight_decay", "at least 0")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number from 0 up to 1")
         require(all(0 < share <= 1 for share in self.decay_at), "decay_at", "shares of the run between 0 and 1")
+        require(self.compute_dtype in ("float32", "bfloat16"), "compute_dtype", "'float32' or 'bfloat16'")
         for field in ("max_multiply_adds", "fixed_width", "max_minutes", "network_clip_norm"):
             value = getattr(self, field)
             require(value is None or value > 0, field, "a positive number or None")

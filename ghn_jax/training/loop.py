@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import resource
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from tqdm import tqdm
 
 from ghn_jax import checkpoint, images, pretrained
@@ -18,42 +20,62 @@ from ghn_jax.checkpoint import Description
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.images import Dataset
 from ghn_jax.predict import GHN
+from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
+from ghn_jax.training.engine import Engine, Prepared
+from ghn_jax.training.inputs import shares
 from ghn_jax.training.plot import plot_training
 from ghn_jax.training.prefetch import prefetch
-from ghn_jax.training.step import Trainer, TrainState, init_state, make_optimizer
-from ghn_jax.training.targets import Target, meta_batches
+from ghn_jax.training.step import Metrics, TrainState, init_state, make_optimizer
+from ghn_jax.training.survey import survey
+from ghn_jax.training.targets import meta_batches
 
 CHECKPOINT_MINUTES = 5
 """A checkpoint is written at least this often."""
+
+MAX_SKIPPED = 5
+"""So many steps in a row without an update end a run."""
+
+
+class NonFiniteLossError(FloatingPointError):
+    """Losses or gradients that are not finite, step after step; the state before them is still good."""
 
 
 def train(config: TrainConfig) -> Path:
     """Trains a hypernetwork; returns the folder of its checkpoint, `workdir/checkpoint`.
 
-    Next to it go `metrics.jsonl` (a line for every step) and `training.png`.  Ctrl-C and a loss that is not finite
-    end the run with the checkpoint of the last good step.
+    Next to it go `metrics.jsonl` (a line for every step) and `training.png`.  Ctrl-C ends the run with a checkpoint.
+    A step with a loss or gradient that is not finite changes nothing and is counted; `MAX_SKIPPED` of them in a row
+    end the run, with the checkpoint of the last good step.
 
     Raises:
       ImageError: the data set is not there.
-      CheckpointError, ConfigError: see `start_params`.
-      NonFiniteLossError: see `Trainer.step`.
+      CheckpointError, ConfigError: see `start_params`; processes that disagree on the configuration.
+      MachineError: devices that do not divide the meta-batch, or a meta-batch larger than memory allows.
+      NonFiniteLossError: naming steps and architectures.
     """
     dataset = images.load(config.dataset, config.data_dir)
     images.steps_per_epoch(dataset, config.batch_size)  # an error now rather than at the first step
     task = Task(num_classes=dataset.num_classes, image_size=images.IMAGE_SIZE)
+    hypernet = config.hypernetwork(task)
+    parallel.check_same_everywhere(json.dumps(dataclasses.asdict(config), sort_keys=True))
+    shares([0.0] * config.meta_batch, parallel.num_devices())
+    params = start_params(config, hypernet)
     workdir = Path(config.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
-    hypernet = config.hypernetwork(task)
     optimizer = make_optimizer(config)
-    trainer = Trainer(hypernet, optimizer, config.label_smoothing, config.seed, config.network_clip_norm)
-    state = init_state(start_params(config, hypernet), optimizer)
-    run = _Run(config, task, hypernet, workdir, state)
+    ahead = survey(config, task)
+    engine = Engine(config, hypernet, optimizer, ahead)
+    print(
+        f"{sum(len(table.signatures) for table in ahead.tables.values())} operations, "
+        f"{ahead.bounds.memory_bytes / 2**20:.0f} MiB for activations; compiling takes a minute or two the first time"
+    )
+    run = _Run(config, task, hypernet, workdir, parallel.replicate(init_state(params, optimizer)))
     with open(workdir / "metrics.jsonl", "w") as metrics, tqdm(total=config.steps, unit="step") as bar:
         try:
-            run.steps(trainer, dataset, metrics, bar)
+            run.steps(engine, dataset, metrics, bar)
         except KeyboardInterrupt:
-            bar.write(f"interrupted after step {int(run.state.step)}; the checkpoint holds what was learned")
+            bar.write("interrupted; the checkpoint holds what was learned")
         finally:
             run.save()
     plot_training(workdir / "metrics.jsonl", workdir / "training.png")
@@ -75,6 +97,15 @@ def start_params(config: TrainConfig, hypernet: HypernetConfig) -> Any:
     return ghn.params
 
 
+class _Pending(NamedTuple):
+    """A step that has been started."""
+
+    prepared: Prepared
+    metrics: Metrics
+    began: float
+    waited: float
+
+
 @dataclasses.dataclass
 class _Run:
     """The moving parts of a run."""
@@ -84,58 +115,87 @@ class _Run:
     hypernet: HypernetConfig
     workdir: Path
     state: TrainState
+    started: float = dataclasses.field(default_factory=time.monotonic)
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    smooth_loss: float | None = None
+    smooth_accuracy: float = 0.0
 
     @property
     def checkpoint(self) -> Path:
         return self.workdir / "checkpoint"
 
-    def steps(self, trainer: Trainer, dataset: Dataset, metrics, bar: tqdm) -> None:
+    def steps(self, engine: Engine, dataset: Dataset, metrics, bar: tqdm) -> None:
         """Updates until the steps or the time are used up."""
         config = self.config
-        start = saved = time.monotonic()
-        targets = prefetch(self._prepared(trainer))
-        smooth_loss, smooth_accuracy = None, 0.0
+        saved = time.monotonic()
+        meta_batches = prefetch(self._prepared(engine))
         for step in range(config.steps):
             began = time.monotonic()
-            meta_batch = next(targets)
-            prepared = time.monotonic()
+            prepared = next(meta_batches)
+            waited = time.monotonic() - began
             batch = images.train_batch(dataset, config.batch_size, config.seed, step)
-            self.state, result = trainer.step(self.state, meta_batch, batch.images, batch.labels)
+            self.state, result = engine.step(self.state, prepared, batch.images, batch.labels)
+            self._report(step, _Pending(prepared, result, began, waited), metrics, bar)
             now = time.monotonic()
-            smooth_loss = result.loss if smooth_loss is None else 0.95 * smooth_loss + 0.05 * result.loss
-            smooth_accuracy += (result.accuracy - smooth_accuracy) * max(0.05, 1 / (step + 1))
-            fields = {
-                "step": step + 1,
-                "minutes": round((now - start) / 60, 4),
-                "seconds": round(now - began, 4),
-                "waiting": round(prepared - began, 4),
-                "loss": result.loss,
-                "accuracy": result.accuracy,
-                "grad_norm": result.grad_norm,
-                "architectures": [target.number for target in meta_batch],
-                "nodes": sum(target.graph.num_nodes for target in meta_batch),
-                "losses": [float(f"{loss:.5g}") for loss in result.losses],
-            }
-            metrics.write(json.dumps(fields) + "\n")
-            metrics.flush()
-            bar.set_postfix(loss=f"{smooth_loss:.3f}", accuracy=f"{smooth_accuracy:.1%}", refresh=False)
-            bar.update()
-            if config.max_minutes is not None and now - start > 60 * config.max_minutes:
+            if config.max_minutes is not None and now - self.started > 60 * config.max_minutes:
                 bar.write(f"stopped after config.max_minutes={config.max_minutes:g}, {step + 1} steps")
                 break
             if now - saved > 60 * CHECKPOINT_MINUTES:
                 self.save()
                 saved = now
 
-    def _prepared(self, trainer: Trainer) -> Iterator[tuple[Target, ...]]:
-        """Meta-batches whose instructions are compiled."""
+    def _prepared(self, engine: Engine) -> Iterator[Prepared]:
+        """Meta-batches as arrays, whose steps are being compiled."""
         for targets in meta_batches(self.config, self.task):
-            trainer.compile(targets, self.config.batch_size)
-            yield targets
+            prepared = engine.prepare(targets)
+            engine.compile(self.state, prepared)
+            yield prepared
+
+    def _report(self, step: int, pending: _Pending, metrics, bar: tqdm) -> None:
+        """Writes a line of metrics; ends the run after too many skipped steps."""
+        prepared, result = pending.prepared, parallel.first_copy(pending.metrics)
+        losses = result.losses.reshape(-1)
+        loss, accuracy = float(np.mean(losses)), float(np.mean(result.correct)) / self.config.batch_size
+        numbers = [target.number for target in prepared.targets]
+        now = time.monotonic()
+        fields = {
+            "step": step + 1,
+            "minutes": round((now - self.started) / 60, 4),
+            "seconds": round(now - pending.began, 4),
+            "waiting": round(pending.waited, 4),
+            "networks_per_second": round(len(numbers) / (now - pending.began), 4),
+            "loss": loss,
+            "accuracy": accuracy,
+            "grad_norm": float(result.grad_norm),
+            "applied": bool(result.applied),
+            "balance": round(prepared.balance, 4),
+            "memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+            "architectures": numbers,
+            "nodes": sum(target.graph.num_nodes for target in prepared.targets),
+            "losses": [float(f"{loss:.5g}") for loss in losses],
+        }
+        metrics.write(json.dumps(fields) + "\n")
+        metrics.flush()
+        if not result.applied:
+            self.skipped += 1
+            self.skipped_in_a_row += 1
+            bar.write(f"step {step + 1} skipped: losses {losses.tolist()} of train architectures {numbers}")
+            if self.skipped_in_a_row == MAX_SKIPPED:
+                raise NonFiniteLossError(
+                    f"step {step + 1}: losses or gradients were not finite for {MAX_SKIPPED} steps in a row; the last "
+                    f"train architectures were {numbers}"
+                )
+            return
+        self.skipped_in_a_row = 0
+        self.smooth_loss = loss if self.smooth_loss is None else 0.95 * self.smooth_loss + 0.05 * loss
+        self.smooth_accuracy += (accuracy - self.smooth_accuracy) * max(0.05, 1 / (step + 1))
+        bar.set_postfix(loss=f"{self.smooth_loss:.3f}", accuracy=f"{self.smooth_accuracy:.1%}", refresh=False)
+        bar.update()
 
     def save(self) -> None:
         """Writes the checkpoint."""
-        fields = dataclasses.asdict(self.config)
-        description = Description(self.hypernet, self.task, int(self.state.step), fields)
-        arrays = {"params": self.state.params, "opt_state": jax.tree.leaves(self.state.opt_state)}
+        state = parallel.first_copy(self.state)
+        description = Description(self.hypernet, self.task, int(state.step), dataclasses.asdict(self.config))
+        arrays = {"params": state.params, "opt_state": jax.tree.leaves(state.opt_state)}
         checkpoint.save(self.checkpoint, description, arrays)

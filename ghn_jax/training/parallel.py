@@ -1,0 +1,72 @@
+"""Data parallelism: the only place that knows of several devices and processes.
+
+Every device runs its own share of the meta-batch with the same compiled program; gradients are summed over devices.
+With several processes (one a host), each makes the inputs of its own devices.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import jax_utils
+from jax.experimental import multihost_utils
+
+from ghn_jax.ghn.config import ConfigError
+from ghn_jax.machine.assemble import UNIT
+from ghn_jax.training.step import DEVICES
+
+
+def num_devices() -> int:
+    """Devices of all processes."""
+    return jax.device_count()
+
+
+def local_shares(shares: Sequence[Any]) -> Sequence[Any]:
+    """Those of the shares, one a device of all processes, that belong to the devices of this process."""
+    first = jax.process_index() * jax.local_device_count()
+    return shares[first : first + jax.local_device_count()]
+
+
+def replicate(tree: Any) -> Any:
+    """A copy of every array on every device."""
+    return jax_utils.replicate(tree)
+
+
+def first_copy(tree: Any) -> Any:
+    """The arrays of the first device of this process, as NumPy arrays."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data).squeeze(0), tree)
+
+
+def new_memory(units: int, dtype=jnp.float32) -> jax.Array:
+    """A machine's memory on every device."""
+    return jax.pmap(lambda _: jnp.zeros((units, UNIT), dtype))(np.zeros(jax.local_device_count()))
+
+
+def compile_step(step: Callable, *args: Any) -> Callable:
+    """The step of one device, compiled for all devices and for arguments of these shapes.
+
+    Args:
+      step: from `make_step`.
+      *args: state, memory and inputs with a leading axis over local devices, then images and labels without.
+
+    Returns:
+      A function of the same arguments.  State and memory are used up, their space is that of the new ones.
+    """
+    mapped = jax.pmap(step, axis_name=DEVICES, in_axes=(0, 0, 0, None, None), donate_argnums=(0, 1))
+    return mapped.lower(*args).compile()
+
+
+def check_same_everywhere(text: str) -> None:
+    """Raises ConfigError unless all processes call it with the same text, the run's configuration."""
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(text.encode()).digest()[:8], np.uint32)
+    digests = np.asarray(multihost_utils.process_allgather(digest)).reshape(-1, 2)
+    different = [index for index, other in enumerate(digests) if not np.array_equal(other, digests[0])]
+    if different:
+        raise ConfigError(f"processes {different} run another configuration than process 0")
