@@ -31,6 +31,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--predefined", action="store_true", help="ResNet-50 and ViT too, in a table of their own")
     parser.add_argument("--image_split", default="test", choices=("val", "test"), help="images to classify")
     parser.add_argument("--num_images", type=int, help="only the first so many of them")
+    parser.add_argument(
+        "--mode",
+        default="auto",
+        choices=("auto", "interpreted", "unrolled"),
+        help="one compiled program for all networks, or one for each (auto: for a single network)",
+    )
     parser.add_argument("--dataset", help="another data set than the one trained on")
     parser.add_argument("--data_dir", help="where its files are")
     parser.add_argument("--out", help="folder for results (the checkpoint's parent)")
@@ -75,7 +81,7 @@ def main() -> None:
         targets = [(name, make_target(number, architecture, description.task)) for name, number, architecture in group]
         with tqdm(total=len(targets), unit="architecture", leave=False) as bar:
             results = evaluation.evaluate(
-                ghn, targets, dataset, split, args.num_images, report=lambda result, bar=bar: bar.update()
+                ghn, targets, dataset, split, args.num_images, lambda result, bar=bar: bar.update(), args.mode
             )
         print(f"\nTop-1 accuracy on {about['num_images']} {args.image_split} images of {data_name}\n")
         print(evaluation.table(results))

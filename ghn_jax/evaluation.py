@@ -6,19 +6,26 @@ Source: Knyazev et al. 2021, section 5.1: top-1 accuracy with the batch statisti
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 
-from ghn_jax import dispatch
+from ghn_jax import interpreter
 from ghn_jax.graph import Role
 from ghn_jax.images import Dataset, Split, eval_batches
+from ghn_jax.machine.assemble import assemble, memory_units, stack
+from ghn_jax.machine.parameters import FlatVector
+from ghn_jax.machine.run import new_memory, run
+from ghn_jax.machine.table import signatures_of, table_of
 from ghn_jax.predict import GHN, predict_params
 from ghn_jax.program import Program
 from ghn_jax.training.targets import Target
@@ -58,17 +65,62 @@ def he_init(program: Program, seed: int) -> dict[str, np.ndarray]:
     return params
 
 
-def accuracy(
-    program: Program, params: Mapping[str, np.ndarray], split: Split, dataset: Dataset, num_images: int | None = None
-) -> float:
-    """Top-1 accuracy (0..1) on the first `num_images` images of `split` (None: all), in batches of 64."""
+Logits = Callable[[Program, Mapping[str, np.ndarray]], Callable[[np.ndarray], np.ndarray]]
+"""A way of running networks: from a program and its parameters to a function from images to logits."""
+
+
+def unrolled(program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """Compiles the network as one program of its own: the fastest for one network and many images."""
+    compiled = _compiled(program)
     params = {name: jnp.asarray(values) for name, values in params.items()}
+    return lambda images: np.asarray(compiled(params, images))
+
+
+@functools.lru_cache(maxsize=1)
+def _compiled(program: Program):
+    return jax.jit(functools.partial(interpreter.run, program))
+
+
+class Interpreted:
+    """Runs any of some networks with one compiled program: the fastest for many networks and few images each."""
+
+    def __init__(self, programs: Sequence[Program], batch_size: int):
+        self._table = table_of(itertools.chain.from_iterable(map(signatures_of, programs)))
+        self._batch_size = batch_size
+        self._length = max(len(program.instructions) for program in programs)
+        self._num_params = max(program.num_params for program in programs)
+        self._memory = new_memory(max(memory_units(program, batch_size, training=False) for program in programs))
+        self._run = jax.jit(functools.partial(run, self._table, FlatVector()), donate_argnames="memory")
+
+    def __call__(self, program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+        interpreter.check_params(program, params)
+        words = assemble(program, FlatVector.starts(program), self._table, self._batch_size, training=False).words
+        code = jax.device_put(stack([words], self._length))
+        vector = jnp.asarray(FlatVector.flatten(program, params, self._num_params))
+
+        def logits(images: np.ndarray) -> np.ndarray:
+            values, self._memory = self._run(code, vector, images, memory=self._memory)
+            return np.asarray(values)[0]
+
+        return logits
+
+
+def accuracy(
+    logits: Callable[[np.ndarray], np.ndarray], split: Split, dataset: Dataset, num_images: int | None = None
+) -> float:
+    """Top-1 accuracy (0..1) on the first `num_images` images of `split` (None: all), in batches of 64.
+
+    Args:
+      logits: from images `[B, H, W, 3]` to `[B, classes]`, with the statistics of the batch.
+      split: images to classify.
+      dataset: what they are normalised with.
+      num_images: how many of them.
+    """
     total = len(split.labels) if num_images is None else min(num_images, len(split.labels))
     split = Split(split.images[:total], split.labels[:total])
     correct = 0
     for batch, count in eval_batches(split, dataset, min(BATCH_SIZE, total)):
-        logits = np.asarray(dispatch.run(program, params, jnp.asarray(batch.images)))
-        correct += int(np.sum(np.argmax(logits[:count], -1) == batch.labels[:count]))
+        correct += int(np.sum(np.argmax(logits(batch.images)[:count], -1) == batch.labels[:count]))
     return correct / total
 
 
@@ -79,6 +131,7 @@ def evaluate(
     split: Split,
     num_images: int | None,
     report: Callable[[Result], None],
+    mode: str = "auto",
 ) -> list[Result]:
     """Predicts the parameters of every target and measures them beside He initialisation.
 
@@ -89,11 +142,19 @@ def evaluate(
       split: images to classify.
       num_images: how many of them, None for all.
       report: called with every result when it is there.
+      mode: "interpreted", "unrolled", or "auto": interpreted for several networks, unrolled for one.
     """
+    programs = [target.program for _, target in targets]
+    if mode == "auto":
+        mode = "interpreted" if len(programs) > 1 else "unrolled"
+    images = min(BATCH_SIZE, len(split.labels), num_images or BATCH_SIZE)
+    run_network: Logits = Interpreted(programs, images) if mode == "interpreted" else unrolled
     results = []
     for name, target in targets:
-        predicted = accuracy(target.program, predict_params(target.graph, ghn), split, dataset, num_images)
-        random = accuracy(target.program, he_init(target.program, target.number), split, dataset, num_images)
+        predicted, random = (
+            accuracy(run_network(target.program, params), split, dataset, num_images)
+            for params in (predict_params(target.graph, ghn), he_init(target.program, target.number))
+        )
         results.append(Result(name, target.program.num_params, predicted, random))
         report(results[-1])
     return results

@@ -7,7 +7,7 @@ import pytest
 
 from ghn_jax import evaluation
 from ghn_jax.architecture import CIFAR10, ResNet
-from ghn_jax.evaluation import Result, accuracy, he_init, summary, table
+from ghn_jax.evaluation import Interpreted, Result, accuracy, he_init, summary, table, unrolled
 from ghn_jax.images import load
 from ghn_jax.program import lower
 
@@ -48,12 +48,30 @@ def test_he_init_has_the_right_scale():
     assert (he_init(program, seed=1)["conv1.weight"] != params["conv1.weight"]).all()
 
 
-def test_accuracy_counts_every_image_once():
+def constant_class(program, chosen):
+    """Parameters that are zero but for the bias of one class."""
+    params = {name: np.zeros_like(values) for name, values in he_init(program, seed=0).items()}
+    params["fc.bias"][chosen] = 1
+    return params
+
+
+@pytest.mark.parametrize("mode", ["interpreted", "unrolled"])
+def test_accuracy_counts_every_image_once(mode):
     """With all weights zero but one class's bias, accuracy is that class's share, also with a partial last batch."""
     program = lower(ResNet(depths=(1,), width=8), CIFAR10)
-    params = {name: np.zeros_like(values) for name, values in he_init(program, seed=0).items()}
-    params["fc.bias"][3] = 1
+    run_network = Interpreted([program], 64) if mode == "interpreted" else unrolled
+    logits = run_network(program, constant_class(program, 3))
     dataset = load("digits")
     for count in (100, None):
         labels = dataset.test.labels[:count]
-        assert accuracy(program, params, dataset.test, dataset, count) == pytest.approx(np.mean(labels == 3))
+        assert accuracy(logits, dataset.test, dataset, count) == pytest.approx(np.mean(labels == 3))
+
+
+def test_modes_agree():
+    programs = [lower(ResNet(depths=depths, width=8), CIFAR10) for depths in ((1,), (1, 1))]
+    images = np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32)
+    interpreted = Interpreted(programs, len(images))
+    for program in (*programs, programs[0]):
+        params = he_init(program, seed=1)
+        expected = unrolled(program, params)(images)
+        np.testing.assert_allclose(interpreted(program, params)(images), expected, atol=1e-5 * np.abs(expected).max())
