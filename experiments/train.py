@@ -4,12 +4,16 @@
 
 Every field of a configuration can be changed on the command line: --config.steps=1000 --config.seed=1
 --config.data_dir=~/data --config.meta_batch=4.  `ghn_jax.training.config.TrainConfig` explains them.
+
+All devices of the machine are used.  With several machines, start the same command on each:
+
+    python experiments/train.py --config=configs/cifar.py --coordinator=HOST:1234 --num_processes=2 --process=0
 """
 
 import sys
 
 import jax
-from absl import app
+from absl import app, flags
 from ml_collections import config_flags
 
 from ghn_jax.architecture import ArchitectureError
@@ -18,9 +22,13 @@ from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.images import ImageError
 from ghn_jax.machine.table import MachineError
+from ghn_jax.training import parallel
 from ghn_jax.training.config import from_fields
 from ghn_jax.training.loop import NonFiniteLossError, train
 
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, if several processes train together.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many there are, one a machine.")
+_PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is, from 0 on.")
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Path of a configuration, such as configs/cifar.py.")
 
 
@@ -30,6 +38,7 @@ def main(argv):
     if _CONFIG.value is None:
         sys.exit("which run? Give --config=configs/cifar.py (or digits.py, fashion_mnist.py, smoke.py)")
     use_compilation_cache()
+    parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
     try:
         config = from_fields(dict(_CONFIG.value))
         print(f"training {config.ghn} on {config.dataset}, {jax.device_count()} {jax.default_backend()} device(s)")

@@ -57,7 +57,10 @@ def save(path: str | os.PathLike, description: Description, arrays: Any) -> None
     new, old = (path.with_name(f"{path.name}.{kind}") for kind in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
-    ocp.save(new / _ARRAYS, arrays)
+    # With several processes the one that calls this writes all; the others need not take part.
+    alone = ocp.options.MultiprocessingOptions(active_processes={jax.process_index()}, primary_host=jax.process_index())
+    with ocp.Context(multiprocessing_options=alone):
+        ocp.save(new / _ARRAYS, arrays)
     fields = {
         "format": FORMAT,
         "ghn": json.loads(ghn_config.to_json(description.ghn)),

@@ -7,8 +7,9 @@ there and writes its output; backwards it reads its inputs (if it depends on the
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,9 @@ from ghn_jax.machine.assemble import UNIT, Word, units
 from ghn_jax.machine.parameters import Parameters
 from ghn_jax.machine.table import Signature
 from ghn_jax.primitives import Linear, Shape
+
+Operation = Callable[..., Any]
+"""A function of a carry that is updated in place, the number of a signature within its group, and a `Context`."""
 
 
 class Context(NamedTuple):
@@ -51,32 +55,52 @@ class Gradients(NamedTuple):
     square: jax.Array
 
 
-def forward(signature: Signature, parameters: Parameters) -> Callable[[jax.Array, Context], jax.Array]:
-    """The instruction that writes its output into the memory."""
+def output_layout(signature: Signature) -> Hashable:
+    """Signatures that write the same kind of output forwards."""
+    return signature.output
 
-    def operation(memory: jax.Array, context: Context) -> jax.Array:
-        batch = len(context.images)
 
-        def compute(memory):
+def forward(signatures: Sequence[Signature], parameters: Parameters, batch: int, dtype) -> Operation:
+    """The instructions that write one kind of output into the memory.
+
+    Args:
+      signatures: of one `output_layout`.
+      parameters: the kind of `Context.values`.
+      batch: number of images.
+      dtype: of the memory.
+    """
+    output = jax.ShapeDtypeStruct((batch, *signatures[0].output), dtype)
+
+    def operation(memory: jax.Array, which: jax.Array, context: Context) -> jax.Array:
+        def compute(signature: Signature, memory: jax.Array) -> jax.Array:
             inputs = _read_inputs(signature, context, memory)
-            tensors = _tensors(signature, parameters, _read_raw(signature, parameters, context), memory.dtype)
+            tensors = _tensors(signature, parameters, _read_raw(signature, parameters, context), dtype)
             return _apply(signature, tensors, inputs, context.dropout_key)
 
-        shape = jax.ShapeDtypeStruct((batch, *signature.output), memory.dtype)
-        return write(memory, before_writing(compute, shape, context, memory), context.word.output)
+        branches = [functools.partial(compute, signature) for signature in signatures]
+        return write(memory, before_writing(which, branches, output, memory), context.word.output)
 
     return operation
 
 
-def backward(signature: Signature, parameters: Parameters) -> Callable[[Gradients, Context], Gradients]:
-    """The instruction that turns the gradient of its output into those of its inputs and parameters."""
-    primitive = signature.primitive
+def gradient_layout(signature: Signature, parameters: Parameters) -> Hashable:
+    """Signatures that write the same kinds of gradients backwards."""
+    inputs = () if signature.from_images else signature.inputs
+    return inputs, tuple(parameters.layout(parameter) for parameter in signature.primitive.parameters)
 
-    def operation(gradients: Gradients, context: Context) -> Gradients:
-        word, batch, dtype = context.word, len(context.images), gradients.memory.dtype
-        raw = _read_raw(signature, parameters, context)
 
-        def compute(memory):
+def backward(signatures: Sequence[Signature], parameters: Parameters, batch: int, dtype) -> Operation:
+    """The instructions that turn gradients of outputs into those of one kind of inputs and parameters.
+
+    Args are those of `forward`, with signatures of one `gradient_layout`.
+    """
+    received = () if signatures[0].from_images else signatures[0].inputs
+
+    def operation(gradients: Gradients, which: jax.Array, context: Context) -> Gradients:
+        word = context.word
+
+        def compute(signature: Signature, memory: jax.Array):
+            raw = _read_raw(signature, parameters, context)
             inputs = _read_inputs(signature, context, memory)
             output_bar = read(memory, word.output_bar, signature.output, batch)
             tensors, pull_raw = jax.vjp(lambda raw: _tensors(signature, parameters, raw, jnp.float32), raw)
@@ -97,34 +121,37 @@ def backward(signature: Signature, parameters: Parameters) -> Callable[[Gradient
                 sums.append(jnp.where(word.accumulate[position], before + bar, bar))
             return sums, pull_raw(tensors_bar)[0], square
 
-        received = [] if signature.from_images else signature.inputs
+        raw = jax.eval_shape(lambda: _read_raw(signatures[0], parameters, context))
         shapes = (
             [jax.ShapeDtypeStruct((batch, *shape), dtype) for shape in received],
             tuple(jax.ShapeDtypeStruct(part.shape, part.dtype) for part in raw),
             jax.ShapeDtypeStruct((), jnp.float32),
         )
-        inputs_bar, raw_bar, square = before_writing(compute, shapes, context, gradients.memory)
+        branches = [functools.partial(compute, signature) for signature in signatures]
+        inputs_bar, raw_bar, square = before_writing(which, branches, shapes, gradients.memory)
         memory, bars = gradients.memory, gradients.bars
         for position, bar in enumerate(inputs_bar):
             memory = write(memory, bar, word.inputs_bar[position])
-        for position, (parameter, bar) in enumerate(zip(primitive.parameters, raw_bar, strict=True)):
+        for position, (parameter, bar) in enumerate(zip(signatures[0].primitive.parameters, raw_bar, strict=True)):
             bars = parameters.write(bars, bar, parameter, word.parameters[position])
         return Gradients(memory, bars, gradients.square + square)
 
     return operation
 
 
-def before_writing(compute: Callable[[jax.Array], Any], shapes: Any, context: Context, memory: jax.Array) -> Any:
-    """`compute(memory)`, whose results have these shapes, finished before anything else happens to the memory.
+def before_writing(
+    which: jax.Array, branches: Sequence[Callable[[jax.Array], Any]], shapes: Any, memory: jax.Array
+) -> Any:
+    """`branches[which](memory)`, whose results have these shapes, finished before anything happens to the memory.
 
     XLA copies the whole memory wherever it is not sure that all reads come before a write.  The results of a branch
-    are there when it ends: so this is a branch that is always taken, without XLA knowing it.
+    are there when it ends; so a single branch is made one of two, without XLA knowing that it is always taken.
     """
 
     def zeros(memory):
         return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    return lax.cond(context.word.opcode >= 0, compute, zeros, memory)
+    return lax.switch(which, branches if len(branches) > 1 else [*branches, zeros], memory)
 
 
 def read(memory: jax.Array, offset: jax.Array, shape: Shape, batch: int) -> jax.Array:

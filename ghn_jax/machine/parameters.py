@@ -7,7 +7,8 @@ differentiable function, and backwards the gradient of what it read is stored at
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -27,6 +28,9 @@ from ghn_jax.program import Program
 class Parameters(Protocol):
     """A kind of parameters; `values` are arrays of that kind, `bars` gradients of the same form."""
 
+    def layout(self, parameter: Parameter) -> Hashable:
+        """Equal for tensors that are stored in the same place in the same form."""
+
     def read(self, values: Any, parameter: Parameter, start: jax.Array) -> jax.Array:
         """What is stored for a tensor."""
 
@@ -43,11 +47,14 @@ class DecodedRows:
 
     weight_norm: bool
 
+    def layout(self, parameter: Parameter) -> Hashable:
+        """Table and number of rows."""
+        return table_of_role(parameter.role), math.prod(_tensor(parameter).shape4[2:])
+
     def read(self, values: Decoded, parameter: Parameter, start: jax.Array) -> jax.Array:
         """The rows of a tensor."""
-        height, width = _tensor(parameter).shape4[2:]
-        table = values[table_of_role(parameter.role)]
-        return lax.dynamic_slice_in_dim(table, start, height * width, allow_negative_indices=False)
+        kind, rows = self.layout(parameter)
+        return lax.dynamic_slice_in_dim(values[kind], start, rows, allow_negative_indices=False)
 
     def tensor(self, raw: jax.Array, parameter: Parameter) -> jax.Array:
         """The tensor that fits the target."""
@@ -76,10 +83,13 @@ def _tensor(parameter: Parameter) -> Tensor:
 class FlatVector:
     """One vector with the elements of all tensors of a network, in the order of `Program.tensors`."""
 
+    def layout(self, parameter: Parameter) -> Hashable:
+        """Number of elements."""
+        return math.prod(parameter.shape)
+
     def read(self, values: jax.Array, parameter: Parameter, start: jax.Array) -> jax.Array:
         """The elements of a tensor."""
-        size = int(np.prod(parameter.shape))
-        return lax.dynamic_slice_in_dim(values, start, size, allow_negative_indices=False)
+        return lax.dynamic_slice_in_dim(values, start, self.layout(parameter), allow_negative_indices=False)
 
     def tensor(self, raw: jax.Array, parameter: Parameter) -> jax.Array:
         """The tensor."""

@@ -10,18 +10,31 @@ Source: Griewank and Walther, Evaluating Derivatives, chapter 3 (reverse mode wi
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ghn_jax.losses import cross_entropy
 from ghn_jax.machine.assemble import UNIT, Code, Word
-from ghn_jax.machine.operations import Context, Gradients, backward, before_writing, forward, read, write
+from ghn_jax.machine.operations import (
+    Context,
+    Gradients,
+    Operation,
+    backward,
+    before_writing,
+    forward,
+    gradient_layout,
+    output_layout,
+    read,
+    write,
+)
 from ghn_jax.machine.parameters import Parameters
-from ghn_jax.machine.table import Table
+from ghn_jax.machine.table import Signature, Table
 
 Carry = TypeVar("Carry")
 
@@ -58,13 +71,13 @@ def run(table: Table, parameters: Parameters, code: Code, values: Any, images: j
       images: `[B, H, W, 3]`, normalised.
       memory: at least as large as the code needs; what it holds does not matter.
     """
-    operations = [forward(signature, parameters) for signature in table.signatures]
     batch, classes = len(images), table.num_classes
+    operations = _ways_there(table, parameters, batch, memory.dtype)
 
     def turn(state):
         network, index, memory, logits = state
         word = _fetch(code, network, index)
-        memory = _switch(word.opcode, operations, memory, Context(word, images, values, None))
+        memory = operations(memory, Context(word, images, values, None))
         found = read(memory, word.output, (classes,), batch).astype(jnp.float32)
         last = index == code.length[network] - 1
         logits = lax.dynamic_update_index_in_dim(logits, jnp.where(last, found, logits[network]), network, axis=0)
@@ -100,8 +113,12 @@ def value_and_grad(
     Returns:
       The outcome and the memory.
     """
-    ways_there = [forward(signature, parameters) for signature in table.signatures]
-    ways_back = [backward(signature, parameters) for signature in table.signatures]
+    there = _ways_there(table, parameters, len(images), memory.dtype)
+    back = _grouped(
+        table.signatures,
+        functools.partial(gradient_layout, parameters=parameters),
+        functools.partial(backward, parameters=parameters, batch=len(images), dtype=memory.dtype),
+    )
     count = len(code.length)
 
     def turn(state):
@@ -113,15 +130,13 @@ def value_and_grad(
         context = Context(word, images, values, key)
 
         gradients = gradients._replace(square=jnp.where(now == 0, 0.0, gradients.square))
-        there = functools.partial(_switch, word.opcode, ways_there, context=context)
-        back = functools.partial(_switch, word.opcode, ways_back, context=context)
-        memory = _once(now < length, there, gradients.memory)
+        memory = _once(now < length, functools.partial(there, context=context), gradients.memory)
         memory, outcome = _once(
             now == length,
             functools.partial(_loss, table, labels, label_smoothing, context, network),
             (memory, outcome),
         )
-        gradients = _once(now > length, back, gradients._replace(memory=memory))
+        gradients = _once(now > length, functools.partial(back, context=context), gradients._replace(memory=memory))
         done = now == 2 * length
         norm = jnp.where(done, jnp.sqrt(gradients.square), outcome.norms[network])
         outcome = outcome._replace(norms=outcome.norms.at[network].set(norm))
@@ -150,7 +165,8 @@ def _loss(table, labels, label_smoothing, context: Context, network, carry):
         jax.ShapeDtypeStruct((), jnp.int32),
         jax.ShapeDtypeStruct((batch, table.num_classes), jnp.float32),
     )
-    loss, correct, bar = before_writing(compute, shapes, context, memory)
+    never = jnp.minimum(word.opcode, 0)  # zero, which XLA does not know
+    loss, correct, bar = before_writing(never, [compute], shapes, memory)
     losses = outcome.losses.at[network].set(loss)
     correct = outcome.correct.at[network].set(correct)
     return write(memory, bar, word.output_bar), outcome._replace(losses=losses, correct=correct)
@@ -176,14 +192,47 @@ def _once(predicate: jax.Array, function: Callable[[Carry], Carry], carry: Carry
     return lax.while_loop(lambda state: state[0], lambda state: (False, function(state[1])), (predicate, carry))[1]
 
 
-def _switch(opcode: jax.Array, operations: Sequence[Callable[..., Carry]], carry: Carry, context: Context) -> Carry:
-    """`operations[opcode](carry, context)` in place: a binary tree of loops that run once or not at all."""
+_FAN_OUT = 8
+"""Children of a node of the tree in which an operation is looked for."""
 
-    def half(start: int, end: int, carry: Carry) -> Carry:
-        if end - start == 1:
-            return operations[start](carry, context)
-        middle = (start + end) // 2
-        carry = _once(opcode < middle, functools.partial(half, start, middle), carry)
-        return _once(opcode >= middle, functools.partial(half, middle, end), carry)
 
-    return half(0, len(operations), carry)
+def _ways_there(table: Table, parameters: Parameters, batch: int, dtype):
+    make = functools.partial(forward, parameters=parameters, batch=batch, dtype=dtype)
+    return _grouped(table.signatures, output_layout, make)
+
+
+def _grouped(
+    signatures: Sequence[Signature],
+    layout: Callable[[Signature], Hashable],
+    make: Callable[[Sequence[Signature]], Operation],
+) -> Callable[[Carry, Context], Carry]:
+    """The function `(carry, context) -> carry` that does what `context.word.opcode` says, in place.
+
+    Operations that write the same kind of result are branches of one `lax.switch`, which returns it.  Which group it is
+    decides a tree of loops that run once or not at all, since what is written there must not be copied.
+    """
+    groups: dict[Hashable, list[int]] = {}
+    for opcode, signature in enumerate(signatures):
+        groups.setdefault(layout(signature), []).append(opcode)
+    operations, firsts, places = [], [], np.zeros(len(signatures), np.int32)
+    for opcodes in groups.values():
+        firsts.append(sum(len(group) for group in list(groups.values())[: len(firsts)]))
+        places[opcodes] = firsts[-1] + np.arange(len(opcodes))
+        operations.append(make([signatures[opcode] for opcode in opcodes]))
+
+    def apply(carry: Carry, context: Context) -> Carry:
+        place = jnp.asarray(places)[context.word.opcode]
+
+        def subtree(first: int, last: int, carry: Carry) -> Carry:
+            """Groups `first` to `last - 1`."""
+            if last - first == 1:
+                return operations[first](carry, place - firsts[first], context)
+            bounds = np.unique(np.linspace(first, last, min(_FAN_OUT, last - first) + 1).astype(int)).tolist()
+            for start, end in itertools.pairwise(bounds):
+                here = (place >= firsts[start]) & (place < [*firsts, len(signatures)][end])
+                carry = _once(here, functools.partial(subtree, start, end), carry)
+            return carry
+
+        return subtree(0, len(operations), carry)
+
+    return apply

@@ -51,8 +51,9 @@ class Engine:
         self._ghn = ghn
         self._optimizer = optimizer
         self._survey = survey
-        self._images = jax.ShapeDtypeStruct((config.batch_size, image_size, image_size, 3), jnp.float32)
-        self._labels = jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)
+        batch = (jax.local_device_count(), config.batch_size)
+        self._images = jax.ShapeDtypeStruct((*batch, image_size, image_size, 3), jnp.float32)
+        self._labels = jax.ShapeDtypeStruct(batch, jnp.int32)
         self._compiler = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ghn_jax_compile")
         self._steps: dict[int, concurrent.futures.Future[Callable]] = {}
         self._memory = parallel.new_memory(survey.bounds.units, jnp.dtype(config.compute_dtype))
@@ -115,7 +116,9 @@ class Engine:
         """
         self.compile(state, prepared)
         run = self._steps[width_of(prepared.targets[0])].result()
-        state, self._memory, metrics = run(state, self._memory, prepared.inputs, images, labels)
+        state, self._memory, metrics = run(
+            state, self._memory, prepared.inputs, parallel.broadcast(images), parallel.broadcast(labels)
+        )
         return state, metrics
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import resource
 import time
 from collections.abc import Iterator
@@ -71,14 +72,17 @@ def train(config: TrainConfig) -> Path:
         f"{ahead.bounds.memory_bytes / 2**20:.0f} MiB for activations; compiling takes a minute or two the first time"
     )
     run = _Run(config, task, hypernet, workdir, parallel.replicate(init_state(params, optimizer)))
-    with open(workdir / "metrics.jsonl", "w") as metrics, tqdm(total=config.steps, unit="step") as bar:
+    first = parallel.is_first()
+    path = workdir / "metrics.jsonl" if first else os.devnull
+    with open(path, "w") as metrics, tqdm(total=config.steps, unit="step", disable=not first) as bar:
         try:
             run.steps(engine, dataset, metrics, bar)
         except KeyboardInterrupt:
             bar.write("interrupted; the checkpoint holds what was learned")
         finally:
             run.save()
-    plot_training(workdir / "metrics.jsonl", workdir / "training.png")
+    if first:
+        plot_training(path, workdir / "training.png")
     return run.checkpoint
 
 
@@ -195,6 +199,8 @@ class _Run:
 
     def save(self) -> None:
         """Writes the checkpoint."""
+        if not parallel.is_first():
+            return
         state = parallel.first_copy(self.state)
         description = Description(self.hypernet, self.task, int(state.step), dataclasses.asdict(self.config))
         arrays = {"params": state.params, "opt_state": jax.tree.leaves(state.opt_state)}

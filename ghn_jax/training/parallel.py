@@ -21,6 +21,23 @@ from ghn_jax.machine.assemble import UNIT
 from ghn_jax.training.step import DEVICES
 
 
+def connect(coordinator: str | None, num_processes: int, process: int) -> None:
+    """Makes this process number `process` of several that train together; to be called before anything else of JAX.
+
+    Args:
+      coordinator: "host:port" of process 0; None for a single process.
+      num_processes: how many there are.
+      process: from 0 on.
+    """
+    if coordinator is not None:
+        jax.distributed.initialize(coordinator, num_processes, process)
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes files and shows progress."""
+    return jax.process_index() == 0
+
+
 def num_devices() -> int:
     """Devices of all processes."""
     return jax.device_count()
@@ -42,6 +59,11 @@ def first_copy(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data).squeeze(0), tree)
 
 
+def broadcast(array: np.ndarray) -> np.ndarray:
+    """The array once for every device of this process."""
+    return np.broadcast_to(array, (jax.local_device_count(), *array.shape))
+
+
 def new_memory(units: int, dtype=jnp.float32) -> jax.Array:
     """A machine's memory on every device."""
     return jax.pmap(lambda _: jnp.zeros((units, UNIT), dtype))(np.zeros(jax.local_device_count()))
@@ -52,12 +74,12 @@ def compile_step(step: Callable, *args: Any) -> Callable:
 
     Args:
       step: from `make_step`.
-      *args: state, memory and inputs with a leading axis over local devices, then images and labels without.
+      *args: state, memory, inputs, images and labels, all with a leading axis over the devices of this process.
 
     Returns:
       A function of the same arguments.  State and memory are used up, their space is that of the new ones.
     """
-    mapped = jax.pmap(step, axis_name=DEVICES, in_axes=(0, 0, 0, None, None), donate_argnums=(0, 1))
+    mapped = jax.pmap(step, axis_name=DEVICES, donate_argnums=(0, 1))
     return mapped.lower(*args).compile()
 
 
