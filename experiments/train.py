@@ -28,7 +28,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"unknown arguments {' '.join(argv[1:])}")
     if _CONFIG.value is None:
-        sys.exit("which run? Give --config=configs/cifar.py (or digits.py, fashion_mnist.py, smoke.py)")
+        sys.exit("which run? Give --config=configs/cifar.py (or imagenet.py, digits.py, fashion_mnist.py, smoke.py)")
     use_compilation_cache()
     try:
         config = from_fields(dict(_CONFIG.value))
