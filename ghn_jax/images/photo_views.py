@@ -128,7 +128,7 @@ def change_colours(image: Image.Image, augmentation: PhotoAugmentation, rng: np.
                 image = ImageEnhance.Contrast(image).enhance(factors[1])
             case 2:
                 image = ImageEnhance.Color(image).enhance(factors[2])
-            case 3:
+            case 3 if augmentation.hue:  # a turn by nothing still rounds
                 image = turn_hue(image, turn)
     return image
 
