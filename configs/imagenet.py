@@ -1,8 +1,8 @@
 """GHN-2 on ImageNet as in the paper: 300 epochs of 4,809 steps, all architectures, meta-batch 8.
 
 Command:  python experiments/train.py --config=configs/imagenet.py --config.data_dir=DIR
-Hardware: several GPUs of 32 GB or more (their number must divide 8), and a core for every 60 images a second
-Time:     weeks
+Hardware: several GPUs (their number must divide 8), and a processor core for every 250 images a second
+Time:     weeks; not yet run in full
 Score:    mean top-5 of 27.2% on unseen test architectures (published for the original; not yet measured here)
 """
 
