@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ghn_jax import checkpoint, evaluation, images
-from ghn_jax.architecture import NAMED_ARCHITECTURES, ArchitectureError, named
+from ghn_jax.architecture import NAMED_ARCHITECTURES, ArchitectureError, Task, named
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--arch", help=f"one architecture: an index of the split, or {', '.join(NAMED_ARCHITECTURES)}")
     parser.add_argument("--predefined", action="store_true", help="ResNet-50 and ViT too, in a table of their own")
     parser.add_argument("--image_split", default="test", choices=("val", "test"), help="images to classify")
-    parser.add_argument("--num_images", type=int, help="only the first so many of them")
+    parser.add_argument("--num_images", type=int, help="only the first so many of them (all of ImageNet: 7 GiB)")
     parser.add_argument(
         "--mode",
         default="auto",
@@ -46,12 +46,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def architectures(args: argparse.Namespace):
-    """Pairs of a name and an architecture: those asked for, and the predefined ones."""
-    if args.arch is None:
-        chosen = [(f"{args.split}/{i}", i, sample_architecture(args.split, i)) for i in range(args.num)]
-    elif args.arch.isdigit():
-        chosen = [(f"{args.split}/{args.arch}", int(args.arch), sample_architecture(args.split, int(args.arch)))]
+def architectures(args: argparse.Namespace, task: Task):
+    """Triples of a name, a number and an architecture: those asked for, and the predefined ones."""
+    if args.arch is None or args.arch.isdigit():
+        numbers = range(args.num) if args.arch is None else [int(args.arch)]
+        chosen = [(f"{args.split}/{i}", i, sample_architecture(args.split, i, task.large_images)) for i in numbers]
     else:
         chosen = [(args.arch, 0, named(args.arch))]
     return chosen, [(name, 0, named(name)) for name in PREDEFINED] if args.predefined else []
@@ -65,11 +64,11 @@ def main() -> None:
         ghn = checkpoint.load_ghn(args.checkpoint)
         data_name = args.dataset or description.train_config["dataset"]
         dataset = images.load(data_name, args.data_dir or description.train_config.get("data_dir"))
-        chosen, predefined = architectures(args)
+        chosen, predefined = architectures(args, description.task)
     except (ArchitectureError, CheckpointError, ImageError, IndexError) as error:
         sys.exit(str(error))
-    if dataset.num_classes != ghn.config.num_classes:
-        sys.exit(f"{data_name} has {dataset.num_classes} classes, the hypernetwork predicts {ghn.config.num_classes}")
+    if dataset.task != description.task:
+        sys.exit(f"{data_name} is for {dataset.task}, the hypernetwork predicts networks for {description.task}")
     out = Path(args.out) if args.out else Path(args.checkpoint).absolute().parent
     out.mkdir(parents=True, exist_ok=True)
     split = getattr(dataset, args.image_split)
@@ -80,10 +79,14 @@ def main() -> None:
             continue
         targets = [(name, make_target(number, architecture, description.task)) for name, number, architecture in group]
         with tqdm(total=len(targets), unit="architecture", leave=False) as bar:
-            results = evaluation.evaluate(
-                ghn, targets, dataset, split, args.num_images, lambda result, bar=bar: bar.update(), args.mode
-            )
-        print(f"\nTop-1 accuracy on {about['num_images']} {args.image_split} images of {data_name}\n")
+            try:
+                results = evaluation.evaluate(
+                    ghn, targets, dataset, split, args.num_images, lambda result, bar=bar: bar.update(), args.mode
+                )
+            except ImageError as error:
+                sys.exit(str(error))
+        measured = "Top-1 accuracy" if results[0].predicted_top5 is None else "Top-1 and top-5 accuracy"
+        print(f"\n{measured} on {about['num_images']} {args.image_split} images of {data_name}\n")
         print(evaluation.table(results))
         stem = out / f"evaluation_{label}"
         evaluation.write_json(stem.with_suffix(".json"), results, about)

@@ -36,7 +36,7 @@ def main(argv):
     if len(argv) > 1:
         sys.exit(f"unknown arguments {' '.join(argv[1:])}")
     if _CONFIG.value is None:
-        sys.exit("which run? Give --config=configs/cifar.py (or digits.py, fashion_mnist.py, smoke.py)")
+        sys.exit("which run? Give --config=configs/cifar.py (or imagenet.py, digits.py, fashion_mnist.py, smoke.py)")
     use_compilation_cache()
     parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
     try:

@@ -1,6 +1,7 @@
 """How well predicted parameters classify, over architectures that the hypernetwork has never seen.
 
-Source: Knyazev et al. 2021, section 5.1: top-1 accuracy with the batch statistics of test batches of 64.
+Source: Knyazev et al. 2021, section 5.1: top-1 accuracy (for ImageNet top-5) with the batch statistics of test batches
+of 64.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import numpy as np
 
 from ghn_jax import interpreter
 from ghn_jax.graph import Role
-from ghn_jax.images import Dataset, Split, eval_batches
+from ghn_jax.images import Dataset, Split, eval_batches, in_memory
 from ghn_jax.machine.assemble import assemble, memory_units, stack
 from ghn_jax.machine.parameters import FlatVector
 from ghn_jax.machine.run import new_memory, run
@@ -32,15 +33,27 @@ from ghn_jax.training.targets import Target
 
 BATCH_SIZE = 64
 
+TOP5_ABOVE = 10
+"""With more classes than this, top-5 accuracy is measured too."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """Top-1 accuracies (0..1) of one architecture with predicted and with He-initialised parameters."""
+    """Accuracies (0..1) of one architecture with predicted and with He-initialised parameters.
+
+    Attributes:
+      name: what it is called.
+      num_params: size of its parameters.
+      predicted, he_init: top-1 accuracy.
+      predicted_top5, he_init_top5: top-5 accuracy, None for data sets of few classes.
+    """
 
     name: str
     num_params: int
     predicted: float
     he_init: float
+    predicted_top5: float | None = None
+    he_init_top5: float | None = None
 
 
 def he_init(program: Program, seed: int) -> dict[str, np.ndarray]:
@@ -116,12 +129,22 @@ def accuracy(
       dataset: what they are normalised with.
       num_images: how many of them.
     """
+    return accuracies(logits, split, dataset, num_images)[0]
+
+
+def accuracies(
+    logits: Callable[[np.ndarray], np.ndarray], split: Split, dataset: Dataset, num_images: int | None = None
+) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy, as `accuracy`; of equal logits the first ones count as the largest."""
     total = len(split.labels) if num_images is None else min(num_images, len(split.labels))
     split = Split(split.images[:total], split.labels[:total])
-    correct = 0
+    correct, among_five = 0, 0
     for batch, count in eval_batches(split, dataset, min(BATCH_SIZE, total)):
-        correct += int(np.sum(np.argmax(logits(batch.images)[:count], -1) == batch.labels[:count]))
-    return correct / total
+        values, labels = logits(batch.images)[:count], batch.labels[:count]
+        correct += int(np.sum(np.argmax(values, -1) == labels))
+        largest = np.argsort(-values, axis=-1, kind="stable")[:, :5]
+        among_five += int(np.sum(largest == labels[:, None]))
+    return correct / total, among_five / total
 
 
 def evaluate(
@@ -143,19 +166,24 @@ def evaluate(
       num_images: how many of them, None for all.
       report: called with every result when it is there.
       mode: "interpreted", "unrolled", or "auto": interpreted for several networks, unrolled for one.
+
+    Raises:
+      ImageError: photographs that do not fit into memory, or a damaged one.
     """
     programs = [target.program for _, target in targets]
     if mode == "auto":
         mode = "interpreted" if len(programs) > 1 else "unrolled"
     images = min(BATCH_SIZE, len(split.labels), num_images or BATCH_SIZE)
     run_network: Logits = Interpreted(programs, images) if mode == "interpreted" else unrolled
+    split = in_memory(split, dataset, num_images)
     results = []
     for name, target in targets:
         predicted, random = (
-            accuracy(run_network(target.program, params), split, dataset, num_images)
+            accuracies(run_network(target.program, params), split, dataset)
             for params in (predict_params(target.graph, ghn), he_init(target.program, target.number))
         )
-        results.append(Result(name, target.program.num_params, predicted, random))
+        top5 = (predicted[1], random[1]) if dataset.num_classes > TOP5_ABOVE else ()
+        results.append(Result(name, target.program.num_params, predicted[0], random[0], *top5))
         report(results[-1])
     return results
 
@@ -167,17 +195,30 @@ def summary(values: Sequence[float]) -> dict[str, float]:
     return {"mean": float(values.mean()), "standard_error": float(error), "best": float(values.max())}
 
 
+def _measures(results: Sequence[Result]) -> dict[str, str]:
+    """What was measured: fields of a result and how tables call them."""
+    measures = {"predicted": "predicted", "he_init": "He init"}
+    if results[0].predicted_top5 is not None:
+        measures |= {"predicted_top5": "predicted, top-5", "he_init_top5": "He init, top-5"}
+    return measures
+
+
 def table(results: Sequence[Result]) -> str:
     """Results as text, a line each, with mean, standard error and best below."""
     width = max(12, *(len(result.name) for result in results))
-    lines = [f"{'architecture':{width}}  {'parameters':>12}  {'predicted':>9}  {'He init':>9}"]
-    for r in results:
-        lines.append(f"{r.name:{width}}  {r.num_params:12,}  {r.predicted:9.1%}  {r.he_init:9.1%}")
-    columns = [summary([r.predicted for r in results]), summary([r.he_init for r in results])]
+    columns = {title: [getattr(r, field) for r in results] for field, title in _measures(results).items()}
+    widths = [max(9, len(title)) for title in columns]
+
+    def line(name: str, size: str, cells: Sequence[str]) -> str:
+        return "  ".join([f"{name:{width}}", f"{size:>12}", *(f"{c:>{w}}" for c, w in zip(cells, widths, strict=True))])
+
+    lines = [line("architecture", "parameters", list(columns))]
+    for result, *values in zip(results, *columns.values(), strict=True):
+        lines.append(line(result.name, f"{result.num_params:,}", [f"{value:.1%}" for value in values]))
     lines.append("-" * len(lines[0]))
+    summaries = [summary(values) for values in columns.values()]
     for label, key in (("mean", "mean"), ("std. error", "standard_error"), ("best", "best")):
-        cells = "  ".join(f"{'-' if np.isnan(column[key]) else format(column[key], '.1%'):>9}" for column in columns)
-        lines.append(f"{label:{width}}  {'':12}  {cells}")
+        lines.append(line(label, "", ["-" if np.isnan(s[key]) else f"{s[key]:.1%}" for s in summaries]))
     return "\n".join(lines)
 
 
@@ -186,8 +227,7 @@ def write_json(path: str | os.PathLike, results: Sequence[Result], about: Mappin
     path = Path(path)
     fields = {
         **about,
-        "predicted": summary([r.predicted for r in results]),
-        "he_init": summary([r.he_init for r in results]),
+        **{field: summary([getattr(r, field) for r in results]) for field in _measures(results)},
         "architectures": [dataclasses.asdict(r) for r in results],
     }
     temporary = path.with_name(path.name + ".new")
@@ -197,17 +237,19 @@ def write_json(path: str | os.PathLike, results: Sequence[Result], about: Mappin
 
 
 def plot(path: str | os.PathLike, results: Sequence[Result], title: str) -> None:
-    """Draws the accuracies, sorted, predicted beside He initialisation."""
-    ordered = sorted(results, key=lambda r: r.predicted)
-    figure = matplotlib.figure.Figure(figsize=(max(6, 1 + 0.17 * len(ordered)), 4.2), layout="constrained")
+    """Draws the accuracies, top-5 where they were measured, sorted, predicted beside He initialisation."""
+    top5 = results[0].predicted_top5 is not None
+    pairs = [(r.predicted_top5, r.he_init_top5, r.name) if top5 else (r.predicted, r.he_init, r.name) for r in results]
+    predicted, he_init, names = zip(*sorted(pairs), strict=True)
+    figure = matplotlib.figure.Figure(figsize=(max(6, 1 + 0.17 * len(names)), 4.2), layout="constrained")
     axes = figure.subplots()
-    positions = np.arange(len(ordered))
-    axes.bar(positions, [100 * r.predicted for r in ordered], color="tab:blue", label="predicted")
-    axes.plot(positions, [100 * r.he_init for r in ordered], "o", color="tab:orange", markersize=4, label="He init")
-    mean = 100 * float(np.mean([r.predicted for r in ordered]))
+    positions = np.arange(len(names))
+    axes.bar(positions, 100 * np.array(predicted), color="tab:blue", label="predicted")
+    axes.plot(positions, 100 * np.array(he_init), "o", color="tab:orange", markersize=4, label="He init")
+    mean = 100 * float(np.mean(predicted))
     axes.axhline(mean, color="tab:blue", linestyle="--", linewidth=1, label=f"mean of predicted, {mean:.1f}%")
-    axes.set_xticks(positions, [r.name for r in ordered], rotation=90, fontsize=7)
-    axes.set(ylabel="top-1 accuracy, %", ylim=(0, 100), title=title)
+    axes.set_xticks(positions, names, rotation=90, fontsize=7)
+    axes.set(ylabel=f"top-{5 if top5 else 1} accuracy, %", ylim=(0, 100), title=title)
     axes.grid(axis="y", alpha=0.3)
     axes.legend(loc="upper left")
     figure.savefig(path, dpi=120)

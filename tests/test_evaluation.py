@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
-from ghn_jax import evaluation
+from ghn_jax import evaluation, pretrained
 from ghn_jax.architecture import CIFAR10, ResNet
-from ghn_jax.evaluation import Interpreted, Result, accuracy, he_init, summary, table, unrolled
+from ghn_jax.evaluation import Interpreted, Result, accuracies, accuracy, he_init, summary, table, unrolled
 from ghn_jax.images import load
 from ghn_jax.program import lower
+from ghn_jax.training.targets import make_target
 
 RESULTS = [Result("val/0", 1000, 0.5, 0.1), Result("val/1", 2000, 0.7, 0.2), Result("val/2", 3000, 0.3, 0.0)]
 
@@ -37,6 +38,7 @@ def test_files(tmp_path):
     evaluation.plot(tmp_path / "e.png", RESULTS, "title")
     assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG"
     assert {path.name for path in tmp_path.iterdir()} == {"e.json", "one.json", "e.png"}
+    assert "predicted_top5" not in fields
 
 
 def test_he_init_has_the_right_scale():
@@ -65,6 +67,40 @@ def test_accuracy_counts_every_image_once(mode):
     for count in (100, None):
         labels = dataset.test.labels[:count]
         assert accuracy(logits, dataset.test, dataset, count) == pytest.approx(np.mean(labels == 3))
+
+
+def test_top5_by_hand():
+    """With the same logits for all images, accuracies are the shares of the first and of the first five classes."""
+    dataset = load("digits")
+    logits = np.array([0, 5, 0, 9, 7, 0, 6, 8, 4, 1])  # in order: 3, 7, 4, 6, 1
+    labels = dataset.test.labels
+    found = accuracies(lambda images: np.tile(logits, (len(images), 1)), dataset.test, dataset)
+    assert found == pytest.approx((np.mean(labels == 3), np.mean(np.isin(labels, [3, 7, 4, 6, 1]))))
+    equal = accuracies(lambda images: np.zeros((len(images), 10)), dataset.test, dataset)
+    assert equal == pytest.approx((np.mean(labels == 0), np.mean(labels < 5)))
+
+
+def test_top5_is_reported_for_many_classes(tmp_path, monkeypatch):
+    results = [Result("test/0", 1000, 0.2, 0.0, 0.5, 0.01), Result("test/1", 2000, 0.4, 0.1, 0.7, 0.03)]
+    lines = table(results).splitlines()
+    assert lines[0].split("  ")[-1] == "He init, top-5" and "predicted, top-5" in lines[0]
+    assert lines[2].split() == ["test/1", "2,000", "40.0%", "10.0%", "70.0%", "3.0%"]
+    assert lines[-3].split() == ["mean", "30.0%", "5.0%", "60.0%", "2.0%"]
+    assert len({len(line) for line in lines}) == 1
+    evaluation.write_json(tmp_path / "e.json", results, {})
+    fields = json.loads((tmp_path / "e.json").read_text())
+    assert fields["predicted_top5"]["best"] == 0.7 and fields["architectures"][0]["he_init_top5"] == 0.01
+    evaluation.plot(tmp_path / "e.png", results, "title")
+    assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG"
+
+    target = make_target(0, ResNet(depths=(1,), width=8), CIFAR10)
+    ghn, dataset = pretrained.load(), load("digits")
+    (few,) = evaluation.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "interpreted")
+    assert few.predicted_top5 is None and few.he_init_top5 is None
+    monkeypatch.setattr(evaluation, "TOP5_ABOVE", 9)
+    (many,) = evaluation.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "interpreted")
+    assert (many.predicted, many.he_init) == (few.predicted, few.he_init)
+    assert many.predicted <= many.predicted_top5 <= 1 and many.he_init <= many.he_init_top5 <= 1
 
 
 def test_modes_agree():

@@ -6,10 +6,12 @@ import functools
 import os
 from pathlib import Path
 
-from ghn_jax.images import cifar, digits, fashion_mnist
+from ghn_jax.images import cifar, digits, fashion_mnist, imagenet
 from ghn_jax.images.augment import Augmentation, augment, normalise
-from ghn_jax.images.batches import Batch, eval_batches, steps_per_epoch, train_batch
+from ghn_jax.images.batches import Batch, eval_batches, in_memory, steps_per_epoch, train_batch
 from ghn_jax.images.dataset import IMAGE_SIZE, Dataset
+from ghn_jax.images.photo_views import PhotoAugmentation
+from ghn_jax.images.photos import Photos
 from ghn_jax.images.split import ImageError, Split, check_images
 
 __all__ = [
@@ -19,10 +21,13 @@ __all__ = [
     "Batch",
     "Dataset",
     "ImageError",
+    "PhotoAugmentation",
+    "Photos",
     "Split",
     "augment",
     "check_images",
     "eval_batches",
+    "in_memory",
     "load",
     "normalise",
     "steps_per_epoch",
@@ -34,6 +39,8 @@ LOADERS = {
     "fashion_mnist": fashion_mnist.load,
     "cifar10": functools.partial(cifar.load, cifar.CIFAR10),
     "cifar100": functools.partial(cifar.load, cifar.CIFAR100),
+    "imagenet": imagenet.load,
+    "image_folder": imagenet.load_any_tree,
 }
 """Data sets that can be asked for by name."""
 

@@ -7,14 +7,17 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from ghn_jax.images.augment import augment, normalise
 from ghn_jax.images.dataset import Dataset
+from ghn_jax.images.photo_views import centre_views, random_views
+from ghn_jax.images.photos import Photos
 from ghn_jax.images.split import ImageError, Split
 
 
 class Batch(NamedTuple):
-    """Normalised images, float32 [batch, 32, 32, 3], and their labels, int32 [batch]."""
+    """Normalised images, float32 [batch, size, size, 3], and their labels, int32 [batch]."""
 
     images: np.ndarray
     labels: np.ndarray
@@ -37,7 +40,8 @@ def train_batch(dataset: Dataset, batch_size: int, seed: int, step: int) -> Batc
     the images in an order of its own and leaves out those that fill no batch.
 
     Raises:
-      ImageError: a negative seed or step, or a batch size that is not in 1..number of training images.
+      ImageError: a negative seed or step, a batch size that is not in 1..number of training images, or a damaged
+        photograph.
     """
     if seed < 0 or step < 0:
         raise ImageError(f"seed={seed}, step={step}: expected numbers of at least 0")
@@ -45,7 +49,11 @@ def train_batch(dataset: Dataset, batch_size: int, seed: int, step: int) -> Batc
     order = _epoch_order(len(dataset.train.labels), seed, epoch)
     chosen = order[position * batch_size : (position + 1) * batch_size]
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(position,)))
-    images = augment(dataset.train.images[chosen], dataset.augmentation, rng)
+    images = dataset.train.images[chosen]
+    if isinstance(images, Photos):
+        images = random_views(images, dataset.augmentation, dataset.image_size, rng)
+    else:
+        images = augment(images, dataset.augmentation, rng)
     return Batch(normalise(images, dataset.mean, dataset.std), dataset.train.labels[chosen])
 
 
@@ -66,8 +74,36 @@ def _eval_batches(split: Split, dataset: Dataset, batch_size: int) -> Iterator[t
     total = len(split.labels)
     for first in range(0, total, batch_size):
         chosen = np.arange(first, first + batch_size) % total
-        images = normalise(split.images[chosen], dataset.mean, dataset.std)
+        images = normalise(_as_evaluated(split.images[chosen], dataset), dataset.mean, dataset.std)
         yield Batch(images, split.labels[chosen]), min(batch_size, total - first)
+
+
+def in_memory(split: Split, dataset: Dataset, num_images: int | None = None) -> Split:
+    """The first `num_images` images (None: all) of `split`, one of `dataset`'s, as they are evaluated, in memory.
+
+    For photographs that are looked at by many networks: they are decoded once.  One of 224x224 takes 147 KiB.
+
+    Raises:
+      ImageError: more than there is memory for, or a damaged photograph.
+    """
+    images, labels = split.images[:num_images], split.labels[:num_images]
+    if not isinstance(images, Photos):
+        return Split(images, labels)
+    try:
+        pixels = np.empty((len(images), dataset.image_size, dataset.image_size, 3), np.uint8)
+    except MemoryError as error:
+        raise ImageError(f"{len(images)} images do not fit into memory, take fewer: {error}") from error
+    for first in tqdm(range(0, len(images), _DECODED_TOGETHER), desc="decoding images", leave=False, delay=2):
+        chosen = slice(first, first + _DECODED_TOGETHER)
+        pixels[chosen] = _as_evaluated(images[chosen], dataset)
+    return Split(pixels, labels)
+
+
+_DECODED_TOGETHER = 256
+
+
+def _as_evaluated(images: np.ndarray | Photos, dataset: Dataset) -> np.ndarray:
+    return centre_views(images, dataset.image_size) if isinstance(images, Photos) else images
 
 
 @functools.lru_cache(maxsize=1)

@@ -6,13 +6,16 @@ import dataclasses
 
 import numpy as np
 
+from ghn_jax.architecture import Task
 from ghn_jax.images.augment import Augmentation
-from ghn_jax.images.split import ImageError, Split, check_images
+from ghn_jax.images.photo_views import PhotoAugmentation
+from ghn_jax.images.photos import Photos
+from ghn_jax.images.split import ImageError, Split, check_images, check_labels
 
 __all__ = ["IMAGE_SIZE", "Dataset", "ImageError", "Split", "check_images"]
 
 IMAGE_SIZE = 32
-"""Height and width of the images of every data set."""
+"""Height and width of the images of data sets that are in memory."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,7 +27,8 @@ class Dataset:
       num_classes: labels are 0..num_classes - 1.
       train, val, test: disjoint splits.
       mean, std: what each channel is normalised with, for images scaled to 0..1.
-      augmentation: random changes of the training images.
+      augmentation: random changes of the training images, for photographs on disk a `PhotoAugmentation`.
+      image_size: height and width of what networks see.
 
     Raises:
       ImageError: naming the field, its value and what was expected.
@@ -37,17 +41,31 @@ class Dataset:
     test: Split
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    augmentation: Augmentation
+    augmentation: Augmentation | PhotoAugmentation
+    image_size: int = IMAGE_SIZE
+
+    @property
+    def task(self) -> Task:
+        """What networks for these images are built for."""
+        return Task(self.num_classes, self.image_size, large_images=self.image_size > IMAGE_SIZE)
 
     def __post_init__(self):
         for field in ("train", "val", "test"):
             images, labels = getattr(self, field)
             try:
-                check_images(images, labels, IMAGE_SIZE, self.num_classes)
+                if isinstance(images, Photos):
+                    check_labels(labels, len(images), self.num_classes)
+                else:
+                    check_images(images, labels, self.image_size, self.num_classes)
+                    if images.dtype != np.uint8:
+                        raise ImageError(f"images of dtype {images.dtype}, expected uint8")
             except ImageError as error:
                 raise ImageError(f"Dataset {self.name!r}, {field}: {error}") from None
-            if images.dtype != np.uint8:
-                raise ImageError(f"Dataset {self.name!r}, {field}: images of dtype {images.dtype}, expected uint8")
+        if isinstance(self.train.images, Photos) != isinstance(self.augmentation, PhotoAugmentation):
+            raise ImageError(
+                f"Dataset.augmentation={self.augmentation}: expected PhotoAugmentation for photographs on disk, "
+                "Augmentation for images in memory"
+            )
         if len(self.mean) != 3:
             raise ImageError(f"Dataset.mean={self.mean}: expected three numbers")
         if len(self.std) != 3 or min(self.std) <= 0:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ghn_jax.images.example_records import read_index
 from ghn_jax.images.split import ImageError, Split
 
 
@@ -43,11 +44,7 @@ def read(folder: Path, part: str) -> Split:
     Raises:
       ImageError: no such part, a number of images other than recorded, or files in a format that cannot be read.
     """
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(os.fspath(folder))
-    if part not in builder.info.splits:
-        raise ImageError(f"{folder} has no split {part!r}: it has {', '.join(builder.info.splits) or 'none'}")
+    builder = _builder(folder, part)
     file_format = builder.info.file_format.value
     if file_format == "array_record":
         examples = list(builder.as_data_source(part))
@@ -57,13 +54,49 @@ def read(folder: Path, part: str) -> Split:
         examples = [decode(record) for path in paths for record in read_tfrecords(Path(path))]
     else:
         raise ImageError(f"{folder} is in format {file_format!r}: expected 'tfrecord' or 'array_record'")
-    expected = builder.info.splits[part].num_examples
-    if len(examples) != expected:
-        raise ImageError(f"{folder} has {len(examples)} images in split {part!r}: expected {expected}")
+    _check_count(folder, part, builder, len(examples))
     if "id" in builder.info.features:
         examples.sort(key=lambda example: example["id"])
     images = np.stack([example["image"] for example in examples])
     return Split(images, np.array([example["label"] for example in examples], np.int32))
+
+
+def read_lazily(folder: Path, part: str) -> Split:
+    """The photographs, left on disk, and labels of a part, in the order of their label and file name.
+
+    Raises:
+      ImageError: no such part, a missing or damaged file, a number of images other than recorded, or files in another
+        format than TFRecord.
+    """
+    builder = _builder(folder, part)
+    file_format = builder.info.file_format.value
+    if file_format != "tfrecord":
+        raise ImageError(
+            f"{folder} is in format {file_format!r}: expected 'tfrecord', in which TFDS prepares by default "
+            f"(`tfds convert_format` changes it)"
+        )
+    paths = [Path(path) for path in builder.info.splits[part].filepaths]
+    absent = [path.name for path in paths if not path.is_file()]
+    if absent:
+        raise ImageError(f"{folder} lacks {len(absent)} of {len(paths)} files of split {part!r}: {absent[0]}")
+    split = read_index(paths)
+    _check_count(folder, part, builder, len(split.labels))
+    return split
+
+
+def _builder(folder: Path, part: str):
+    import tensorflow_datasets as tfds  # its import takes seconds, and only prepared data needs it
+
+    builder = tfds.builder_from_directory(os.fspath(folder))
+    if part not in builder.info.splits:
+        raise ImageError(f"{folder} has no split {part!r}: it has {', '.join(builder.info.splits) or 'none'}")
+    return builder
+
+
+def _check_count(folder: Path, part: str, builder, count: int) -> None:
+    expected = builder.info.splits[part].num_examples
+    if count != expected:
+        raise ImageError(f"{folder} has {count} images in split {part!r}: expected {expected}")
 
 
 def read_tfrecords(path: Path) -> Iterator[bytes]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from ghn_jax.images.photos import Photos
 
 
 class ImageError(ValueError):
@@ -12,9 +15,9 @@ class ImageError(ValueError):
 
 
 class Split(NamedTuple):
-    """Images, uint8 [n, 32, 32, 3] in 0..255, and their labels, int32 [n]."""
+    """Images, uint8 [n, size, size, 3] in 0..255 or photographs on disk, and their labels, int32 [n]."""
 
-    images: np.ndarray
+    images: np.ndarray | Photos
     labels: np.ndarray
 
 
@@ -46,8 +49,19 @@ def check_images(images: np.ndarray, labels: np.ndarray, image_size: int, num_cl
     if images.dtype not in (np.uint8, np.float32):
         raise ImageError(f"images of dtype {images.dtype}: expected uint8 (0..255) or float32 (normalised)")
 
-    if tuple(labels.shape) != shape[:1]:
-        raise ImageError(f"labels of shape {tuple(labels.shape)} with {shape[0]} images: expected shape {shape[:1]}")
+    check_labels(labels, shape[0], num_classes)
+
+
+def check_labels(labels: np.ndarray, num_images: int, num_classes: int) -> None:
+    """Checks that labels are integers [num_images] in 0..num_classes - 1.
+
+    Raises:
+      ImageError: naming what does not fit and what was expected.
+    """
+    if tuple(labels.shape) != (num_images,):
+        raise ImageError(
+            f"labels of shape {tuple(labels.shape)} with {num_images} images: expected shape {(num_images,)}"
+        )
     if not np.issubdtype(labels.dtype, np.integer):
         raise ImageError(f"labels of dtype {labels.dtype}: expected integers")
     values = np.asarray(labels)

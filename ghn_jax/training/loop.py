@@ -19,7 +19,7 @@ from ghn_jax import checkpoint, images, pretrained
 from ghn_jax.architecture import Task
 from ghn_jax.checkpoint import Description
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
-from ghn_jax.images import Dataset
+from ghn_jax.images import Batch, Dataset
 from ghn_jax.predict import GHN
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
@@ -37,6 +37,9 @@ CHECKPOINT_MINUTES = 5
 MAX_SKIPPED = 5
 """So many steps in a row without an update end a run."""
 
+BATCHES_AHEAD = 2
+"""Batches of images that are made ahead; one of 256 ImageNet images takes 147 MiB."""
+
 
 class NonFiniteLossError(FloatingPointError):
     """Losses or gradients that are not finite, step after step; the state before them is still good."""
@@ -50,14 +53,14 @@ def train(config: TrainConfig) -> Path:
     end the run, with the checkpoint of the last good step.
 
     Raises:
-      ImageError: the data set is not there.
+      ImageError: the data set is not there, or has a damaged photograph.
       CheckpointError, ConfigError: see `start_params`; processes that disagree on the configuration.
       MachineError: devices that do not divide the meta-batch, or a meta-batch larger than memory allows.
       NonFiniteLossError: naming steps and architectures.
     """
     dataset = images.load(config.dataset, config.data_dir)
     images.steps_per_epoch(dataset, config.batch_size)  # an error now rather than at the first step
-    task = Task(num_classes=dataset.num_classes, image_size=images.IMAGE_SIZE)
+    task = dataset.task
     hypernet = config.hypernetwork(task)
     parallel.check_same_everywhere(json.dumps(dataclasses.asdict(config), sort_keys=True))
     shares([0.0] * config.meta_batch, parallel.num_devices())
@@ -66,7 +69,7 @@ def train(config: TrainConfig) -> Path:
     workdir.mkdir(parents=True, exist_ok=True)
     optimizer = make_optimizer(config)
     ahead = survey(config, task)
-    engine = Engine(config, hypernet, optimizer, ahead)
+    engine = Engine(config, hypernet, optimizer, ahead, task.image_size)
     print(
         f"{sum(len(table.signatures) for table in ahead.tables.values())} operations, "
         f"{ahead.bounds.memory_bytes / 2**20:.0f} MiB for activations; compiling takes a minute or two the first time"
@@ -134,11 +137,11 @@ class _Run:
         config = self.config
         saved = time.monotonic()
         meta_batches = prefetch(self._prepared(engine))
+        batches = prefetch(self._batches(dataset), BATCHES_AHEAD)
         for step in range(config.steps):
             began = time.monotonic()
-            prepared = next(meta_batches)
+            prepared, batch = next(meta_batches), next(batches)
             waited = time.monotonic() - began
-            batch = images.train_batch(dataset, config.batch_size, config.seed, step)
             self.state, result = engine.step(self.state, prepared, batch.images, batch.labels)
             self._report(step, _Pending(prepared, result, began, waited), metrics, bar)
             now = time.monotonic()
@@ -155,6 +158,11 @@ class _Run:
             prepared = engine.prepare(targets)
             engine.compile(self.state, prepared)
             yield prepared
+
+    def _batches(self, dataset: Dataset) -> Iterator[Batch]:
+        """The images of every step."""
+        for step in range(self.config.steps):
+            yield images.train_batch(dataset, self.config.batch_size, self.config.seed, step)
 
     def _report(self, step: int, pending: _Pending, metrics, bar: tqdm) -> None:
         """Writes a line of metrics; ends the run after too many skipped steps."""

@@ -13,9 +13,9 @@ AHEAD = 8
 """Items that are prepared before they are asked for."""
 
 
-def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], ahead: int = AHEAD) -> Iterator[Item]:
     """The same items in the same order, made ahead of time in a thread; its errors come out where they would have."""
-    ready: queue.Queue = queue.Queue(AHEAD)
+    ready: queue.Queue = queue.Queue(ahead)
     stop = threading.Event()
 
     def produce():

@@ -1,0 +1,99 @@
+"""Photographs that stay on disk, encoded and of any size, until a batch needs them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import io
+import os
+import struct
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from ghn_jax.images.split import ImageError
+
+# What Pillow raises for content that is no image or a damaged one, depending on where it goes wrong.
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+
+class Source(Protocol):
+    """Encoded images, numbered from 0."""
+
+    def read(self, number: int) -> bytes:
+        """The content of an image file.  Raises OSError."""
+
+    def name(self, number: int) -> str:
+        """Where the image is, for people to find it."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Photos:
+    """Some of the images of a source, indexed like the first axis of an array of images.
+
+    Attributes:
+      source: where they are.
+      numbers: int64 [n], which of them.
+    """
+
+    source: Source
+    numbers: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, chosen: slice | np.ndarray) -> Photos:
+        """Some of these images, still on disk."""
+        return Photos(self.source, self.numbers[chosen])
+
+
+View = Callable[[Image.Image], Image.Image]
+"""From an RGB image of any size to one of a given size."""
+
+
+def render(photos: Photos, size: int, views: Sequence[View]) -> np.ndarray:
+    """Reads and decodes images on all processors: uint8 [n, size, size, 3].
+
+    Args:
+      photos: n images.
+      size: height and width of what the views return.
+      views: n of them, one for each image.
+
+    Raises:
+      ImageError: an image that cannot be read or is damaged, naming it.
+    """
+    pixels = np.empty((len(photos), size, size, 3), np.uint8)
+
+    def one(position: int) -> None:
+        pixels[position] = views[position](decode(photos.source, int(photos.numbers[position])))
+
+    for _ in _threads().map(one, range(len(photos))):
+        pass
+    return pixels
+
+
+def decode(source: Source, number: int) -> Image.Image:
+    """An image in RGB, whatever its colours were.
+
+    Raises:
+      ImageError: it cannot be read or is damaged, naming it.
+    """
+    try:
+        content = source.read(number)
+    except OSError as error:
+        raise ImageError(f"{source.name(number)} cannot be read: {error}") from error
+    try:
+        return Image.open(io.BytesIO(content)).convert("RGB")
+    except _DECODING_ERRORS as error:
+        raise ImageError(
+            f"{source.name(number)} ({len(content)} bytes) is not an image, or is damaged: {error}"
+        ) from error
+
+
+@functools.cache
+def _threads() -> concurrent.futures.ThreadPoolExecutor:
+    """Pillow decodes and resizes outside Python's lock, so threads are enough."""
+    return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ghn_jax_decode")
