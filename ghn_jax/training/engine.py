@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ghn_jax.architecture import Task
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.images import IMAGE_SIZE
+from ghn_jax.machine.table import MachineError
 from ghn_jax.training import parallel
+from ghn_jax.training.bounds import Needs
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.inputs import StepInputs, shares, step_inputs
 from ghn_jax.training.step import Metrics, TrainState, make_step
@@ -56,8 +59,16 @@ class Engine:
         self._labels = jax.ShapeDtypeStruct(batch, jnp.int32)
         self._compiler = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ghn_jax_compile")
         self._steps: dict[int, concurrent.futures.Future[Callable]] = {}
+        check_memory(config, survey.bounds)
         self._memory = parallel.new_memory(survey.bounds.units, jnp.dtype(config.compute_dtype))
         self.compile_seconds = 0.0
+        self.passed_over = 0
+
+    def accepts(self, target: Target) -> bool:
+        """Whether the compiled steps can run a network."""
+        accepted = self._survey.foresees(target, self._config.batch_size)
+        self.passed_over += not accepted
+        return accepted
 
     def prepare(self, targets: Sequence[Target]) -> Prepared:
         """Deals a meta-batch out to the devices and makes their arrays.
@@ -120,6 +131,22 @@ class Engine:
             state, self._memory, prepared.inputs, parallel.broadcast(images), parallel.broadcast(labels)
         )
         return state, metrics
+
+
+def check_memory(config: TrainConfig, bounds: Needs) -> None:
+    """Raises MachineError if a step needs more memory than there is, saying what to lower."""
+    networks = config.meta_batch // parallel.num_devices()
+    activations = bounds.memory_bytes * jnp.dtype(config.compute_dtype).itemsize / 4
+    out, inputs = config.hypernetwork(Task()).max_shape[:2]
+    rows = 2 * 4 * networks * bounds.dense * out * inputs
+    available = parallel.available_memory()
+    if activations + rows > available:
+        raise MachineError(
+            f"a step needs {activations / 2**30:.1f} GiB for activations of the largest network and {rows / 2**30:.1f} "
+            f"GiB for decoded rows, {available / 2**30:.1f} GiB are available: lower config.batch_size="
+            f"{config.batch_size}, config.max_multiply_adds={config.max_multiply_adds} or config.meta_batch="
+            f"{config.meta_batch}"
+        )
 
 
 def _shapes(tree):

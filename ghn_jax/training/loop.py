@@ -111,6 +111,7 @@ class _Pending(NamedTuple):
     metrics: Metrics
     began: float
     waited: float
+    passed_over: int
 
 
 @dataclasses.dataclass
@@ -143,7 +144,7 @@ class _Run:
             prepared, batch = next(meta_batches), next(batches)
             waited = time.monotonic() - began
             self.state, result = engine.step(self.state, prepared, batch.images, batch.labels)
-            self._report(step, _Pending(prepared, result, began, waited), metrics, bar)
+            self._report(step, _Pending(prepared, result, began, waited, engine.passed_over), metrics, bar)
             now = time.monotonic()
             if config.max_minutes is not None and now - self.started > 60 * config.max_minutes:
                 bar.write(f"stopped after config.max_minutes={config.max_minutes:g}, {step + 1} steps")
@@ -154,7 +155,7 @@ class _Run:
 
     def _prepared(self, engine: Engine) -> Iterator[Prepared]:
         """Meta-batches as arrays, whose steps are being compiled."""
-        for targets in meta_batches(self.config, self.task):
+        for targets in meta_batches(self.config, self.task, engine.accepts):
             prepared = engine.prepare(targets)
             engine.compile(self.state, prepared)
             yield prepared
@@ -181,6 +182,7 @@ class _Run:
             "accuracy": accuracy,
             "grad_norm": float(result.grad_norm),
             "applied": bool(result.applied),
+            "passed_over": pending.passed_over,
             "balance": round(prepared.balance, 4),
             "memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "architectures": numbers,

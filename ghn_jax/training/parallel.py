@@ -7,6 +7,7 @@ With several processes (one a host), each makes the inputs of its own devices.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,15 @@ def is_first() -> bool:
 def num_devices() -> int:
     """Devices of all processes."""
     return jax.device_count()
+
+
+def available_memory() -> int:
+    """Bytes that a device of this process can have."""
+    device = jax.local_devices()[0]
+    stats = device.memory_stats()
+    if stats and "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats["bytes_in_use"]
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
 
 
 def local_shares(shares: Sequence[Any]) -> Sequence[Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -14,8 +14,12 @@ from ghn_jax.training.bounds import Needs, needs_of
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.targets import Target, meta_batches, width_of
 
+LOOK_AHEAD = 10_000
+"""Architectures looked at before a run."""
 
-class Survey(NamedTuple):
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
     """The result of looking ahead.
 
     Attributes:
@@ -26,11 +30,21 @@ class Survey(NamedTuple):
     tables: Mapping[int, Table]
     bounds: Needs
 
+    def foresees(self, target: Target, batch_size: int) -> bool:
+        """Whether the compiled steps have all operations of a network, and room for it."""
+        table = self.tables.get(width_of(target))
+        fits = all(need <= room for need, room in zip(needs_of(target, batch_size), self.bounds, strict=True))
+        return table is not None and fits and all(s in table for s in signatures_of(target.program))
+
 
 def survey(config: TrainConfig, task: Task) -> Survey:
-    """Looks at all architectures that the run is going to see."""
-    ahead = itertools.islice(meta_batches(config, task), config.steps)
-    bar = tqdm(ahead, total=config.steps, desc="looking ahead", unit="step", leave=False)
+    """Looks at the architectures that the run is going to see, the first `LOOK_AHEAD` of them.
+
+    A longer run passes over the few networks with an operation that none of those has, or larger than all of them.
+    """
+    steps = min(config.steps, -(-LOOK_AHEAD // config.meta_batch))
+    ahead = itertools.islice(meta_batches(config, task), steps)
+    bar = tqdm(ahead, total=steps, desc="looking ahead", unit="step", leave=False)
     return of_targets(itertools.chain.from_iterable(bar), config.batch_size)
 
 

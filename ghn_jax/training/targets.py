@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ghn_jax.architecture import AnyArchitecture, ArchitectureError, Task
@@ -34,15 +34,18 @@ def width_of(target: Target) -> int:
     return target.architecture.C
 
 
-def meta_batches(config: TrainConfig, task: Task) -> Iterator[tuple[Target, ...]]:
-    """Meta-batches of train architectures without end, a pure function of the configuration.
+def meta_batches(
+    config: TrainConfig, task: Task, accepts: Callable[[Target], bool] = lambda target: True
+) -> Iterator[tuple[Target, ...]]:
+    """Meta-batches of train architectures without end, a pure function of the arguments.
 
     All networks of a meta-batch have the same width: a network waits until there are enough of its width, so every
     architecture is drawn as often as in the original, only in another company.  Meta-batches of more than 2,200 nodes
-    are skipped, as in the original.  Networks above `max_multiply_adds` are passed over one by one.
+    are skipped, as in the original.  Networks above `max_multiply_adds`, and those that `accepts` says no to, are passed over
+    one by one.
     """
     waiting: dict[int, list[Target]] = {}
-    for target in _targets(config, task):
+    for target in filter(accepts, _targets(config, task)):
         company = waiting.setdefault(width_of(target), [])
         company.append(target)
         if len(company) == config.meta_batch:
