@@ -13,16 +13,23 @@ import numpy as np
 import optax
 import pytest
 
-from ghn_jax import checkpoint, dispatch, pretrained
+from ghn_jax import checkpoint, interpreter, pretrained
 from ghn_jax.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
 from ghn_jax.checkpoint import CheckpointError
-from ghn_jax.deepnets.sampler import MAX_NODES_BATCH
+from ghn_jax.compilations import counted
+from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, WIDTHS, train_architecture
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.losses import cross_entropy
+from ghn_jax.machine.table import MachineError
 from ghn_jax.predict import GHN, predict_params
-from ghn_jax.training import loop, step
+from ghn_jax.training import loop, parallel
+from ghn_jax.training.bounds import Needs
 from ghn_jax.training.config import TrainConfig, from_fields
+from ghn_jax.training.engine import Engine
+from ghn_jax.training.loop import NonFiniteLossError
 from ghn_jax.training.prefetch import prefetch
-from ghn_jax.training.step import NonFiniteLossError, Trainer, clip_by_norm, init_state, make_optimizer
+from ghn_jax.training.step import init_state, make_optimizer
+from ghn_jax.training.survey import of_targets
 from ghn_jax.training.targets import make_target, meta_batches
 
 ROOT = Path(__file__).parent.parent
@@ -35,15 +42,16 @@ CELL = Genotype(
 )
 
 
+PLAIN = Architecture(CELL, n_cells=2, C=12, stem_type=1)
+TARGETS = (
+    make_target(5, PLAIN, CIFAR10),
+    make_target(6, dataclasses.replace(PLAIN, norm=None, n_cells=1), CIFAR10),
+)
+
+
 @pytest.fixture(scope="module")
 def ghn():
     return GHN.init(SMALL, seed=0)
-
-
-@pytest.fixture(scope="module")
-def targets():
-    plain = Architecture(CELL, n_cells=2, C=12, stem_type=1)
-    return make_target(5, plain, CIFAR10), make_target(6, dataclasses.replace(plain, norm=None, n_cells=1), CIFAR10)
 
 
 @pytest.fixture(scope="module")
@@ -52,74 +60,116 @@ def batch():
     return rng.standard_normal((4, 32, 32, 3)).astype(np.float32), np.array([0, 1, 2, 3], np.int32)
 
 
-def gradient_by_sgd(ghn, targets, batch):
+def one_step(ghn, targets, batch, **fields):
+    """Parameters after a step of plain gradient descent with rate 1, and the metrics."""
+    config = TrainConfig(batch_size=len(batch[0]), meta_batch=len(targets), **fields)
+    optimizer = optax.sgd(1.0)
+    # Always the same operations, whichever targets take part.
+    engine = Engine(config, SMALL, optimizer, of_targets(TARGETS, len(batch[0])))
+    state = parallel.replicate(init_state(ghn.params, optimizer))
+    state, metrics = engine.step(state, engine.prepare(targets), *batch)
+    return parallel.first_copy(state).params, parallel.first_copy(metrics)
+
+
+def gradient_by_sgd(ghn, targets, batch, **fields):
     """The gradient as the change that a step of plain gradient descent with rate 1 makes."""
-    trainer = Trainer(SMALL, optimizer := optax.sgd(1.0), label_smoothing=0.0, seed=0)
-    state, metrics = trainer.step(init_state(ghn.params, optimizer), targets, *batch)
-    return jax.tree.map(lambda old, new: old - new, ghn.params, state.params), metrics
+    params, metrics = one_step(ghn, targets, batch, **fields)
+    return jax.tree.map(lambda old, new: old - new, ghn.params, params), metrics
 
 
-def test_gradient_by_finite_differences(ghn, targets, batch):
-    gradient, metrics = gradient_by_sgd(ghn, targets, batch)
-    assert metrics.loss == pytest.approx(np.mean(metrics.losses))
-    assert metrics.grad_norm == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-3)
+@pytest.fixture(scope="module")
+def gradients(ghn, batch):
+    """Of both targets together, and of each alone."""
+    return [gradient_by_sgd(ghn, targets, batch) for targets in (TARGETS, TARGETS[:1], TARGETS[1:])]
+
+
+def test_gradient_by_finite_differences(ghn, batch, gradients):
+    gradient, metrics = gradients[0]
+    grad_norm = float(metrics.grad_norm)
+    assert grad_norm == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-3)
 
     def loss(params):
-        key = jax.random.fold_in(jax.random.key(0), 0)
         values = []
-        for index, target in enumerate(targets):
+        for target in TARGETS:
             predicted = predict_params(target.graph, GHN(SMALL, params))
-            values.append(
-                dispatch.value_and_grad(
-                    target.program, predicted, *map(jnp.asarray, batch), dropout_key=jax.random.fold_in(key, index)
-                ).loss
-            )
+            values.append(cross_entropy(interpreter.run(target.program, predicted, batch[0]), batch[1]))
         return float(np.mean(values))
 
-    assert loss(ghn.params) == pytest.approx(metrics.loss, rel=1e-5)
+    assert loss(ghn.params) == pytest.approx(float(np.mean(metrics.losses)), rel=1e-5)
     # Along the gradient itself the loss must change by the gradient's squared norm.
-    size = 2e-3 / metrics.grad_norm
+    size = 2e-3 / grad_norm
     up, down = (
         loss(jax.tree.map(lambda p, g, sign=sign: p + sign * size * g, ghn.params, gradient)) for sign in (1, -1)
     )
-    assert (up - down) / (2 * size) == pytest.approx(metrics.grad_norm**2, rel=0.05)
+    assert (up - down) / (2 * size) == pytest.approx(grad_norm**2, rel=0.05)
 
 
-def test_meta_batch_averages(ghn, targets, batch):
-    both, metrics = gradient_by_sgd(ghn, targets, batch)
-    first, of_first = gradient_by_sgd(ghn, targets[:1], batch)
-    second, of_second = gradient_by_sgd(ghn, targets[1:], batch)
-    np.testing.assert_allclose(metrics.losses, [of_first.loss, of_second.loss], rtol=1e-5)
+def test_meta_batch_averages(gradients):
+    (both, metrics), (first, of_first), (second, of_second) = gradients
+    alone = np.concatenate([of_first.losses, of_second.losses], axis=1)
+    np.testing.assert_allclose(metrics.losses, alone, rtol=1e-5)
     for mean, a, b in zip(*map(jax.tree.leaves, (both, first, second)), strict=True):
         np.testing.assert_allclose(mean, (a + b) / 2, atol=1e-5)
 
 
-def test_every_network_is_clipped_by_itself(ghn, targets, batch):
-    _, metrics = gradient_by_sgd(ghn, targets, batch)
-
-    def network_gradients(largest):
-        """Cotangents of the meta-batch's parameters, taken where they enter the hypernetwork."""
-        trainer = Trainer(SMALL, optimizer := optax.sgd(1.0), label_smoothing=0.0, seed=0, network_clip_norm=largest)
-        state, _ = trainer.step(init_state(ghn.params, optimizer), targets, *batch)
-        return jax.tree.map(lambda old, new: old - new, ghn.params, state.params)
-
-    free, loose, tight = map(network_gradients, (None, 1e9, 1e-3))
-    jax.tree.map(np.testing.assert_array_equal, free, loose)
-    assert 0 < float(optax.tree.norm(tight)) < 0.1 * metrics.grad_norm
-    # Below both norms the gradient is proportional to the limit.
-    half = network_gradients(5e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 2 * b, atol=1e-6), tight, half)
+def test_every_network_is_clipped_by_itself(ghn, batch, gradients):
+    norms = gradients[0][1].norms[0]
+    limit = float(np.mean(norms))  # between the norms of the two networks
+    assert min(norms) < 0.9 * limit and 1.1 * limit < max(norms)
+    clipped, metrics = gradient_by_sgd(ghn, TARGETS, batch, network_clip_norm=limit)
+    np.testing.assert_allclose(metrics.norms, gradients[0][1].norms, rtol=1e-5)
+    scales = np.minimum(1, limit / norms)
+    for mine, a, b in zip(*map(jax.tree.leaves, (clipped, gradients[1][0], gradients[2][0])), strict=True):
+        np.testing.assert_allclose(mine, (scales[0] * a + scales[1] * b) / 2, atol=1e-5)
 
 
-def test_clip_by_norm_keeps_direction():
-    gradients = {"a": jnp.array([3.0, 0.0]), "b": jnp.array([[4.0]])}
-    jax.tree.map(np.testing.assert_array_equal, clip_by_norm(gradients, 5.0), gradients)
-    clipped = clip_by_norm(gradients, 1.0)
-    np.testing.assert_allclose(clipped["a"], [0.6, 0], rtol=1e-6)
-    np.testing.assert_allclose(clipped["b"], [[0.8]], rtol=1e-6)
-    huge = clip_by_norm({"a": jnp.array([3e30, 4e30])}, 1.0)  # the square overflows float32
-    np.testing.assert_allclose(huge["a"], [0.6, 0.8], rtol=1e-6)
-    assert not np.isfinite(clip_by_norm({"a": jnp.array([np.nan, 1.0])}, 1.0)["a"]).all()
+def test_steps_that_are_not_finite_change_nothing(ghn, batch):
+    params, metrics = one_step(ghn, TARGETS, (np.full_like(batch[0], np.nan), batch[1]))
+    assert not metrics.applied and np.isnan(metrics.losses).all()
+    jax.tree.map(np.testing.assert_array_equal, params, ghn.params)
+
+
+def test_new_architectures_compile_nothing(ghn, batch):
+    """Meta-batches of networks never seen before, after the first step."""
+    config = TrainConfig(batch_size=4, meta_batch=2)
+    variants = [
+        make_target(i, dataclasses.replace(TARGETS[0].architecture, n_cells=1 + i % 4, ks=3), CIFAR10) for i in range(8)
+    ]
+    optimizer = optax.sgd(1e-3)
+    engine = Engine(config, SMALL, optimizer, of_targets(variants, 4))
+    state = parallel.replicate(init_state(ghn.params, optimizer))
+    for first in range(0, 8, 2):
+        with counted() as compilations:
+            state, metrics = engine.step(state, engine.prepare(variants[first : first + 2]), *batch)
+            assert parallel.first_copy(metrics).applied
+        assert first == 0 or not compilations
+
+
+def test_bounds_and_memory(batch, monkeypatch):
+    small, large = TARGETS[1], TARGETS[0]
+    ahead = of_targets([small], 4)
+    assert ahead.foresees(small, 4) and not ahead.foresees(large, 4)
+    with pytest.raises(MachineError, match=r"architecture 5 needs \d+ nodes, this run has room for \d+"):
+        Engine(TrainConfig(batch_size=4), SMALL, optax.sgd(1.0), ahead).prepare([large])
+    monkeypatch.setattr(parallel, "available_memory", lambda: 1000)
+    with pytest.raises(MachineError, match="GiB are available: lower config.batch_size=4"):
+        Engine(TrainConfig(batch_size=4), SMALL, optax.sgd(1.0), ahead)
+
+
+def test_padding_changes_nothing(ghn, batch, gradients):
+    """Room for more nodes, instructions, rows and memory than any network needs."""
+    config = TrainConfig(batch_size=4, meta_batch=2)
+    ahead = of_targets(TARGETS, 4)
+    roomy = dataclasses.replace(ahead, bounds=Needs(*(2 * need + 40 for need in ahead.bounds)))
+    optimizer = optax.sgd(1.0)
+    engine = Engine(config, SMALL, optimizer, roomy)
+    state, metrics = engine.step(
+        parallel.replicate(init_state(ghn.params, optimizer)), engine.prepare(TARGETS), *batch
+    )
+    np.testing.assert_allclose(parallel.first_copy(metrics).losses, gradients[0][1].losses, rtol=1e-5)
+    moved = jax.tree.map(lambda old, new: old - new, ghn.params, parallel.first_copy(state).params)
+    for mine, plain in zip(*map(jax.tree.leaves, (moved, gradients[0][0])), strict=True):
+        np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 
 def test_optimizer_is_adam_with_l2_and_clipping():
@@ -139,13 +189,6 @@ def test_optimizer_is_adam_with_l2_and_clipping():
         np.testing.assert_allclose(params["w"], w, rtol=1e-4)
 
 
-def test_non_finite_loss_names_step_and_architectures(ghn, targets, batch):
-    trainer = Trainer(SMALL, optimizer := optax.sgd(1.0), label_smoothing=0.0, seed=0)
-    state = init_state(ghn.params, optimizer)
-    with pytest.raises(NonFiniteLossError, match=r"step 0: the loss of train architectures \[5, 6\]"):
-        trainer.step(state, targets, np.full_like(batch[0], np.nan), batch[1])
-
-
 def test_meta_batches_are_reproducible_and_bounded():
     config = TrainConfig(meta_batch=3, max_multiply_adds=30_000_000, fixed_width=32)
     first, again = (list(itertools.islice(meta_batches(config, CIFAR10), 4)) for _ in range(2))
@@ -158,6 +201,25 @@ def test_meta_batches_are_reproducible_and_bounded():
     assert [t.number for t in other] != [t.number for t in first[0]]
     with pytest.raises(ArchitectureError, match="max_multiply_adds=10"):
         next(meta_batches(dataclasses.replace(config, max_multiply_adds=10), CIFAR10))
+
+
+def test_grouping_by_width_keeps_the_distribution():
+    """Every network of the stream is in a meta-batch of its width, but the last few, which still wait."""
+    config = TrainConfig(meta_batch=4)
+    drawn = [train_architecture(config.seed, position) for position in range(400)]
+    grouped = []
+    for meta_batch in meta_batches(config, CIFAR10):
+        assert len({target.architecture.C for target in meta_batch}) == 1
+        grouped += [target.architecture for target in meta_batch]
+        if len(grouped) > 300:
+            break
+    known = set(drawn)
+    assert all(architecture in known for architecture in grouped)
+    assert len(set(grouped)) == len(grouped)
+    # Nothing is left out for good: of the first 250 drawn only incomplete groups are missing, 3 a width at most.
+    missing = [architecture for architecture in drawn[:250] if architecture not in set(grouped)]
+    assert len(missing) <= 3 * len(WIDTHS)
+    assert len({architecture.C for architecture in drawn}) >= 5
 
 
 def test_prefetch_keeps_order_and_errors():
@@ -280,25 +342,28 @@ def test_start_from_a_checkpoint(tmp_path, ghn, small_hypernetwork):
 
 
 def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, monkeypatch):
-    real = step.Trainer.step
+    real, calls = Engine.step, []
 
-    def interrupted(self, state, *args):
-        if int(state.step) == 1:
+    def interrupted(self, *args):
+        calls.append(args)
+        if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(self, state, *args)
+        return real(self, *args)
 
-    monkeypatch.setattr(step.Trainer, "step", interrupted)
+    monkeypatch.setattr(Engine, "step", interrupted)
     assert checkpoint.describe(loop.train(smoke_config(tmp_path / "a"))).step == 1
 
-    def broken(self, state, *args):
-        if int(state.step) == 1:
-            raise NonFiniteLossError("step 1: the loss of train architectures [1] is not finite")
-        return real(self, state, *args)
+    def broken(self, state, prepared, pixels, labels):
+        return real(self, state, prepared, np.full_like(pixels, np.nan), labels)
 
-    monkeypatch.setattr(step.Trainer, "step", broken)
-    with pytest.raises(NonFiniteLossError):
+    monkeypatch.setattr(Engine, "step", broken)
+    monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
+    with pytest.raises(NonFiniteLossError, match=r"step 2: .* not finite for 2 steps in a row; .* were \[\d+, \d+\]"):
         loop.train(smoke_config(tmp_path / "b"))
-    assert checkpoint.describe(tmp_path / "b" / "checkpoint").step == 1
+    kept = checkpoint.load_ghn(tmp_path / "b" / "checkpoint")
+    jax.tree.map(np.testing.assert_array_equal, kept.params, GHN.init(SMALL, seed=0).params)
+    rows = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["applied"] for row in rows] == [False, False]
 
 
 def run_script(*arguments):

@@ -41,8 +41,8 @@ def meta_batches(
 
     All networks of a meta-batch have the same width: a network waits until there are enough of its width, so every
     architecture is drawn as often as in the original, only in another company.  Meta-batches of more than 2,200 nodes
-    are skipped, as in the original.  Networks above `max_multiply_adds`, and those that `accepts` says no to, are passed over
-    one by one.
+    are skipped, as in the original.  Networks above `max_multiply_adds`, and those that `accepts` says no to, are
+    passed over one by one.
     """
     waiting: dict[int, list[Target]] = {}
     for target in filter(accepts, _targets(config, task)):

@@ -1,0 +1,147 @@
+"""Seconds a network takes in training: forward, backward and its share of the update.
+
+    python benchmarks/train_step.py
+    python benchmarks/train_step.py --unrolled=2     # also 2 networks compiled each as a program of its own
+
+64 architectures of the train distribution with 32 channels, meta-batches of 8, 64 images.  The PyTorch original takes
+about 0.94 s a network on two CPU cores.  Prints the time a network with and without compilation, the share of every
+primitive (each operation timed alone, times how often it runs) and the memory.
+"""
+
+import argparse
+import collections
+import functools
+import itertools
+import resource
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ghn_jax import interpreter
+from ghn_jax.architecture import CIFAR10
+from ghn_jax.compilation_cache import use_compilation_cache
+from ghn_jax.evaluation import he_init
+from ghn_jax.losses import cross_entropy
+from ghn_jax.machine.table import signature_of
+from ghn_jax.predict import GHN
+from ghn_jax.primitives import Conv
+from ghn_jax.training import parallel
+from ghn_jax.training.config import TrainConfig
+from ghn_jax.training.engine import Engine
+from ghn_jax.training.step import init_state, make_optimizer
+from ghn_jax.training.survey import of_targets
+from ghn_jax.training.targets import meta_batches
+
+META_BATCH = 8
+
+
+def interpreted(config, meta_batch_list, images, labels):
+    """Seconds for every network, and for compiling."""
+    ahead = of_targets(itertools.chain.from_iterable(meta_batch_list), config.batch_size)
+    ghn, optimizer = config.hypernetwork(CIFAR10), make_optimizer(config)
+    engine = Engine(config, ghn, optimizer, ahead)
+    state = parallel.replicate(init_state(GHN.init(ghn, seed=0).params, optimizer))
+    prepared = [engine.prepare(targets) for targets in meta_batch_list]
+    state, metrics = engine.step(state, prepared[0], images, labels)
+    parallel.first_copy(metrics)
+    seconds = []
+    for inputs in prepared:
+        begin = time.perf_counter()
+        state, metrics = engine.step(state, inputs, images, labels)
+        assert parallel.first_copy(metrics).applied
+        seconds.append((time.perf_counter() - begin) / META_BATCH)
+    operations = sum(len(table.signatures) for table in ahead.tables.values())
+    print(f"interpreted: {np.mean(seconds):.3f} s a network (meta-batches {min(seconds):.3f} to {max(seconds):.3f})")
+    print(f"  {operations} operations, compiled or loaded in {engine.compile_seconds:.0f} s")
+    print(f"  memory for activations {ahead.bounds.memory_bytes / 2**20:.0f} MiB")
+
+
+def unrolled(targets, images, labels):
+    """The networks one by one, each compiled; without the hypernetwork."""
+
+    def loss(program, params):
+        return cross_entropy(interpreter.run(program, params, images, dropout_key=jax.random.key(0)), labels)
+
+    compiling, running = [], []
+    for target in targets:
+        params = jax.tree.map(jnp.asarray, he_init(target.program, 0))
+        begin = time.perf_counter()
+        step = jax.jit(jax.value_and_grad(functools.partial(loss, target.program))).lower(params).compile()
+        compiling.append(time.perf_counter() - begin)
+        jax.block_until_ready(step(params))
+        begin = time.perf_counter()
+        jax.block_until_ready(step(params))
+        running.append(time.perf_counter() - begin)
+    print(f"unrolled: {np.mean(running):.3f} s a network, and {np.mean(compiling):.1f} s to compile each")
+
+
+def best_of(function, *args, repeats=3):
+    jax.block_until_ready(function(*args))
+    seconds = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def shares(targets, batch_size):
+    """Time by kind of primitive."""
+    counts = collections.Counter(signature_of(t.program, i) for t in targets for i in t.program.instructions)
+    kinds = collections.defaultdict(lambda: np.zeros(3))
+    rng = np.random.default_rng(0)
+
+    def random(shape):
+        return jnp.asarray(rng.standard_normal(shape), jnp.float32)
+
+    for signature, count in counts.items():
+        primitive = signature.primitive
+        params = tuple(random(parameter.shape) for parameter in primitive.parameters)
+        inputs = tuple(random((batch_size, *shape)) for shape in signature.inputs)
+        bar = random((batch_size, *signature.output))
+        forward = jax.jit(lambda params, inputs, primitive=primitive: primitive(params, *inputs))
+
+        def pull_back(params, inputs, bar, primitive=primitive):
+            return jax.vjp(lambda params, inputs: primitive(params, *inputs), params, inputs)[1](bar)
+
+        kind = type(primitive).__name__
+        if isinstance(primitive, Conv):
+            kind += " depthwise" if primitive.depthwise else " 1x1" if primitive.kernel == (1, 1) else " larger"
+        backward = jax.jit(pull_back)
+        kinds[kind] += count * np.array([1, best_of(forward, params, inputs), best_of(backward, params, inputs, bar)])
+    total = sum(times[1] + times[2] for times in kinds.values())
+    print(f"operations alone: {total / len(targets):.3f} s a network")
+    print(f"  {'':18}{'a network':>10}{'forward':>12}{'backward':>12}{'share':>8}")
+    for kind, (count, forward, backward) in sorted(kinds.items(), key=lambda item: -item[1][1:].sum()):
+        there, back = (1e3 * seconds / len(targets) for seconds in (forward, backward))
+        share = (forward + backward) / total
+        print(f"  {kind:18}{count / len(targets):10.1f}{there:9.2f} ms{back:9.2f} ms{share:8.1%}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", type=int, default=64)
+    parser.add_argument("--unrolled", type=int, default=0)
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    args = parser.parse_args()
+    use_compilation_cache()
+    config = TrainConfig(
+        steps=args.networks // META_BATCH, fixed_width=32, network_clip_norm=1.0, compute_dtype=args.dtype
+    )
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((config.batch_size, 32, 32, 3)).astype(np.float32)
+    labels = rng.integers(0, 10, config.batch_size).astype(np.int32)
+    meta_batch_list = list(itertools.islice(meta_batches(config, CIFAR10), config.steps))
+    targets = list(itertools.chain.from_iterable(meta_batch_list))
+    print(f"{jax.default_backend()}, {jax.local_device_count()} device(s), {len(targets)} networks, {args.dtype}")
+    interpreted(config, meta_batch_list, images, labels)
+    print(f"  largest resident size {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    if args.unrolled:
+        unrolled(targets[: args.unrolled], images, labels)
+    shares(targets, config.batch_size)
+
+
+if __name__ == "__main__":
+    main()
