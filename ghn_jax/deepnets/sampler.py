@@ -2,6 +2,8 @@
 
 Source: Knyazev et al. 2021, section 3 and appendix A; the rules are those of the published generator, its random
 numbers are not.  Published files are therefore different draws from the same distribution.
+
+Splits share no structure (see `ownership`), but "wide" has the networks of "test" with more channels.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, ArchitectureError, Edge, Genotype, Task
+from ghn_jax.deepnets.ownership import owner
 from ghn_jax.program import Program, lower
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Part of every seed; goes up when a change here changes any architecture."""
 
 MAX_NODES_BATCH = 2200
@@ -44,6 +47,7 @@ class SplitRules:
 
     Attributes:
       stream: part of the seed; splits that share it share their draws.
+      owner: name of the split in `ownership.SHARES`.
       size: number of architectures.
       min_cells, max_cells: range of the number of cells, both ends included.
       deep_thresholds: a network with more cells than a threshold drawn from these is deep.
@@ -56,6 +60,7 @@ class SplitRules:
     """
 
     stream: int
+    owner: str
     size: int
     min_cells: int = 4
     max_cells: int = 18
@@ -72,18 +77,20 @@ class SplitRules:
 
 
 SPLITS = {
-    "train": SplitRules(stream=0, size=1_000_000),
-    "val": SplitRules(stream=1, size=500),
-    "test": SplitRules(stream=2, size=500),
-    "wide": SplitRules(stream=2, size=100, C=128, large_C=64),
+    "train": SplitRules(stream=0, owner="train", size=1_000_000),
+    "val": SplitRules(stream=1, owner="val", size=500),
+    "test": SplitRules(stream=2, owner="test", size=500),
+    "wide": SplitRules(stream=2, owner="test", size=100, C=128, large_C=64),
     "deep": SplitRules(
-        stream=3, size=100, min_cells=10, max_cells=36, deep_thresholds=(18,), max_params=10**8
+        stream=3, owner="deep", size=100, min_cells=10, max_cells=36, deep_thresholds=(18,), max_params=10**8
     ),
-    "dense": SplitRules(stream=4, size=100, min_steps=2, max_steps=10, max_steps_deep=6, max_params=10**8),
-    "bnfree": SplitRules(stream=5, size=100, norm=None, shallow_norms=(None,)),
+    "dense": SplitRules(
+        stream=4, owner="dense", size=100, min_steps=2, max_steps=10, max_steps_deep=6, max_params=10**8
+    ),
+    "bnfree": SplitRules(stream=5, owner="bnfree", size=100, norm=None, shallow_norms=(None,)),
     "search": SplitRules(
-        stream=6, size=100_000, min_cells=6, max_cells=20, deep_thresholds=(10,), max_steps=6, max_steps_deep=3,
-        shallow_norms=("bn",), cnn_preproc_tenths=8,
+        stream=6, owner="search", size=100_000, min_cells=6, max_cells=20, deep_thresholds=(10,), max_steps=6,
+        max_steps_deep=3, shallow_norms=("bn",), cnn_preproc_tenths=8,
     ),
 }  # fmt: skip
 """The splits of DeepNets-1M that are drawn at random."""
@@ -147,7 +154,7 @@ def sample_program(split: str, index: int) -> tuple[Architecture, Program]:
             program = lower(architecture, _SMALL_FORM)
         except ArchitectureError:  # 'none' edges cut the logits off from the images
             continue
-        if _fits(architecture, program, rules.max_params):
+        if owner(program) == rules.owner and _fits(architecture, program, rules.max_params):
             return architecture, program
 
 
