@@ -55,6 +55,11 @@ class Primitive:
         """The parameter tensors it needs."""
         return ()
 
+    @functools.cached_property
+    def num_params(self) -> int:
+        """Number of parameters."""
+        return sum(math.prod(parameter.shape) for parameter in self.parameters)
+
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Shape of the output for inputs of these shapes."""
         return shapes[0]

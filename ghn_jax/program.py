@@ -145,6 +145,22 @@ class _Builder:
         return Program(self.task, tuple(kept), tuple(unused))
 
 
+class _Counter(_Builder):
+    """Counts parameters and makes no instructions."""
+
+    def __init__(self, task: Task):
+        super().__init__(task)
+        self.num_params = 0
+
+    def add(self, primitive: ops.Primitive, *inputs: int | None, scope: str = "") -> int | None:
+        self.num_params += primitive.num_params
+        shapes = tuple([None if register is None else self.shapes[register] for register in inputs])
+        if not any(shapes):
+            return None
+        self.shapes.append(primitive.known_output_shape(shapes))
+        return len(self.shapes) - 1
+
+
 def lower(architecture: AnyArchitecture, task: Task) -> Program:
     """The instructions of `architecture` applied to `task`.
 
@@ -152,13 +168,22 @@ def lower(architecture: AnyArchitecture, task: Task) -> Program:
       ArchitectureError: no path from the images to the logits, or images too small for the network.
     """
     builder = _Builder(task)
+    return builder.finish(_build(builder, architecture))
+
+
+def count_params(architecture: AnyArchitecture, task: Task) -> int:
+    """`lower(architecture, task).num_params_with_unused` in half the time, for networks known to be connected."""
+    counter = _Counter(task)
+    _build(counter, architecture)
+    return counter.num_params
+
+
+def _build(builder: _Builder, architecture: AnyArchitecture) -> int | None:
     if isinstance(architecture, ResNet):
-        output = _resnet(builder, architecture)
-    elif isinstance(architecture, Architecture):
-        output = _Cells(builder, architecture).network()
-    else:
-        raise ArchitectureError(f"expected an Architecture or a ResNet, got {type(architecture).__name__}")
-    return builder.finish(output)
+        return _resnet(builder, architecture)
+    if isinstance(architecture, Architecture):
+        return _Cells(builder, architecture).network()
+    raise ArchitectureError(f"expected an Architecture or a ResNet, got {type(architecture).__name__}")
 
 
 class _Cells:

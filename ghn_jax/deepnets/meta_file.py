@@ -51,7 +51,7 @@ class MetaFile:
                 table: {int(number): str(name) for number, name in names[table].items()}
                 for table in ("primitives_ext", "unique_op_names")
             }
-            if nets and nets != list(range(nets[0], nets[0] + len(nets))):
+            if nets and (nets != list(range(nets[0], nets[0] + len(nets))) or nets[-1] >= len(self._starts)):
                 raise ValueError("an entry of 'nets' is no object")
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             raise MetaError(

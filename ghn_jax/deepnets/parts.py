@@ -99,8 +99,8 @@ def read_part(folder: Path, part: Part) -> Iterator[StoredNetwork]:
     """
     path = part_path(folder, part)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
         entries = json.loads(arrays["entries"].tobytes())
         adj_ends, node_ends = np.cumsum(arrays["adj_sizes"]), np.cumsum(arrays["num_nodes"])
         types, operations = arrays["types"].tolist(), arrays["operations"].tolist()

@@ -15,7 +15,7 @@ import numpy as np
 
 from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, ArchitectureError, Edge, Genotype, Task
 from ghn_jax.deepnets.ownership import owner
-from ghn_jax.program import Program, lower
+from ghn_jax.program import Program, count_params, lower
 
 GENERATOR_VERSION = 2
 """Part of every seed; goes up when a change here changes any architecture."""
@@ -33,8 +33,8 @@ FC_WIDTHS = tuple(range(64, 513, 64))
 """Candidates for `Architecture.fc_dim` in training."""
 
 # Networks are counted with ten classes in both forms, whatever they are used for.
-_SMALL_FORM = Task(num_classes=10, image_size=32, large_images=False)
-_LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
+SMALL_FORM = Task(num_classes=10, image_size=32, large_images=False)
+LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
 
 # Take the place of `SplitRules.stream` in the seeds of training runs.
 _ORDER_STREAM = 100
@@ -151,7 +151,7 @@ def sample_program(split: str, index: int) -> tuple[Architecture, Program]:
         if architecture is None:
             continue
         try:
-            program = lower(architecture, _SMALL_FORM)
+            program = lower(architecture, SMALL_FORM)
         except ArchitectureError:  # 'none' edges cut the logits off from the images
             continue
         if owner(program) == rules.owner and _fits(architecture, program, rules.max_params):
@@ -172,9 +172,8 @@ def train_architecture(seed: int, position: int, large_images: bool = False) -> 
     A pure function of its arguments: any part of a run can be made again, in any order and on any machine.
     """
     architecture, program = sample_program("train", train_index(seed, position))
-    if large_images:
-        program = lower(architecture, _LARGE_FORM)
-    return _draw_widths(architecture, program.num_params_with_unused, seed, position)
+    num_params = count_params(architecture, LARGE_FORM) if large_images else program.num_params_with_unused
+    return _draw_widths(architecture, num_params, seed, position)
 
 
 def draw_widths(architecture: Architecture, seed: int, position: int, large_images: bool = False) -> Architecture:
@@ -182,12 +181,9 @@ def draw_widths(architecture: Architecture, seed: int, position: int, large_imag
 
     Source: appendix A; the candidates are those of the published loader, which allows a wide head
     (`fc_dim` above 256) only to small networks of up to 64 channels.
-
-    Raises:
-      ArchitectureError: the architecture is disconnected.
     """
     plain = dataclasses.replace(architecture, C=32, fc_dim=256)
-    num_params = lower(plain, _LARGE_FORM if large_images else _SMALL_FORM).num_params_with_unused
+    num_params = count_params(plain, LARGE_FORM if large_images else SMALL_FORM)
     return _draw_widths(architecture, num_params, seed, position)
 
 
@@ -298,4 +294,4 @@ def _fits(architecture: Architecture, program: Program, max_params: int) -> bool
     # With global pooling the large form differs in the stem only: at most 26,112 more, with msa.
     if architecture.glob_avg and num_params <= max_params - 30_000:
         return True
-    return lower(architecture, _LARGE_FORM).num_params_with_unused <= max_params
+    return count_params(architecture, LARGE_FORM) <= max_params

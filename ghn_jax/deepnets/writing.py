@@ -16,17 +16,15 @@ from typing import Any, NamedTuple, TextIO
 import h5py
 import numpy as np
 
-from ghn_jax.architecture import Task, to_json
+from ghn_jax.architecture import to_json
 from ghn_jax.deepnets.nodes import NamedNode, named_nodes
 from ghn_jax.deepnets.published import FORMAT_VERSION, TITLE, DeepNetsFile, meta_path
-from ghn_jax.deepnets.sampler import sample_program
-from ghn_jax.program import lower
+from ghn_jax.deepnets.sampler import LARGE_FORM, sample_program
+from ghn_jax.program import count_params
 from ghn_jax.program_graph import graph_of
 
 COMPRESSION_LEVEL = 4
 """Of gzip, as in the published files."""
-
-_LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
 
 
 class StoredNetwork(NamedTuple):
@@ -48,11 +46,10 @@ def stored_network(split: str, index: int) -> StoredNetwork:
     fields = to_json(architecture)
     del fields["kind"]
     channels = fields.pop("C")
-    large = lower(architecture, _LARGE_FORM)
     entry = {
         **fields,
         "num_nodes": graph.num_nodes,
-        "num_params": {"cifar10": program.num_params_with_unused, "imagenet": large.num_params_with_unused},
+        "num_params": {"cifar10": program.num_params_with_unused, "imagenet": count_params(architecture, LARGE_FORM)},
         "C": channels,
     }
     return StoredNetwork(entry, compressed(graph.distances), named_nodes(graph, architecture.n_cells))
