@@ -18,6 +18,7 @@ _MODULE_OF = {
     "named": "ghn_jax.architecture",
     "Graph": "ghn_jax.graph",
     "build_graph": "ghn_jax.program_graph",
+    "visualize": "ghn_jax.drawing",
     "load_ghn": "ghn_jax.checkpoint",
 }
 
