@@ -7,11 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from reference import load_json, needs_reference
+from reference import REFERENCE, load_json, needs_reference
 from scipy import stats
 
 from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, Genotype, Task, from_json, to_json
 from ghn_jax.deepnets import sampler
+from ghn_jax.deepnets.published import DeepNetsFile
+from ghn_jax.deepnets.statistics import network_statistics, type_shares
+from ghn_jax.graph import NODE_ID, NODE_TYPES
 from ghn_jax.program import lower
 from ghn_jax.program_graph import graph_of
 
@@ -277,6 +280,47 @@ def test_same_distribution_as_the_original(train_sample):
     }
     assert len(theirs) == 60
     assert min(pvalues.values()) > 0.01, pvalues
+
+
+@needs_reference
+def test_same_nodes_as_the_original(train_sample):
+    """Two-sample tests of the share of every type of node, and of networks with msa, cse and without norm."""
+    theirs = []
+    with DeepNetsFile(REFERENCE / "deepnets1m_eval.hdf5") as file:
+        for index in range(len(file["val"])):
+            graph = file["val"].graph(index)
+            theirs.append(network_statistics(file["val"].architecture(index), graph, graph.num_params))
+    ours = [network_statistics(a, graph_of(p), p.num_params_with_unused) for a, p in train_sample]
+    pvalues = {
+        name: stats.ks_2samp(type_shares(theirs)[:, i], type_shares(ours)[:, i]).pvalue
+        for i, name in enumerate(NODE_TYPES)
+    }
+    for field in ("degree", "path"):
+        pvalues[field] = stats.ks_2samp(*([getattr(s, field) for s in group] for group in (theirs, ours))).pvalue
+    traits = {
+        "msa": lambda s: s.types[NODE_ID["msa"]] > 0,
+        "cse": lambda s: s.types[NODE_ID["cse"]] > 0,
+        "no norm": lambda s: not s.norm,
+    }
+    for name, trait in traits.items():
+        counts = [[sum(map(trait, group)), sum(not trait(s) for s in group)] for group in (theirs, ours)]
+        pvalues[name] = stats.fisher_exact(counts).pvalue
+    assert min(pvalues.values()) > 0.01, pvalues
+
+
+def test_means_of_the_original(train_sample):
+    """Over 400 architectures of the original: 186 nodes (sd 106), 1.03M parameters (sd 1.31M), msa and cse nodes."""
+    graphs = [graph_of(program) for _, program in train_sample]
+    samples = {
+        (186, 106): [graph.num_nodes for graph in graphs],
+        (1.03, 1.31): [program.num_params_with_unused / 1e6 for _, program in train_sample],
+        (947 / 400, None): [(graph.node_types == NODE_ID["msa"]).sum() for graph in graphs],
+        (646 / 400, None): [(graph.node_types == NODE_ID["cse"]).sum() for graph in graphs],
+    }
+    for (mean, deviation), sample in samples.items():
+        spread = np.std(sample)
+        error = np.hypot(spread / np.sqrt(len(sample)), (deviation or spread) / np.sqrt(400))
+        assert abs(np.mean(sample) - mean) < 2.6 * error, (mean, np.mean(sample), error)
 
 
 def network(primitive="sep_conv_3x3", **arguments):
