@@ -41,6 +41,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    gc.freeze()  # what was imported is never garbage
     names = EVAL_SPLITS if args.split == "eval" else (args.split,)
     path = args.out / file_name(names[0])
     try:
@@ -94,7 +95,7 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    gc.freeze()  # what was imported is never garbage
+    gc.freeze()
 
 
 if __name__ == "__main__":

@@ -108,11 +108,11 @@ def read_part(folder: Path, part: Part) -> Iterator[StoredNetwork]:
             raise ValueError(f"{len(entries)} architectures, expected {part.size}")
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise PartError(f"{path} is damaged, remove it and start again: {error}") from error
-    adj, rows = arrays["adj"].tobytes(), arrays["nodes"].tolist()
+    adj = arrays["adj"].tobytes()
     for index, entry in enumerate(entries):
         chunk = adj[adj_ends[index] - arrays["adj_sizes"][index] : adj_ends[index]]
-        own_rows = rows[node_ends[index] - arrays["num_nodes"][index] : node_ends[index]]
-        yield StoredNetwork(entry, chunk, [NamedNode(types[t], cell, operations[o]) for t, cell, o in own_rows])
+        rows = arrays["nodes"][node_ends[index] - arrays["num_nodes"][index] : node_ends[index]].tolist()
+        yield StoredNetwork(entry, chunk, [NamedNode(types[t], cell, operations[o]) for t, cell, o in rows])
 
 
 def assemble(path: str | os.PathLike, splits: Mapping[str, list[Part]], report: Callable[[Part], None]) -> None:
