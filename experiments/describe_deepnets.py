@@ -21,9 +21,9 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from ghn_jax.architecture import CIFAR10
+from ghn_jax.architecture import CIFAR10, Architecture
 from ghn_jax.deepnets.published import DeepNetsFile, DeepNetsFileError
-from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
+from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture, split_size
 from ghn_jax.deepnets.statistics import QUANTITIES, NetworkStatistics, network_statistics, table, type_shares
 from ghn_jax.drawing import STYLES
 from ghn_jax.graph import NODE_TYPES
@@ -35,7 +35,7 @@ DEFAULT_NUM = 1000
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--split", default="train", choices=sorted(SPLITS))
+    parser.add_argument("--split", default="train", choices=sorted(ALL_SPLITS))
     parser.add_argument("--num", type=int, help=f"architectures, from index 0 on (the split, at most {DEFAULT_NUM:,})")
     parser.add_argument("--file", type=Path, help="a published HDF5 file to read them from")
     parser.add_argument("--compare", type=Path, help="a published HDF5 file to compare with")
@@ -57,7 +57,7 @@ def describe(
     found = []
     for index in tqdm(range(count), desc=label, unit="net", leave=False):
         architecture = architecture_at(index)
-        if channels is not None:
+        if channels is not None and isinstance(architecture, Architecture):
             architecture = dataclasses.replace(architecture, C=channels)
         program = lower(architecture, CIFAR10)
         found.append(network_statistics(architecture, graph_of(program), program.num_params_with_unused))
@@ -126,7 +126,7 @@ def main() -> None:
     channels = None if args.compare is None else 32
     try:
         if args.file is None:
-            size = SPLITS[args.split].size
+            size = split_size(args.split)
             draw_one = functools.partial(sample_architecture, args.split)
             found = describe(size, args.num, draw_one, args.split, channels)
         else:

@@ -17,11 +17,9 @@ from ghn_jax.architecture import ArchitectureError, named
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets import lookup
-from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
+from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS, sample_architecture
 from ghn_jax.images import ImageError
 from ghn_jax.training.targets import make_target
-
-PREDEFINED = ("resnet50", "vit")
 
 
 def parse_args() -> argparse.Namespace:

@@ -12,13 +12,13 @@ from pathlib import Path
 from ghn_jax import build_graph, visualize
 from ghn_jax.architecture import CIFAR10, IMAGENET, ArchitectureError
 from ghn_jax.deepnets import lookup
-from ghn_jax.deepnets.sampler import SPLITS
+from ghn_jax.deepnets.sampler import ALL_SPLITS
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", required=True, help=lookup.HELP)
-    parser.add_argument("--split", default="val", choices=sorted(SPLITS), help="split of DeepNets-1M")
+    parser.add_argument("--split", default="val", choices=sorted(ALL_SPLITS), help="split of DeepNets-1M")
     parser.add_argument("--imagenet", action="store_true", help="its form for 224x224 images and 1,000 classes")
     parser.add_argument("--labels", action="store_true", help="write type and kernel size into every node")
     parser.add_argument("--out", type=Path, help="picture: png, pdf or svg (NAME.png)")

@@ -179,5 +179,6 @@ def test_what_is_no_architecture(tmp_path, monkeypatch, text, contents, message)
         (tmp_path / text).write_text(contents)
     with pytest.raises(ArchitectureError, match=message):
         find_architecture(text)
+    assert find_architecture("1", "predefined").architecture == named("vit")
     with pytest.raises(ArchitectureError, match="no split is called 'valid'"):
         find_architecture("3", "valid")

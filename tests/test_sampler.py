@@ -10,7 +10,7 @@ import pytest
 from reference import REFERENCE, load_json, needs_reference
 from scipy import stats
 
-from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, Genotype, Task, from_json, to_json
+from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, Genotype, Task, from_json, named, to_json
 from ghn_jax.deepnets import sampler
 from ghn_jax.deepnets.published import DeepNetsFile
 from ghn_jax.deepnets.statistics import network_statistics, type_shares
@@ -109,6 +109,15 @@ def test_splits_do_not_share_draws_but_test_and_wide():
 def test_errors_name_the_value(split, index, message):
     with pytest.raises(ValueError, match=message):
         sampler.sample_architecture(split, index)
+
+
+def test_the_predefined_split():
+    assert [sampler.sample_architecture("predefined", index) for index in range(2)] == [named("resnet50"), named("vit")]
+    assert [sampler.split_size(split) for split in sampler.ALL_SPLITS] == [
+        1_000_000, 500, 500, 100, 100, 100, 100, 100_000, 2,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="index 2: split 'predefined' has architectures 0 to 1"):
+        sampler.sample_architecture("predefined", 2)
 
 
 def test_rules_of_cells(train_sample):

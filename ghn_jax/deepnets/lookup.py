@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ghn_jax.architecture import NAMED_ARCHITECTURES, AnyArchitecture, ArchitectureError, from_json, named
-from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
+from ghn_jax.deepnets.sampler import sample_architecture
 
 HELP = f"an index of the split, a JSON file, or {', '.join(NAMED_ARCHITECTURES)}"
 """What an option that takes an architecture accepts."""
@@ -35,11 +35,10 @@ def find_architecture(text: str, split: str = "val", large_images: bool = False)
     """
     if text.isdigit():
         index = int(text)
-        if split not in SPLITS:
-            raise ArchitectureError(f"no split is called {split!r}; known are {', '.join(SPLITS)}")
-        if index >= SPLITS[split].size:
-            raise ArchitectureError(f"index {index}: split {split!r} has architectures 0 to {SPLITS[split].size - 1}")
-        return FoundArchitecture(f"{split}/{index}", index, sample_architecture(split, index, large_images))
+        try:
+            return FoundArchitecture(f"{split}/{index}", index, sample_architecture(split, index, large_images))
+        except ValueError as error:
+            raise ArchitectureError(str(error)) from None
     if text in NAMED_ARCHITECTURES:
         return FoundArchitecture(text, 0, named(text))
     path = Path(text)

@@ -13,7 +13,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, ArchitectureError, Edge, Genotype, Task
+from ghn_jax.architecture import (
+    CELL_PRIMITIVES,
+    AnyArchitecture,
+    Architecture,
+    ArchitectureError,
+    Edge,
+    Genotype,
+    Task,
+    named,
+)
 from ghn_jax.deepnets.ownership import owner
 from ghn_jax.program import Program, count_params, lower
 
@@ -95,6 +104,20 @@ SPLITS = {
 }  # fmt: skip
 """The splits of DeepNets-1M that are drawn at random."""
 
+PREDEFINED = ("resnet50", "vit")
+"""Names of the architectures of the split "predefined", in the order of the original."""
+
+ALL_SPLITS = (*SPLITS, "predefined")
+
+
+def split_size(split: str) -> int:
+    """Number of architectures in one of `ALL_SPLITS`.
+
+    Raises:
+      ValueError: an unknown split.
+    """
+    return len(PREDEFINED) if split == "predefined" else _rules(split).size
+
 
 class _Draws:
     """Uniform draws, the same on every machine and with every NumPy.
@@ -123,14 +146,17 @@ class _Draws:
         return self.below(denominator) < numerator
 
 
-def sample_architecture(split: str, index: int, large_images: bool = False) -> Architecture:
-    """Architecture number `index` of `split`, the same on every machine.
+def sample_architecture(split: str, index: int, large_images: bool = False) -> AnyArchitecture:
+    """Architecture number `index` of `split`, the same on every machine; drawn at random unless it is "predefined".
 
     `large_images` matters to the split "wide" only: four times the channels for small images, twice for large ones.
 
     Raises:
       ValueError: an unknown split, or an index outside of it.
     """
+    if split == "predefined":
+        _check_index(split, index)
+        return named(PREDEFINED[index])
     rules = _rules(split)
     architecture, _ = sample_program(split, index)
     return dataclasses.replace(architecture, C=rules.large_C if large_images else rules.C)
@@ -143,8 +169,7 @@ def sample_program(split: str, index: int) -> tuple[Architecture, Program]:
       ValueError: an unknown split, or an index outside of it.
     """
     rules = _rules(split)
-    if not 0 <= index < rules.size:
-        raise ValueError(f"index {index}: split {split!r} has architectures 0 to {rules.size - 1}")
+    _check_index(split, index)
     draws = _Draws(GENERATOR_VERSION, rules.stream, index)
     while True:
         architecture = _draw_architecture(draws, rules)
@@ -210,8 +235,13 @@ def _draw_widths(architecture: Architecture, num_params: int, seed: int, positio
 
 def _rules(split: str) -> SplitRules:
     if split not in SPLITS:
-        raise ValueError(f"no split is called {split!r}; known are {', '.join(SPLITS)}")
+        raise ValueError(f"no split is called {split!r}; known are {', '.join(ALL_SPLITS)}")
     return SPLITS[split]
+
+
+def _check_index(split: str, index: int) -> None:
+    if not 0 <= index < split_size(split):
+        raise ValueError(f"index {index}: split {split!r} has architectures 0 to {split_size(split) - 1}")
 
 
 def _draw_architecture(draws: _Draws, rules: SplitRules) -> Architecture | None:

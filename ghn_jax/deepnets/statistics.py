@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csgraph, csr_array
 
-from ghn_jax.architecture import Architecture
+from ghn_jax.architecture import AnyArchitecture, ResNet
 from ghn_jax.graph import NODE_TYPES, Graph
 
 
@@ -17,7 +17,7 @@ class NetworkStatistics:
     """Figures of one network.
 
     Attributes:
-      cells: number of cells.
+      cells: number of cells, or of the blocks of a ResNet.
       channels: channels of the first cells.
       nodes: number of nodes.
       params: number of parameters, unused ones included, in millions.
@@ -48,20 +48,24 @@ QUANTITIES = {
 """Fields of `NetworkStatistics` that are numbers, and what they are called."""
 
 
-def network_statistics(architecture: Architecture, graph: Graph, num_params: int) -> NetworkStatistics:
+def network_statistics(architecture: AnyArchitecture, graph: Graph, num_params: int) -> NetworkStatistics:
     """The figures of one network; degrees and paths are those of the undirected graph, as in the original."""
     edges = graph.distances == 1
     nodes = graph.num_nodes
+    if isinstance(architecture, ResNet):
+        cells, channels, norm = sum(architecture.depths), architecture.width, True
+    else:
+        cells, channels, norm = architecture.n_cells, architecture.C, architecture.norm is not None
     paths = csgraph.shortest_path(csr_array(edges.astype(np.int8)), directed=False, unweighted=True)
     return NetworkStatistics(
-        cells=architecture.n_cells,
-        channels=architecture.C,
+        cells=cells,
+        channels=channels,
         nodes=nodes,
         params=num_params / 1e6,
         degree=2 * int(edges.sum()) / nodes,
         path=float(paths.sum() / (nodes * (nodes - 1))),
         types=tuple(np.bincount(graph.node_types, minlength=len(NODE_TYPES)).tolist()),
-        norm=architecture.norm is not None,
+        norm=norm,
     )
 
 
