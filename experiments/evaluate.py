@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ghn_jax import checkpoint, evaluation, images
-from ghn_jax.architecture import ArchitectureError, named
+from ghn_jax.architecture import named
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets import lookup
@@ -58,7 +58,7 @@ def main() -> None:
         data_name = args.dataset or description.train_config["dataset"]
         dataset = images.load(data_name, args.data_dir or description.train_config.get("data_dir"))
         chosen, predefined = architectures(args)
-    except (ArchitectureError, CheckpointError, ImageError, IndexError) as error:
+    except (CheckpointError, ImageError, ValueError) as error:
         sys.exit(str(error))
     if dataset.num_classes != ghn.config.num_classes:
         sys.exit(f"{data_name} has {dataset.num_classes} classes, the hypernetwork predicts {ghn.config.num_classes}")

@@ -1,6 +1,8 @@
 """Published files: what is written is read back, the original's are repaired, and damage gives one clear error."""
 
+import concurrent.futures
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -168,7 +170,17 @@ def _names(file):
     return [file["train"].architecture(index) for index in range(COUNT)]
 
 
-def test_several_processes_may_read(written):
+def test_several_processes_read(written):
+    file = DeepNetsFile(written)
+    expected = [file["train"].arrays(index) for index in range(COUNT)]
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(2, context) as pool:
+        for found, arrays in zip(pool.map(file["train"].arrays, range(COUNT)), expected, strict=True):
+            np.testing.assert_array_equal(found.adj, arrays.adj)
+            np.testing.assert_array_equal(found.nodes, arrays.nodes)
+
+
+def test_a_process_opens_the_file_for_itself(written):
     file = DeepNetsFile(written)
     file.open()
     again = pickle.loads(pickle.dumps(file))
