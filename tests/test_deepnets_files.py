@@ -324,6 +324,7 @@ def test_parts_become_the_file_that_is_written_at_once(tmp_path, monkeypatch):
     for part in reversed(parts):
         write_part(part_folder(path), part)
     meta_path(path).write_text("left of an assembly that ended between two renamings")
+    path.with_name(f"{path.name}.new").write_text("left of an assembly that was killed")
     copied = []
     assemble(path, {"train": parts}, copied.append)
     assert copied == parts
