@@ -3,6 +3,8 @@
     python experiments/visualize.py --arch=resnet50
     python experiments/visualize.py --split=test --arch=7 --labels --out=test_7.pdf
     python experiments/visualize.py --arch=mine.json
+
+The JSON file holds what `ghn_jax.architecture.to_json` makes, or an entry of a published meta file.
 """
 
 import argparse

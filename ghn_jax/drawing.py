@@ -272,8 +272,7 @@ def node_text(graph: Graph, node: int) -> str:
 
 def _legend_entries(graph: Graph) -> list[tuple[str, tuple[str, str]]]:
     counts = Counter(
-        "conv 1×1" if _pointwise(graph, node) else NODE_TYPES[graph.node_types[node]]
-        for node in range(graph.num_nodes)
+        "conv 1×1" if _pointwise(graph, node) else NODE_TYPES[graph.node_types[node]] for node in range(graph.num_nodes)
     )
     styles = {}
     for name, style in STYLES.items():

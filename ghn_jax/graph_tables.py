@@ -8,8 +8,7 @@ import networkx as nx
 import numpy as np
 
 from ghn_jax.graph import NODE_ID, NODE_TYPES, Graph, GraphError, Tensor, shortest_paths
-
-_MAX_DISTANCE = 250
+from ghn_jax.program_graph import MAX_DISTANCE
 
 
 def node_table(graph: Graph) -> np.ndarray:
@@ -97,7 +96,7 @@ def from_networkx(edited: nx.DiGraph) -> Graph:
     return Graph(
         node_types=np.array([NODE_ID[a["type"]] for a in attributes], np.int32),
         node_shapes=np.array([a.get("shape", (0, 0, 0, 0)) for a in attributes], np.int32),
-        distances=shortest_paths(edges, len(order), _MAX_DISTANCE),
+        distances=shortest_paths(edges, len(order), MAX_DISTANCE),
         tensors=tuple(
             Tensor(tensor.name, place, tensor.role, tensor.shape)
             for place, a in enumerate(attributes)

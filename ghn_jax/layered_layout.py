@@ -95,9 +95,7 @@ class _Chart:
             rows = self.rows[1:] if forward else self.rows[-2::-1]
             place = self.places()
             for row in rows:
-                means = {
-                    v: np.mean([place[n] for n in neighbours[v]]) if neighbours[v] else place[v] for v in row
-                }
+                means = {v: np.mean([place[n] for n in neighbours[v]]) if neighbours[v] else place[v] for v in row}
                 row.sort(key=lambda v, means=means: means[v])
                 place.update({v: self.spread(i, row) for i, v in enumerate(row)})
             crossings = self.crossings()
@@ -184,7 +182,8 @@ class _Chart:
             for number, vertices in members.items()
         }
         level = {number: float(np.mean(heights[vertices])) for number, vertices in members.items()}
-        upwards = list(nx.topological_sort(nx.DiGraph(_pairs(above, members))))
+        order = nx.DiGraph({number: [other for other, _ in above[number]] for number in members})
+        upwards = list(nx.topological_sort(order))
         for number in upwards:
             level[number] = max([level[number], *(level[other] + gap for other, gap in below[number])])
         for sweep in range(_PLACEMENT_SWEEPS):
@@ -237,10 +236,6 @@ class _Chart:
             wanted.append(np.average(heights[neighbours], weights=pull) if neighbours else heights[v])
             weights.append(sum(pull) or 1.0)
         return np.array(wanted), np.array(weights)
-
-
-def _pairs(above: dict[int, list[tuple[int, float]]], members: dict[int, list[int]]) -> dict[int, list[int]]:
-    return {number: [other for other, _ in above[number]] for number in members}
 
 
 def isotonic(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

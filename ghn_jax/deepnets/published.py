@@ -78,12 +78,12 @@ class DeepNetsFile:
         except MetaError as error:
             raise DeepNetsFileError(str(error)) from error
         file = self.open()
-        self.title_checked(file)
+        self._check_title(file)
         missing = [split for split in self.meta.splits if split not in file]
         if missing:
             raise DeepNetsFileError(f"{self.path} has no split {missing[0]!r}, but {self.meta.path} has")
 
-    def title_checked(self, file: h5py.File) -> None:
+    def _check_title(self, file: h5py.File) -> None:
         """Raises DeepNetsFileError unless this is a file of DeepNets-1M that can be read here."""
         title, version = file.attrs.get("title"), file.attrs.get("format_version", FORMAT_VERSION)
         if title != TITLE:
