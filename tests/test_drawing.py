@@ -45,7 +45,7 @@ def check_layout(edges, count):
     return layout
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(dags())
 def test_layouts_of_any_graph(dag):
     count, edges = dag
