@@ -40,12 +40,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def architectures(args: argparse.Namespace):
+def architectures(args: argparse.Namespace, large_images: bool):
     """Pairs of a name and an architecture: those asked for, and the predefined ones."""
     if args.arch is None:
-        chosen = [(f"{args.split}/{i}", i, sample_architecture(args.split, i)) for i in range(args.num)]
+        chosen = [(f"{args.split}/{i}", i, sample_architecture(args.split, i, large_images)) for i in range(args.num)]
     else:
-        chosen = [lookup.find_architecture(args.arch, args.split)]
+        chosen = [lookup.find_architecture(args.arch, args.split, large_images)]
     return chosen, [(name, 0, named(name)) for name in PREDEFINED] if args.predefined else []
 
 
@@ -57,7 +57,7 @@ def main() -> None:
         ghn = checkpoint.load_ghn(args.checkpoint)
         data_name = args.dataset or description.train_config["dataset"]
         dataset = images.load(data_name, args.data_dir or description.train_config.get("data_dir"))
-        chosen, predefined = architectures(args)
+        chosen, predefined = architectures(args, description.task.large_images)
     except (CheckpointError, ImageError, ValueError) as error:
         sys.exit(str(error))
     if dataset.num_classes != ghn.config.num_classes:
