@@ -66,7 +66,7 @@ def main():
                 warm_up = len(compilations)
         total = time.perf_counter() - began
     before, after = compilations[:warm_up], compilations[warm_up:]
-    print(f"{len(seen)} distinct architectures, {config.steps} steps in {total:.0f} s, the first after {first_step:.0f} s")
+    print(f"{len(seen)} distinct architectures, {config.steps} steps in {total:.0f} s, first after {first_step:.0f} s")
     for label, seconds in ((f"first {WARM_UP} steps", before), ("after them", after)):
         long = [value for value in seconds if value > 0.5]
         print(f"{label:16} {len(seconds):4} compilations, {sum(seconds):6.1f} s; {len(long):3} longer than 0.5 s")

@@ -24,6 +24,7 @@ import tqdm
 
 from ghn_jax import convert, parity
 from ghn_jax.architecture import ArchitectureError, Task
+from ghn_jax.deepnets.nodes import node_labels
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.graph import Graph, GraphError
 from ghn_jax.matching import MismatchError, match_nodes
@@ -315,7 +316,7 @@ def _matched(reference: Reference, key: str, dataset: str) -> tuple[Graph, np.nd
         labels = parity.predefined_labels(graph)
         distances = np.where(graph.distances <= LONGEST_VIRTUAL_EDGE, graph.distances, 0)
     else:
-        labels = parity.deepnets_labels(graph)
+        labels = node_labels(graph)
         distances = graph.distances
     _, order = match_nodes(labels, distances, stored.rows, stored.distances)
     return graph, order

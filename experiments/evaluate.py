@@ -3,6 +3,7 @@
     python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --split=val --num=20 --predefined
     python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --split=test --arch=7
     python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --arch=resnet50
+    python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --arch=mine.json
 """
 
 import argparse
@@ -12,14 +13,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ghn_jax import checkpoint, evaluation, images
-from ghn_jax.architecture import NAMED_ARCHITECTURES, ArchitectureError, Task, named
+from ghn_jax.architecture import named
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
-from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
+from ghn_jax.deepnets import lookup
+from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS, sample_architecture
 from ghn_jax.images import ImageError
 from ghn_jax.training.targets import make_target
-
-PREDEFINED = ("resnet50", "vit")
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--checkpoint", required=True, help="folder written by experiments/train.py")
     parser.add_argument("--split", default="val", choices=sorted(SPLITS), help="split of DeepNets-1M")
     parser.add_argument("--num", type=int, default=50, help="number of architectures, from index 0 on")
-    parser.add_argument("--arch", help=f"one architecture: an index of the split, or {', '.join(NAMED_ARCHITECTURES)}")
+    parser.add_argument("--arch", help=f"one architecture: {lookup.HELP}")
     parser.add_argument("--predefined", action="store_true", help="ResNet-50 and ViT too, in a table of their own")
     parser.add_argument("--image_split", default="test", choices=("val", "test"), help="images to classify")
     parser.add_argument("--num_images", type=int, help="only the first so many of them (all of ImageNet: 7 GiB)")
@@ -46,13 +46,12 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def architectures(args: argparse.Namespace, task: Task):
-    """Triples of a name, a number and an architecture: those asked for, and the predefined ones."""
-    if args.arch is None or args.arch.isdigit():
-        numbers = range(args.num) if args.arch is None else [int(args.arch)]
-        chosen = [(f"{args.split}/{i}", i, sample_architecture(args.split, i, task.large_images)) for i in numbers]
+def architectures(args: argparse.Namespace, large_images: bool):
+    """Pairs of a name and an architecture: those asked for, and the predefined ones."""
+    if args.arch is None:
+        chosen = [(f"{args.split}/{i}", i, sample_architecture(args.split, i, large_images)) for i in range(args.num)]
     else:
-        chosen = [(args.arch, 0, named(args.arch))]
+        chosen = [lookup.find_architecture(args.arch, args.split, large_images)]
     return chosen, [(name, 0, named(name)) for name in PREDEFINED] if args.predefined else []
 
 
@@ -64,8 +63,8 @@ def main() -> None:
         ghn = checkpoint.load_ghn(args.checkpoint)
         data_name = args.dataset or description.train_config["dataset"]
         dataset = images.load(data_name, args.data_dir or description.train_config.get("data_dir"))
-        chosen, predefined = architectures(args, description.task)
-    except (ArchitectureError, CheckpointError, ImageError, IndexError) as error:
+        chosen, predefined = architectures(args, description.task.large_images)
+    except (CheckpointError, ImageError, ValueError) as error:
         sys.exit(str(error))
     if dataset.task != description.task:
         sys.exit(f"{data_name} is for {dataset.task}, the hypernetwork predicts networks for {description.task}")
@@ -74,7 +73,8 @@ def main() -> None:
     split = getattr(dataset, args.image_split)
     about = {"dataset": data_name, "image_split": args.image_split, "num_images": args.num_images or len(split.labels)}
     about |= {"step": description.step, "train_config": description.train_config}
-    for label, group in ((args.arch or args.split, chosen), ("predefined", predefined)):
+    chosen_label = args.split if args.arch is None else chosen[0][0].replace("/", "_")
+    for label, group in ((chosen_label, chosen), ("predefined", predefined)):
         if not group:
             continue
         targets = [(name, make_target(number, architecture, description.task)) for name, number, architecture in group]

@@ -18,6 +18,12 @@ _MODULE_OF = {
     "named": "ghn_jax.architecture",
     "Graph": "ghn_jax.graph",
     "build_graph": "ghn_jax.program_graph",
+    "visualize": "ghn_jax.drawing",
+    "node_table": "ghn_jax.graph_tables",
+    "edge_table": "ghn_jax.graph_tables",
+    "to_networkx": "ghn_jax.graph_tables",
+    "from_networkx": "ghn_jax.graph_tables",
+    "find_architecture": "ghn_jax.deepnets.lookup",
     "load_ghn": "ghn_jax.checkpoint",
 }
 

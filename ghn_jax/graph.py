@@ -135,11 +135,22 @@ def shortest_paths(edges: Sequence[tuple[int, int]], num_nodes: int, cutoff: int
         if not 0 <= start < end < num_nodes:
             raise GraphError(f"edge {start} -> {end} of {num_nodes} nodes breaks the topological order (a cycle?)")
         successors[start].append(end)
-    unreachable = np.iinfo(np.int32).max // 2
-    distances = np.full((num_nodes, num_nodes), unreachable, np.int32)
+    # Backwards through the order, a node is one step further from everything than the nearest of its successors.
+    unreachable = 2**14 if num_nodes < 2**14 else 2**30
+    distances = np.full((num_nodes, num_nodes), unreachable, np.int16 if num_nodes < 2**14 else np.int32)
+    rows = list(distances)
     for node in range(num_nodes - 1, -1, -1):
-        for successor in successors[node]:
-            np.minimum(distances[node], distances[successor] + 1, out=distances[node])
-        distances[node, node] = 0
-    distances[distances > cutoff] = 0
-    return distances
+        row = rows[node]
+        match successors[node]:
+            case []:
+                pass
+            case [successor]:
+                np.add(rows[successor], 1, out=row)
+            case [first, second, *others]:
+                np.minimum(rows[first], rows[second], out=row)
+                for successor in others:
+                    np.minimum(row, rows[successor], out=row)
+                row += 1
+        row[node] = 0
+    distances *= distances <= min(cutoff, num_nodes)
+    return distances.astype(np.int32)

@@ -19,7 +19,8 @@ import numpy as np
 from ghn_jax import architecture as arch
 from ghn_jax import interpreter
 from ghn_jax.architecture import AnyArchitecture, ArchitectureError, Task
-from ghn_jax.graph import NODE_TYPES, Graph, Role, oihw
+from ghn_jax.deepnets.nodes import UnknownIdError, matching_rows, plain_labels, spelled_out
+from ghn_jax.graph import Graph, Role, oihw
 from ghn_jax.matching import Row
 from ghn_jax.primitives import Primitive
 from ghn_jax.program import ParameterTensor, Program
@@ -106,14 +107,16 @@ class Reference:
             raise ParityError(f"{GRAPHS}: no graph {key}")
         distances, nodes = self._graphs[key]
         names = self.meta[split]["meta"]
-        rows = []
-        for node, (node_type, cell, operation) in enumerate(nodes):
-            node_type = names["primitives_ext"].get(str(node_type))
-            name = names["unique_op_names"].get(str(operation))
-            if node_type is None or name is None:
-                raise ParityError(f"{GRAPHS}: {key}: {META} does not name the ids of node {node}, {nodes[node]}")
-            in_cell = name.startswith(("preprocess", "_ops"))
-            rows.append(Row(cell, f"{node_type} {f'cells.{cell}.' if in_cell else ''}{name}", in_cell))
+        primitives, operations = (
+            {int(number): name for number, name in names[table].items()}
+            for table in ("primitives_ext", "unique_op_names")
+        )
+        try:
+            rows = matching_rows(spelled_out(nodes, primitives, operations))
+        except UnknownIdError as error:
+            raise ParityError(
+                f"{GRAPHS}: {key}: {META} does not name the ids of node {error.node}, {nodes[error.node]}"
+            ) from None
         return StoredGraph(rows, distances)
 
     def _predefined_graph(self, key: str) -> StoredGraph:
@@ -129,33 +132,15 @@ class Reference:
         return StoredGraph([Row(0, label, False) for label in labels], distances)
 
 
-def deepnets_labels(graph: Graph) -> list[str]:
-    """Labels of the nodes as `Reference.graph` makes them of the HDF5 file, which sets 1x1 convolutions apart."""
-    labels = []
-    for label, shape in zip(_labels(graph), graph.node_shapes.tolist(), strict=True):
-        node_type, name = label.split()
-        pointwise = node_type == "conv" and shape[2:] == [1, 1]
-        labels.append(f"{'conv_1x1' if pointwise else node_type} {name}")
-    return labels
-
-
 def predefined_labels(graph: Graph) -> list[str]:
     """Labels of the nodes as `Reference.graph` makes them of the predictions, which hold shapes."""
-    labels = _labels(graph)
+    labels = plain_labels(graph)
     for node, shape in enumerate(graph.node_shapes.tolist()):
         if shape[0]:
             labels[node] += f" {shape}"
     for tensor in reversed(graph.tensors):
         node_type, _, _ = labels[tensor.node].split(maxsplit=2)
         labels[tensor.node] = f"{node_type} {tensor.name} {list(torch_shape(tensor.role, tensor.shape))}"
-    return labels
-
-
-def _labels(graph: Graph) -> list[str]:
-    names = [NODE_TYPES[node_type] for node_type in graph.node_types]
-    labels = [f"{name} {name}" for name in names]
-    for tensor in reversed(graph.tensors):  # the first tensor of a node is the one in its label
-        labels[tensor.node] = f"{names[tensor.node]} {tensor.name}"
     return labels
 
 

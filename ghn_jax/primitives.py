@@ -59,9 +59,25 @@ class Primitive:
         """The parameter tensors it needs."""
         return ()
 
+    @functools.cached_property
+    def num_params(self) -> int:
+        """Number of parameters."""
+        return sum(math.prod(parameter.shape) for parameter in self.parameters)
+
     def output_shape(self, shapes: Sequence[Shape]) -> Shape:
         """Shape of the output for inputs of these shapes."""
         return shapes[0]
+
+    def known_output_shape(self, shapes: tuple[Shape | None, ...]) -> Shape:
+        """`output_shape(shapes)`, worked out once for the same shapes."""
+        shape = self._output_shapes.get(shapes)
+        if shape is None:
+            shape = self._output_shapes[shapes] = self.output_shape(shapes)
+        return shape
+
+    @functools.cached_property
+    def _output_shapes(self) -> dict[tuple[Shape | None, ...], Shape]:
+        return {}
 
     def multiply_adds(self, output: Shape) -> int:
         """Multiply-adds of the matrix products that make one image's output of this shape."""
@@ -91,7 +107,7 @@ class Conv(Primitive):
     relu: bool = False
     skip_first: bool = False
 
-    @property
+    @functools.cached_property
     def parameters(self):
         if self.depthwise:
             return (Parameter("weight", Role.DEPTHWISE_WEIGHT, (*self.kernel, 1, self.outputs)),)
@@ -131,7 +147,7 @@ class Linear(Primitive):
     dropout: bool = False
     classifier: bool = False
 
-    @property
+    @functools.cached_property
     def parameters(self):
         weight, bias = (Role.CLASS_WEIGHT, Role.CLASS_BIAS) if self.classifier else (Role.WEIGHT, Role.BIAS)
         tensors = (Parameter("weight", weight, (self.inputs, self.outputs)),)
@@ -162,7 +178,7 @@ class BatchNorm(Primitive):
 
     channels: int
 
-    @property
+    @functools.cached_property
     def parameters(self):
         shape = (self.channels,)
         return (Parameter("weight", Role.NORM_WEIGHT, shape), Parameter("bias", Role.BIAS, shape))
@@ -185,7 +201,7 @@ class LayerNorm(Primitive):
 
     channels: int
 
-    @property
+    @functools.cached_property
     def parameters(self):
         shape = (self.channels,)
         return (Parameter("weight", Role.NORM_WEIGHT, shape), Parameter("bias", Role.BIAS, shape))
@@ -305,7 +321,7 @@ class PositionalEncoding(Primitive):
     size: Size
     channels: int
 
-    @property
+    @functools.cached_property
     def parameters(self):
         return (Parameter("weight", Role.POSITION, (1, *self.size, self.channels)),)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ghn_jax import primitives as ops
 from ghn_jax.architecture import CIFAR10, AnyArchitecture, Task
-from ghn_jax.graph import NODE_ID, Graph, Tensor, shortest_paths
-from ghn_jax.program import INPUT, Instruction, Program, lower
+from ghn_jax.graph import NODE_ID, Graph, Tensor, oihw, shortest_paths
+from ghn_jax.program import INPUT, Instruction, ParameterTensor, Program, lower
 
 MAX_DISTANCE = 250
 """Longest path stored, as in the published files."""
@@ -62,47 +64,46 @@ class _GraphBuilder:
         self.tensors: list[Tensor] = []
 
     def node(self, node_type: str, sources: list[int], shape=(0, 0, 0, 0)) -> int:
+        index = len(self.types)
         self.types.append(NODE_ID[node_type])
         self.shapes.append(shape)
-        index = len(self.types) - 1
-        self.edges.extend((start, index) for start in sources)
+        for start in sources:
+            self.edges.append((start, index))
         return index
+
+    def layer(self, node_type: str, sources: list[int], tensors: Sequence[ParameterTensor]) -> int:
+        """A node that owns `tensors`, with the shape of the first."""
+        first = tensors[0]
+        node = self.node(node_type, sources, oihw(first.role, first.shape))
+        for tensor in tensors:
+            self.tensors.append(Tensor(tensor.name, node, tensor.role, tensor.shape))
+        return node
 
     def append(self, instruction: Instruction, inputs: list[int]) -> int:
         """Adds the nodes of one instruction; returns the node that its output comes from."""
-        primitive = instruction.primitive
-        tensors = [Tensor(t.name, -1, t.role, t.shape) for t in instruction.tensors]
-        if isinstance(primitive, ops.Conv | ops.Linear):
-            node = self.node(_weight_type(primitive), inputs, tensors[0].shape4)
-            self.own(node, tensors[:1])
-            for bias in tensors[1:]:
-                node = self.node("bias", [node], bias.shape4)
-                self.own(node, [bias])
-            return node
-        if isinstance(primitive, ops.PositionalEncoding):
-            codes = self.node("pos_enc", [], tensors[0].shape4)
-            self.own(codes, tensors)
+        primitive, tensors = instruction.primitive, instruction.tensors
+        kind = type(primitive)
+        if kind is ops.Conv or kind is ops.Linear:
+            node = self.layer(_weight_type(primitive), inputs, tensors[:1])
+            return self.layer("bias", [node], tensors[1:]) if len(tensors) > 1 else node
+        if kind is ops.PositionalEncoding:
+            codes = self.layer("pos_enc", [], tensors)
             return self.node("sum", [*inputs, codes])
-        if isinstance(primitive, ops.Add | ops.Concat):
+        if kind is ops.Add or kind is ops.Concat:
             inputs = list(dict.fromkeys(inputs))
             if len(inputs) == 1:
                 return inputs[0]
-        node_type = _NODE_TYPES.get(type(primitive))
+        node_type = _NODE_TYPES.get(kind)
         if node_type is None:
             return inputs[0]
         if tensors:
-            node = self.node(node_type, inputs, tensors[0].shape4)
-            self.own(node, tensors)
-            return node
-        if isinstance(primitive, ops.MaxPool | ops.AvgPool):
+            return self.layer(node_type, inputs, tensors)
+        if kind is ops.MaxPool or kind is ops.AvgPool:
             return self.node(node_type, inputs, (1, 1, primitive.kernel, primitive.kernel))
         return self.node(node_type, list(dict.fromkeys(inputs)))
 
-    def own(self, node: int, tensors: list[Tensor]) -> None:
-        self.tensors.extend(Tensor(t.name, node, t.role, t.shape) for t in tensors)
-
 
 def _weight_type(primitive: ops.Conv | ops.Linear) -> str:
-    if isinstance(primitive, ops.Conv) and primitive.depthwise:
+    if type(primitive) is ops.Conv and primitive.depthwise:
         return "dil_conv" if primitive.dilation > 1 else "sep_conv"
     return "conv"

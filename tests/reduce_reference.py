@@ -45,6 +45,7 @@ def reduce_reference(
         h5py.File(source / "deepnets1m_eval.hdf5") as file,
         h5py.File(folder / "deepnets1m_eval.hdf5", "w") as reduced,
     ):
+        reduced.attrs["title"] = file.attrs["title"]
         for old, new in renamed.items():
             for name, values in file[old].items():
                 reduced.create_dataset(f"{new}/{name}", data=values[:], compression="gzip", shuffle=True)

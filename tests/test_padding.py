@@ -17,8 +17,8 @@ def test_padded_graph_holds_the_graph_and_nothing_else():
     assert nodes.tolist() == [True] * 20 + [False] * 44
     np.testing.assert_array_equal(padded.nodes["type"][nodes], graph.node_types)
     np.testing.assert_array_equal(padded.nodes["shape"][nodes], graph.node_shapes)
-    columns = (padded.senders, padded.receivers, padded.edges)
-    found = set(zip(*(column[edges].tolist() for column in columns), strict=True))
+    columns = (padded.senders[edges], padded.receivers[edges], padded.edges[edges])
+    found = set(zip(*(column.tolist() for column in columns), strict=True))
     expected = {
         (start, end, int(graph.distances[start, end]))
         for start in range(20)

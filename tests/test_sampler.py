@@ -7,11 +7,14 @@ import json
 
 import numpy as np
 import pytest
-from reference import load_json, needs_reference
+from reference import REFERENCE, load_json, needs_reference
 from scipy import stats
 
-from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, Genotype, Task, from_json, to_json
+from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, Genotype, Task, from_json, named, to_json
 from ghn_jax.deepnets import sampler
+from ghn_jax.deepnets.published import DeepNetsFile
+from ghn_jax.deepnets.statistics import network_statistics, type_shares
+from ghn_jax.graph import NODE_ID, NODE_TYPES
 from ghn_jax.program import lower
 from ghn_jax.program_graph import graph_of
 
@@ -29,40 +32,46 @@ def digest(architecture):
 
 
 def test_a_golden_architecture():
-    assert sampler.GENERATOR_VERSION == 1
+    assert sampler.GENERATOR_VERSION == 2
     assert sampler.sample_architecture("train", 0) == Architecture(
         Genotype(
-            normal=(("conv_7x7", 0), ("dil_conv_3x3", 1)),
-            normal_concat=(2,),
-            reduce=(("conv_5x5", 1), ("conv_1x1", 0)),
-            reduce_concat=(2,),
+            normal=(
+                ("none", 1), ("sep_conv_3x3", 0), ("avg_pool_3x3", 1), ("dil_conv_3x3", 2),
+                ("conv_7x1_1x7", 2), ("cse", 1), ("avg_pool_3x3", 3), ("sep_conv_5x5", 1),
+            ),
+            normal_concat=(2, 3, 4, 5),
+            reduce=(
+                ("skip_connect", 1), ("max_pool_3x3", 0), ("avg_pool_3x3", 2), ("none", 0),
+                ("skip_connect", 0), ("avg_pool_3x3", 1), ("max_pool_3x3", 4), ("avg_pool_3x3", 2),
+            ),
+            reduce_concat=(2, 3, 4, 5),
         ),
-        n_cells=11,
+        n_cells=7,
         C=32,
-        ks=5,
+        ks=7,
         stem_type=0,
-        stem_pool=True,
+        stem_pool=False,
         norm="bn",
         preproc=True,
-        C_mult=1,
-        fc_layers=1,
+        C_mult=2,
+        fc_layers=2,
         fc_dim=256,
         glob_avg=True,
-    )
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("split", "index", "expected"),
     [
-        ("train", 1, "321468f17ad637e4"),
-        ("train", 999_999, "69824fd88178e668"),
-        ("val", 0, "815376f7676b1642"),
-        ("val", 499, "0d4b01a4d0b46d4c"),
-        ("test", 0, "aadd92c1e42a18e6"),
-        ("deep", 0, "0c61af58a730e787"),
-        ("dense", 0, "433b8523139c4565"),
-        ("bnfree", 0, "ec7602b1c0a649b1"),
-        ("search", 0, "2c934088c9750f3a"),
+        ("train", 1, "96fb17e3d5415540"),
+        ("train", 999_999, "b577eb32bea3301c"),
+        ("val", 0, "a7a5d687c3d52a84"),
+        ("val", 499, "a39b810eb6475b8e"),
+        ("test", 0, "c3e754550ad50b35"),
+        ("deep", 0, "0ccf6b4c2a8d94ba"),
+        ("dense", 0, "2c908376e9eb7823"),
+        ("bnfree", 0, "f4c4599c0271b941"),
+        ("search", 0, "5b09eb089354d214"),
     ],
 )
 def test_golden_digests(split, index, expected):
@@ -70,11 +79,11 @@ def test_golden_digests(split, index, expected):
 
 
 def test_golden_training_stream():
-    assert [sampler.train_index(7, position) for position in range(4)] == [646129, 424845, 391917, 579290]
+    assert [sampler.train_index(7, position) for position in range(4)] == [979408, 921770, 995698, 237493]
     assert [digest(sampler.train_architecture(7, position)) for position in range(3)] == [
-        "9d2adaa360e21c51",
-        "283dc77badc3d73e",
-        "2039f4940284c914",
+        "d22cbebec7b3b104",
+        "619c25f6694ce9e3",
+        "491debbd83934b58",
     ]
 
 
@@ -100,6 +109,15 @@ def test_splits_do_not_share_draws_but_test_and_wide():
 def test_errors_name_the_value(split, index, message):
     with pytest.raises(ValueError, match=message):
         sampler.sample_architecture(split, index)
+
+
+def test_the_predefined_split():
+    assert [sampler.sample_architecture("predefined", index) for index in range(2)] == [named("resnet50"), named("vit")]
+    assert [sampler.split_size(split) for split in sampler.ALL_SPLITS] == [
+        1_000_000, 500, 500, 100, 100, 100, 100, 100_000, 2,
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="index 2: split 'predefined' has architectures 0 to 1"):
+        sampler.sample_architecture("predefined", 2)
 
 
 def test_rules_of_cells(train_sample):
@@ -171,10 +189,10 @@ def test_both_forms_have_at_most_ten_million_parameters(train_sample):
 
 @pytest.mark.parametrize("limit", [10**5, 10**6])
 def test_the_limit_is_enforced(limit, monkeypatch):
-    rules = dataclasses.replace(sampler.SPLITS["val"], max_params=limit)
-    monkeypatch.setitem(sampler.SPLITS, "val", rules)
-    for index in range(20):
-        architecture, program = sampler.sample_program("val", index)
+    rules = dataclasses.replace(sampler.SPLITS["train"], max_params=limit)
+    monkeypatch.setitem(sampler.SPLITS, "train", rules)
+    for index in range(10):
+        architecture, program = sampler.sample_program("train", index)
         assert program.num_params_with_unused <= limit
         assert lower(architecture, LARGE_FORM).num_params_with_unused <= limit
 
@@ -273,6 +291,47 @@ def test_same_distribution_as_the_original(train_sample):
     assert min(pvalues.values()) > 0.01, pvalues
 
 
+@needs_reference
+def test_same_nodes_as_the_original(train_sample):
+    """Two-sample tests of the share of every type of node, and of networks with msa, cse and without norm."""
+    theirs = []
+    with DeepNetsFile(REFERENCE / "deepnets1m_eval.hdf5") as file:
+        for index in range(len(file["val"])):
+            graph = file["val"].graph(index)
+            theirs.append(network_statistics(file["val"].architecture(index), graph, graph.num_params))
+    ours = [network_statistics(a, graph_of(p), p.num_params_with_unused) for a, p in train_sample]
+    pvalues = {
+        name: stats.ks_2samp(type_shares(theirs)[:, i], type_shares(ours)[:, i]).pvalue
+        for i, name in enumerate(NODE_TYPES)
+    }
+    for field in ("degree", "path"):
+        pvalues[field] = stats.ks_2samp(*([getattr(s, field) for s in group] for group in (theirs, ours))).pvalue
+    traits = {
+        "msa": lambda s: s.types[NODE_ID["msa"]] > 0,
+        "cse": lambda s: s.types[NODE_ID["cse"]] > 0,
+        "no norm": lambda s: not s.norm,
+    }
+    for name, trait in traits.items():
+        counts = [[sum(map(trait, group)), sum(not trait(s) for s in group)] for group in (theirs, ours)]
+        pvalues[name] = stats.fisher_exact(counts).pvalue
+    assert min(pvalues.values()) > 0.01, pvalues
+
+
+def test_means_of_the_original(train_sample):
+    """Over 400 architectures of the original: 186 nodes (sd 106), 1.03M parameters (sd 1.31M), msa and cse nodes."""
+    graphs = [graph_of(program) for _, program in train_sample]
+    samples = {
+        (186, 106): [graph.num_nodes for graph in graphs],
+        (1.03, 1.31): [program.num_params_with_unused / 1e6 for _, program in train_sample],
+        (947 / 400, None): [(graph.node_types == NODE_ID["msa"]).sum() for graph in graphs],
+        (646 / 400, None): [(graph.node_types == NODE_ID["cse"]).sum() for graph in graphs],
+    }
+    for (mean, deviation), sample in samples.items():
+        spread = np.std(sample)
+        error = np.hypot(spread / np.sqrt(len(sample)), (deviation or spread) / np.sqrt(400))
+        assert abs(np.mean(sample) - mean) < 2.6 * error, (mean, np.mean(sample), error)
+
+
 def network(primitive="sep_conv_3x3", **arguments):
     """A network with one step and that primitive once."""
     normal = ((primitive, 0), ("max_pool_3x3", 1))
@@ -326,8 +385,8 @@ def test_widths_of_small_networks():
 
 
 def test_widths_depend_on_the_form_of_the_network():
-    """Architecture 262 has 206,826 parameters in its small form and 193,706 in its large form."""
-    architecture = sampler.sample_architecture("train", 262)
+    """Architecture 60 has 206,314 parameters in its small form and 195,242 in its large form."""
+    architecture = sampler.sample_architecture("train", 60)
     small = {sampler.draw_widths(architecture, 0, position).C for position in range(60)}
     large = {sampler.draw_widths(architecture, 0, position, large_images=True).C for position in range(60)}
     assert small == {32, 48, 64}

@@ -2,6 +2,8 @@
 
 Source: Knyazev et al. 2021, section 3 and appendix A; the rules are those of the published generator, its random
 numbers are not.  Published files are therefore different draws from the same distribution.
+
+Splits share no structure (see `ownership`), but "wide" has the networks of "test" with more channels.
 """
 
 from __future__ import annotations
@@ -11,10 +13,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, ArchitectureError, Edge, Genotype, Task
-from ghn_jax.program import Program, lower
+from ghn_jax.architecture import (
+    CELL_PRIMITIVES,
+    AnyArchitecture,
+    Architecture,
+    ArchitectureError,
+    Edge,
+    Genotype,
+    Task,
+    named,
+)
+from ghn_jax.deepnets.ownership import owner
+from ghn_jax.program import Program, count_params, lower
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Part of every seed; goes up when a change here changes any architecture."""
 
 MAX_NODES_BATCH = 2200
@@ -30,8 +42,8 @@ FC_WIDTHS = tuple(range(64, 513, 64))
 """Candidates for `Architecture.fc_dim` in training."""
 
 # Networks are counted with ten classes in both forms, whatever they are used for.
-_SMALL_FORM = Task(num_classes=10, image_size=32, large_images=False)
-_LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
+SMALL_FORM = Task(num_classes=10, image_size=32, large_images=False)
+LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
 
 # Take the place of `SplitRules.stream` in the seeds of training runs.
 _ORDER_STREAM = 100
@@ -44,6 +56,7 @@ class SplitRules:
 
     Attributes:
       stream: part of the seed; splits that share it share their draws.
+      owner: name of the split in `ownership.SHARES`.
       size: number of architectures.
       min_cells, max_cells: range of the number of cells, both ends included.
       deep_thresholds: a network with more cells than a threshold drawn from these is deep.
@@ -56,6 +69,7 @@ class SplitRules:
     """
 
     stream: int
+    owner: str
     size: int
     min_cells: int = 4
     max_cells: int = 18
@@ -72,21 +86,37 @@ class SplitRules:
 
 
 SPLITS = {
-    "train": SplitRules(stream=0, size=1_000_000),
-    "val": SplitRules(stream=1, size=500),
-    "test": SplitRules(stream=2, size=500),
-    "wide": SplitRules(stream=2, size=100, C=128, large_C=64),
+    "train": SplitRules(stream=0, owner="train", size=1_000_000),
+    "val": SplitRules(stream=1, owner="val", size=500),
+    "test": SplitRules(stream=2, owner="test", size=500),
+    "wide": SplitRules(stream=2, owner="test", size=100, C=128, large_C=64),
     "deep": SplitRules(
-        stream=3, size=100, min_cells=10, max_cells=36, deep_thresholds=(18,), max_params=10**8
+        stream=3, owner="deep", size=100, min_cells=10, max_cells=36, deep_thresholds=(18,), max_params=10**8
     ),
-    "dense": SplitRules(stream=4, size=100, min_steps=2, max_steps=10, max_steps_deep=6, max_params=10**8),
-    "bnfree": SplitRules(stream=5, size=100, norm=None, shallow_norms=(None,)),
+    "dense": SplitRules(
+        stream=4, owner="dense", size=100, min_steps=2, max_steps=10, max_steps_deep=6, max_params=10**8
+    ),
+    "bnfree": SplitRules(stream=5, owner="bnfree", size=100, norm=None, shallow_norms=(None,)),
     "search": SplitRules(
-        stream=6, size=100_000, min_cells=6, max_cells=20, deep_thresholds=(10,), max_steps=6, max_steps_deep=3,
-        shallow_norms=("bn",), cnn_preproc_tenths=8,
+        stream=6, owner="search", size=100_000, min_cells=6, max_cells=20, deep_thresholds=(10,), max_steps=6,
+        max_steps_deep=3, shallow_norms=("bn",), cnn_preproc_tenths=8,
     ),
 }  # fmt: skip
 """The splits of DeepNets-1M that are drawn at random."""
+
+PREDEFINED = ("resnet50", "vit")
+"""Names of the architectures of the split "predefined", in the order of the original."""
+
+ALL_SPLITS = (*SPLITS, "predefined")
+
+
+def split_size(split: str) -> int:
+    """Number of architectures in one of `ALL_SPLITS`.
+
+    Raises:
+      ValueError: an unknown split.
+    """
+    return len(PREDEFINED) if split == "predefined" else _rules(split).size
 
 
 class _Draws:
@@ -116,14 +146,17 @@ class _Draws:
         return self.below(denominator) < numerator
 
 
-def sample_architecture(split: str, index: int, large_images: bool = False) -> Architecture:
-    """Architecture number `index` of `split`, the same on every machine.
+def sample_architecture(split: str, index: int, large_images: bool = False) -> AnyArchitecture:
+    """Architecture number `index` of `split`, the same on every machine; drawn at random unless it is "predefined".
 
     `large_images` matters to the split "wide" only: four times the channels for small images, twice for large ones.
 
     Raises:
       ValueError: an unknown split, or an index outside of it.
     """
+    if split == "predefined":
+        _check_index(split, index)
+        return named(PREDEFINED[index])
     rules = _rules(split)
     architecture, _ = sample_program(split, index)
     return dataclasses.replace(architecture, C=rules.large_C if large_images else rules.C)
@@ -136,18 +169,17 @@ def sample_program(split: str, index: int) -> tuple[Architecture, Program]:
       ValueError: an unknown split, or an index outside of it.
     """
     rules = _rules(split)
-    if not 0 <= index < rules.size:
-        raise ValueError(f"index {index}: split {split!r} has architectures 0 to {rules.size - 1}")
+    _check_index(split, index)
     draws = _Draws(GENERATOR_VERSION, rules.stream, index)
     while True:
         architecture = _draw_architecture(draws, rules)
         if architecture is None:
             continue
         try:
-            program = lower(architecture, _SMALL_FORM)
+            program = lower(architecture, SMALL_FORM)
         except ArchitectureError:  # 'none' edges cut the logits off from the images
             continue
-        if _fits(architecture, program, rules.max_params):
+        if owner(program) == rules.owner and _fits(architecture, program, rules.max_params):
             return architecture, program
 
 
@@ -165,9 +197,8 @@ def train_architecture(seed: int, position: int, large_images: bool = False) -> 
     A pure function of its arguments: any part of a run can be made again, in any order and on any machine.
     """
     architecture, program = sample_program("train", train_index(seed, position))
-    if large_images:
-        program = lower(architecture, _LARGE_FORM)
-    return _draw_widths(architecture, program.num_params_with_unused, seed, position)
+    num_params = count_params(architecture, LARGE_FORM) if large_images else program.num_params_with_unused
+    return _draw_widths(architecture, num_params, seed, position)
 
 
 def draw_widths(architecture: Architecture, seed: int, position: int, large_images: bool = False) -> Architecture:
@@ -175,12 +206,9 @@ def draw_widths(architecture: Architecture, seed: int, position: int, large_imag
 
     Source: appendix A; the candidates are those of the published loader, which allows a wide head
     (`fc_dim` above 256) only to small networks of up to 64 channels.
-
-    Raises:
-      ArchitectureError: the architecture is disconnected.
     """
     plain = dataclasses.replace(architecture, C=32, fc_dim=256)
-    num_params = lower(plain, _LARGE_FORM if large_images else _SMALL_FORM).num_params_with_unused
+    num_params = count_params(plain, LARGE_FORM if large_images else SMALL_FORM)
     return _draw_widths(architecture, num_params, seed, position)
 
 
@@ -207,8 +235,13 @@ def _draw_widths(architecture: Architecture, num_params: int, seed: int, positio
 
 def _rules(split: str) -> SplitRules:
     if split not in SPLITS:
-        raise ValueError(f"no split is called {split!r}; known are {', '.join(SPLITS)}")
+        raise ValueError(f"no split is called {split!r}; known are {', '.join(ALL_SPLITS)}")
     return SPLITS[split]
+
+
+def _check_index(split: str, index: int) -> None:
+    if not 0 <= index < split_size(split):
+        raise ValueError(f"index {index}: split {split!r} has architectures 0 to {split_size(split) - 1}")
 
 
 def _draw_architecture(draws: _Draws, rules: SplitRules) -> Architecture | None:
@@ -291,4 +324,4 @@ def _fits(architecture: Architecture, program: Program, max_params: int) -> bool
     # With global pooling the large form differs in the stem only: at most 26,112 more, with msa.
     if architecture.glob_avg and num_params <= max_params - 30_000:
         return True
-    return lower(architecture, _LARGE_FORM).num_params_with_unused <= max_params
+    return count_params(architecture, LARGE_FORM) <= max_params

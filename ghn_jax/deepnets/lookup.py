@@ -1,0 +1,62 @@
+"""Finding the architecture that a command line asks for: an index of a split, a name, or a JSON file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from ghn_jax.architecture import NAMED_ARCHITECTURES, AnyArchitecture, ArchitectureError, from_json, named
+from ghn_jax.deepnets.sampler import sample_architecture
+
+HELP = f"an index of the split, a JSON file, or {', '.join(NAMED_ARCHITECTURES)}"
+"""What an option that takes an architecture accepts."""
+
+
+class FoundArchitecture(NamedTuple):
+    """An architecture, what to call it in tables and file names, and its number in its split (0 if it is in none)."""
+
+    name: str
+    number: int
+    architecture: AnyArchitecture
+
+
+def find_architecture(text: str, split: str = "val", large_images: bool = False) -> FoundArchitecture:
+    """The architecture that `text` means.
+
+    Args:
+      text: an index of `split` ("7"), a name ("resnet50"), or the path of a JSON file with what
+        `architecture.to_json` makes, or with an entry of a published meta file.
+      split: the split of DeepNets-1M that an index belongs to.
+      large_images: what an index of "wide" is for.
+
+    Raises:
+      ArchitectureError: an index outside of the split, an unknown name, or a file that describes no architecture.
+    """
+    if text.isdigit():
+        index = int(text)
+        try:
+            return FoundArchitecture(f"{split}/{index}", index, sample_architecture(split, index, large_images))
+        except ValueError as error:
+            raise ArchitectureError(str(error)) from None
+    if text in NAMED_ARCHITECTURES:
+        return FoundArchitecture(text, 0, named(text))
+    path = Path(text)
+    if path.suffix != ".json":
+        raise ArchitectureError(f"no architecture {text!r}: expected {HELP}")
+    return FoundArchitecture(path.stem, 0, _read(path))
+
+
+def _read(path: Path) -> AnyArchitecture:
+    try:
+        fields = json.loads(path.read_text())
+    except OSError as error:
+        raise ArchitectureError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ArchitectureError(f"{path} is no JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ArchitectureError(f"{path} holds a {type(fields).__name__}, expected the fields of an architecture")
+    try:
+        return from_json(fields)
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{path}: {error}") from error
