@@ -1,0 +1,425 @@
+"""Reads a flat program: which equations are nodes of the graph, and which parameters they use."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+
+from ghn_jax.tracing import layers
+from ghn_jax.tracing.combination import combine, materialise, materialise_all
+from ghn_jax.tracing.equations import Equation, Equations
+from ghn_jax.tracing.layout import View
+from ghn_jax.tracing.network import Network
+from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Parameter, Scores, Statistic, Value
+
+ELEMENTWISE = frozenset(
+    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e branches cbrt ceil clamp"
+    " complex conj cos cosh cumlogsumexp cummax cummin cumprod cumsum digamma div eq erf erf_inv erfc exp exp2"
+    " expm1 floor ge gt imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter"
+    " not or polygamma population_count pow psum pmean pmax pmin ppermute all_gather pvary pbroadcast real rem"
+    " round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub"
+    " tan tanh top_k xor sort reduce_precision convert_element_type copy copy_p stop_gradient"
+    " optimization_barrier sharding_constraint name custom_jvp_call fft igamma igammac loop_slice".split()
+)
+"""Operations that compute every element of their outputs from elements of their inputs, one node's with one node's."""
+
+SAME_VALUE = frozenset(
+    "convert_element_type copy copy_p reduce_precision stop_gradient optimization_barrier sharding_constraint name"
+    " reshape transpose broadcast_in_dim squeeze expand_dims slice dynamic_slice split rev tile loop_slice"
+    " loop_stack pvary pbroadcast psum all_gather".split()
+)
+"""Those that leave values as they are."""
+
+ROOTS = frozenset(("sqrt", "rsqrt", "pow"))
+
+
+def read(equations: Equations, network: Network, values: dict[int, Value]) -> list[int]:
+    """Adds the nodes of a program to `network`; returns those of the outputs.
+
+    Args:
+      equations: the program.
+      network: with the nodes of the inputs.
+      values: what is known of the program's inputs, by number.
+    """
+    reader = _Reader(equations, network, values)
+    for equation in equations.equations:
+        reader.read(equation)
+    outputs = [materialise(network, reader.value(number), "output") for number in equations.outputs]
+    return list(dict.fromkeys(output.node for output in outputs if output is not None))
+
+
+class _Reader:
+    def __init__(self, equations: Equations, network: Network, values: dict[int, Value]):
+        self.known = equations.known
+        self.shapes = equations.shapes
+        self.network = network
+        self.values = dict(values)
+
+    def value(self, number: int) -> Value:
+        return self.values.get(number, CONSTANT)
+
+    def shape(self, number: int) -> tuple[int, ...]:
+        return self.shapes[number]
+
+    def read(self, equation: Equation) -> None:
+        values = [self.value(number) for number in equation.inputs]
+        if all(isinstance(value, Constant) for value in values):
+            return
+        rule = _RULES.get(equation.name)
+        if rule is not None:
+            result = rule(self, equation, values)
+        elif equation.name in ELEMENTWISE:
+            result = self.elementwise(equation, values)
+        else:
+            result = self.unknown(equation, values)
+        results = result if isinstance(result, list) else [result] * len(equation.outputs)
+        self.values.update(zip(equation.outputs, results, strict=True))
+
+    def elementwise(self, equation: Equation, values: list[Value]) -> Value | list[Value]:
+        name = equation.name
+        if name == "select_n" and not all(isinstance(value, Constant) for value in values[1:]):
+            values = values[1:]  # what decides which value it is, is not part of it
+        given = [value for value in values if not isinstance(value, Constant)]
+        if len(equation.outputs) > 1 and len(equation.outputs) == len(values):
+            return values  # optimization_barrier, sort, psum: one output for every input
+        if len(given) == 1 and isinstance(given[0], Activation) and name in SAME_VALUE:
+            return given[0]
+        if isinstance(given[0], Statistic) and (name in ROOTS or (name == "integer_pow" and equation.params["y"] < 0)):
+            return dataclasses.replace(given[0], root=True)
+        result = combine(self.network, name, values, equation.scope)
+        if isinstance(result, Parameter):
+            shape = self.shape(equation.outputs[0])
+            if shape != result.view.shape:
+                result = self.broadcast_to(result, shape)
+        return result
+
+    def broadcast_to(self, parameter: Parameter, shape: tuple[int, ...]) -> Parameter:
+        first = len(shape) - len(parameter.view.shape)
+        dimensions = range(first, len(shape))
+        fits = first >= 0 and all(
+            own in (1, size) for own, size in zip(parameter.view.shape, shape[first:], strict=True)
+        )
+        return self.relayout(
+            parameter, lambda view: view.broadcast(shape, dimensions) if fits else view.lost(shape), shape
+        )
+
+    def unknown(self, equation: Equation, values: list[Value]) -> Value:
+        name = equation.name
+        place = f"{name!r} in {equation.scope or 'the model'}"
+        for value in values:
+            if isinstance(value, Parameter):
+                for part in value.parts:
+                    self.network.refuse(part.leaf, f"it is used by {place}, which tracing does not know")
+        sources = materialise_all(
+            self.network, [value for value in values if not isinstance(value, Parameter)], equation.scope
+        )
+        if "attention" in name and sources:
+            return Activation(self.network.add("msa", sources, equation.scope), direct=True)
+        self.network.unsupported.setdefault(place)
+        if not sources:
+            return CONSTANT
+        return Activation(self.network.join("sum", sources, equation.scope))
+
+    # Layout
+
+    def relayout(self, parameter: Parameter, change: Callable[[View], View], shape: tuple[int, ...]) -> Parameter:
+        if len(parameter.parts) == 1:
+            return Parameter((change(parameter.view),))
+        return Parameter(tuple(part.lost(shape) for part in parameter.parts))
+
+    def layout(self, equation: Equation, values: list[Value]) -> Value:
+        value = values[0]
+        if not isinstance(value, Parameter):
+            return value if not isinstance(value, Constant) else CONSTANT
+        shape, params = self.shape(equation.outputs[0]), equation.params
+
+        def change(view: View) -> View:
+            match equation.name:
+                case "reshape":
+                    return view.reshape(shape) if params.get("dimensions") is None else view.lost(shape)
+                case "transpose":
+                    return view.transpose(params["permutation"])
+                case "squeeze":
+                    return view.squeeze([axis % len(view.shape) for axis in params["dimensions"]])
+                case "expand_dims":
+                    return view.reshape(shape)
+                case "broadcast_in_dim":
+                    return view.broadcast(shape, params["broadcast_dimensions"])
+                case "rev":
+                    return view
+            return view.lost(shape)
+
+        if len(value.parts) > 1 and equation.name == "transpose":
+            order = params["permutation"]
+            return Parameter(tuple(part.transpose(order) for part in value.parts), order.index(value.axis))
+        return self.relayout(value, change, shape)
+
+    def slice(self, equation: Equation, values: list[Value]) -> Value:
+        value, params = values[0], equation.params
+        if not isinstance(value, Parameter):
+            return value
+        shape = self.shape(equation.outputs[0])
+        if any(step != 1 for step in params["strides"] or ()):
+            return self.relayout(value, lambda view: view.lost(shape), shape)
+        for axis, (start, stop) in enumerate(zip(params["start_indices"], params["limit_indices"], strict=True)):
+            value = self.cut(value, axis, start, stop)
+        return value
+
+    def cut(self, parameter: Parameter, axis: int, start: int, stop: int) -> Parameter:
+        """Part of a parameter, or of several concatenated ones."""
+        if len(parameter.parts) == 1 or axis != parameter.axis:
+            return Parameter(tuple(part.slice(axis, start, stop) for part in parameter.parts), parameter.axis)
+        kept, offset = [], 0
+        for part in parameter.parts:
+            first, last = max(start - offset, 0), min(stop - offset, part.shape[axis])
+            if first < last:
+                kept.append(part.slice(axis, first, last))
+            offset += part.shape[axis]
+        return Parameter(tuple(kept), axis if len(kept) > 1 else None)
+
+    def split(self, equation: Equation, values: list[Value]) -> list[Value]:
+        value, axis = values[0], equation.params["axis"]
+        if not isinstance(value, Parameter):
+            return [value] * len(equation.outputs)
+        pieces, start = [], 0
+        for size in equation.params["sizes"]:
+            pieces.append(self.cut(value, axis, start, start + int(size)))
+            start += int(size)
+        return pieces
+
+    def dynamic_slice(self, equation: Equation, values: list[Value]) -> Value:
+        value, *indices = values
+        if not isinstance(value, Parameter):
+            return self.elementwise(dataclasses.replace(equation, name="slice"), values[:1])
+        sizes = equation.params["slice_sizes"]
+        chosen = [axis for axis, size in enumerate(sizes) if size < value.view.shape[axis]]
+        if any(isinstance(index, Activation) for index in indices):
+            (source, *_) = materialise_all(self.network, indices, equation.scope)
+            return layers.embedding(self.network, source, value, chosen, equation.scope)
+        numbers = equation.inputs[1:]
+        if any(numbers[axis] not in self.known for axis in chosen):
+            shape = self.shape(equation.outputs[0])
+            return self.relayout(value, lambda view: view.lost(shape), shape)
+        for axis in chosen:
+            last = value.view.shape[axis] - sizes[axis]
+            start = min(max(self.known[numbers[axis]], 0), last)
+            value = self.cut(value, axis, start, start + sizes[axis])
+        return value
+
+    def loop_slice(self, equation: Equation, values: list[Value]) -> Value:
+        value, index = values[0], equation.params["index"]
+        if not isinstance(value, Parameter):
+            return value
+        if index is None:
+            shape = self.shape(equation.outputs[0])
+            return self.relayout(value, lambda view: view.lost(shape), shape)
+        picked = self.cut(value, 0, index, index + 1)
+        return Parameter(tuple(part.squeeze([0]) for part in picked.parts), None)
+
+    def concatenate(self, equation: Equation, values: list[Value]) -> Value:
+        given = [value for value in values if not isinstance(value, Constant)]
+        scope, axis = equation.scope, equation.params.get("dimension", 0)
+        if all(isinstance(value, Parameter) for value in given):
+            parts = tuple(part for value in given for part in value.parts)
+            if len(given) < len(values) or equation.name == "loop_stack":
+                shape = self.shape(equation.outputs[0])
+                return Parameter(tuple(part.lost(shape) for part in parts))
+            return Parameter(parts, axis)
+        if all(isinstance(value, Scores) for value in given):
+            return Scores(tuple(dict.fromkeys(source for value in given for source in value.sources)))
+        if len(given) == 1:
+            return given[0]
+        statistics = [value for value in given if isinstance(value, Statistic)]
+        if len(statistics) == len(given) and len({value.node for value in statistics}) == 1:
+            if any(value.root for value in statistics) or not any(value.largest for value in statistics):
+                return statistics[0]
+        nodes = materialise_all(self.network, given, scope)
+        if not nodes:
+            return CONSTANT
+        return Activation(self.network.join("concat", nodes, scope), direct=len(set(nodes)) > 1)
+
+    def pad(self, equation: Equation, values: list[Value]) -> Value:
+        given = [value for value in values if not isinstance(value, Constant)]
+        if isinstance(given[0], Parameter) and len(given) == 1:
+            shape = self.shape(equation.outputs[0])
+            return self.relayout(given[0], lambda view: view.lost(shape), shape)
+        return combine(self.network, "add", given, equation.scope) if len(given) > 1 else given[0]
+
+    # Layers
+
+    def dot_general(self, equation: Equation, values: list[Value]) -> Value:
+        (contracted, batch), scope = equation.params["dimension_numbers"], equation.scope
+        left, right = values
+        parameters = [isinstance(value, Parameter) for value in values]
+        if all(parameters):
+            return self.parameter_product(equation, left, right)
+        if any(parameters):
+            side = parameters.index(True)
+            if isinstance(values[1 - side], Constant):
+                shape = self.shape(equation.outputs[0])
+                return self.relayout(values[side], lambda view: view.lost(shape), shape)
+            source = materialise(self.network, values[1 - side], scope)
+            if source is None:
+                return CONSTANT
+            return layers.dense(self.network, source.node, values[side], contracted[side], batch[side], scope)
+        if any(isinstance(value, Constant) for value in values):
+            return combine(self.network, "dot_general", values, scope)
+        if any(isinstance(value, Scores) for value in values):
+            sources = []
+            for value in values:
+                nodes = value.sources if isinstance(value, Scores) else materialise_all(self.network, [value], scope)
+                sources.extend(nodes)
+            return Activation(self.network.add("msa", sources, scope), direct=True)
+        return Scores(tuple(dict.fromkeys(materialise_all(self.network, values, scope))))
+
+    def parameter_product(self, equation: Equation, left: Parameter, right: Parameter) -> Value:
+        """Learned activations (queries, latents) go through a layer; otherwise one parameter changes another."""
+        kernels = [_is_kernel(self.network.leaves[value.view.leaf].name) for value in (left, right)]
+        if kernels.count(True) == 1:
+            side = kernels.index(True)
+            (contracted, batch), scope = equation.params["dimension_numbers"], equation.scope
+            source = layers.position(self.network, (right, left)[side], scope, "a learned activation")
+            return layers.dense(self.network, source.node, (left, right)[side], contracted[side], batch[side], scope)
+        result = combine(self.network, "dot_general", [left, right], equation.scope)
+        shape = self.shape(equation.outputs[0])
+        return self.relayout(result, lambda view: view.lost(shape), shape)
+
+    def convolution(self, equation: Equation, values: list[Value]) -> Value:
+        image, kernel = values
+        scope = equation.scope
+        if isinstance(image, Parameter) or isinstance(kernel, Constant):
+            result = combine(self.network, "conv_general_dilated", values, scope)
+            shape = self.shape(equation.outputs[0])
+            if isinstance(result, Parameter):
+                return self.relayout(result, lambda view: view.lost(shape), shape)
+            return result
+        source = materialise(self.network, image, scope)
+        if not isinstance(kernel, Parameter):
+            sources = materialise_all(self.network, [image, kernel], scope)
+            return Scores(tuple(dict.fromkeys(sources))) if source else CONSTANT
+        if source is None:
+            return CONSTANT
+        return layers.convolution(self.network, source.node, kernel, equation.params, scope)
+
+    def reduce(self, equation: Equation, values: list[Value]) -> Value | list[Value]:
+        value = values[0]
+        shape = self.shape(equation.inputs[0])
+        axes = [axis for axis in equation.params["axes"] if shape[axis] > 1]
+        match value:
+            case Parameter():
+                out = self.shape(equation.outputs[0])
+                reduced = self.relayout(value, lambda view: _reduced(view, equation.params["axes"], out), out)
+                return reduced
+            case Activation(node):
+                if not axes and len(equation.params["axes"]) < len(shape):
+                    axes = list(equation.params["axes"])
+                over_batch = 0 in equation.params["axes"] and 1 < len(shape) > len(equation.params["axes"])
+                largest = equation.name in ("reduce_max", "argmax")
+                return Statistic(node, over_batch, largest, tuple(shape[axis] for axis in axes))
+        return value
+
+    def window(self, equation: Equation, values: list[Value]) -> Value:
+        params, scope = equation.params, equation.scope
+        value = materialise(self.network, combine(self.network, "window", values, scope), scope)
+        if value is None:
+            return CONSTANT
+        sizes = tuple(params["window_dimensions"])
+        spatial = [axis for axis, size in enumerate(sizes) if size > 1]
+        if not spatial:
+            return value
+        extent = self.shape(equation.inputs[0])
+        average = equation.name == "reduce_window_sum"
+        if average and all(sizes[axis] == extent[axis] for axis in spatial) and 0 not in spatial:
+            return Statistic(value.node, False, False, tuple(sizes[axis] for axis in spatial))
+        # Height and width are the axes around the last of the window: 1 along the one that it does not pool.
+        height, width = _window_size(sizes, spatial)
+        pool = "avg_pool" if average else "max_pool"
+        return Activation(self.network.add(pool, [value.node], scope, (1, 1, height, width)), direct=True)
+
+    def gather(self, equation: Equation, values: list[Value]) -> Value:
+        operand, indices = values[:2]
+        indexed = list(equation.params["dimension_numbers"].start_index_map)
+        shape = self.shape(equation.outputs[0])
+        if not isinstance(operand, Parameter):
+            if isinstance(operand, Constant):
+                return _soft(indices)
+            return Activation(operand.node) if isinstance(operand, Activation) else operand
+        if isinstance(indices, Constant):
+            return self.relayout(operand, lambda view: view.lost(shape), shape)
+        source = materialise(self.network, indices, equation.scope)
+        return layers.embedding(self.network, source.node, operand, indexed, equation.scope)
+
+    def update(self, equation: Equation, values: list[Value]) -> Value:
+        """Operations that write one value into another."""
+        written = [values[0], values[2] if equation.name.startswith("scatter") else values[1]]
+        given = [value for value in written if not isinstance(value, Constant)]
+        if not given:
+            return CONSTANT
+        if len(given) == 1:
+            return _soft(given[0])
+        if all(isinstance(value, Parameter) for value in given):
+            shape = self.shape(equation.outputs[0])
+            result = combine(self.network, "add", given, equation.scope)
+            return self.relayout(result, lambda view: view.lost(shape), shape)
+        nodes = materialise_all(self.network, given, equation.scope)
+        kind = "sum" if "add" in equation.name or "mul" in equation.name else "concat"
+        return Activation(self.network.join(kind, nodes, equation.scope), direct=True)
+
+    def carry(self, equation: Equation, values: list[Value]) -> Value:
+        """A carry that begins as a constant comes from what the loop reads."""
+        for value in values:
+            activation = materialise(self.network, value, equation.scope)
+            if activation is not None:
+                return Activation(activation.node)
+        return CONSTANT
+
+
+def _soft(value: Value) -> Value:
+    return Activation(value.node) if isinstance(value, Activation) else value
+
+
+def _is_kernel(path: str) -> bool:
+    name = path.rstrip("/value").rsplit("/", 1)[-1].lower()
+    return name in ("kernel", "weight", "w") or name.endswith(("kernel", "weight"))
+
+
+def _reduced(view: View, axes: Sequence[int], shape: tuple[int, ...]) -> View:
+    if view.axes is None or any(atom for axis in axes for atom in view.axes[axis]):
+        kept = view.transpose([axis for axis in range(len(view.shape)) if axis not in axes])
+        return kept if kept.axes is not None else view.lost(shape)
+    return view.squeeze(axes)
+
+
+def _window_size(sizes: Sequence[int], spatial: Sequence[int]) -> tuple[int, int]:
+    if len(spatial) >= 2:
+        *others, last = (sizes[axis] for axis in spatial)
+        return math.prod(others), last
+    return (sizes[spatial[0]], 1)
+
+
+_RULES: dict[str, Callable[[_Reader, Equation, list[Value]], Value | list[Value]]] = {
+    **dict.fromkeys(
+        ("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "tile"), _Reader.layout
+    ),
+    "slice": _Reader.slice,
+    "split": _Reader.split,
+    "dynamic_slice": _Reader.dynamic_slice,
+    "loop_slice": _Reader.loop_slice,
+    "loop_carry": _Reader.carry,
+    "loop_stack": _Reader.concatenate,
+    "concatenate": _Reader.concatenate,
+    "pad": _Reader.pad,
+    "dot_general": _Reader.dot_general,
+    "ragged_dot": _Reader.unknown,
+    "conv_general_dilated": _Reader.convolution,
+    **dict.fromkeys(
+        "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin".split(),
+        _Reader.reduce,
+    ),
+    **dict.fromkeys(("reduce_window_max", "reduce_window_sum", "reduce_window_min"), _Reader.window),
+    "gather": _Reader.gather,
+    **dict.fromkeys(
+        "scatter scatter-add scatter_add scatter_mul scatter-mul dynamic_update_slice".split(), _Reader.update
+    ),
+}
