@@ -19,6 +19,8 @@ _MODULE_OF = {
     "Graph": "ghn_jax.graph",
     "build_graph": "ghn_jax.program_graph",
     "load_ghn": "ghn_jax.checkpoint",
+    "trace": "ghn_jax.tracing",
+    "TraceError": "ghn_jax.tracing",
 }
 
 __all__ = list(_MODULE_OF)

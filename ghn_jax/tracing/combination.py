@@ -38,6 +38,8 @@ def materialise(network: Network, value: Value, scope: str) -> Activation | None
             return layers.position(network, value, scope, "a learned activation")
         case Scores(sources):
             return Activation(network.add("msa", sources, scope), direct=True)
+        case Statistic(node=int(node)) if network.is_pooled(node) and not (value.scales or value.shifts):
+            return Activation(node, direct=True)  # pooled step by step
         case Statistic(node=int(node)):
             height, width = (*value.window[-2:], 1, 1)[:2]
             if value.largest:
@@ -82,6 +84,10 @@ def _pair(network: Network, name: str, first: Value, second: Value, scope: str) 
         ]
         return Scores(tuple(dict.fromkeys(nodes[0] + nodes[1])))
     if isinstance(first, Statistic) and isinstance(second, Statistic):
+        if network.pooled_from(second.node) == first.node is not None:
+            return _pair(network, name, materialise(network, first, scope), second, scope)
+        if network.pooled_from(first.node) == second.node is not None:
+            return _pair(network, name, materialise(network, second, scope), first, scope)
         if first.node == second.node or None in (first.node, second.node):
             return Statistic(
                 node=second.node if first.node is None else first.node,
@@ -113,7 +119,7 @@ def _with_statistic(
 ) -> Activation | None:
     """An activation with a reduction of its own, or of what it was normalised from; None if it is of another one."""
     node = network.nodes[value.node]
-    own = statistic.node in (None, value.node)
+    own = statistic.node in (None, value.node) or network.pooled_from(statistic.node) == value.node
     of_norm = node.type in ("bn", "ln") and value.direct and node.parents == [statistic.node]
     if not own and not of_norm:
         return None

@@ -81,6 +81,14 @@ class Network:
             self._pools[key] = self.add(node_type, [parent], scope, shape)
         return self._pools[key]
 
+    def is_pooled(self, node: int) -> bool:
+        """Whether a node is a mean over all positions."""
+        return self.nodes[node].type == "glob_avg"
+
+    def pooled_from(self, node: int | None) -> int | None:
+        """What a node is the mean over all positions of; None if it is none."""
+        return self.nodes[node].parents[0] if node is not None and self.is_pooled(node) else None
+
     def gate(self, gated: int, by: int, scope: str) -> int:
         """A node for a product of activations.
 

@@ -306,6 +306,9 @@ class _Reader:
         value = values[0]
         shape = self.shape(equation.inputs[0])
         axes = [axis for axis in equation.params["axes"] if shape[axis] > 1]
+        if isinstance(value, Statistic) and value.node is not None and not value.root:
+            # Of something that is pooled already: a norm layer after the pooling, most likely.
+            value = materialise(self.network, value, equation.scope)
         match value:
             case Parameter():
                 out = self.shape(equation.outputs[0])
