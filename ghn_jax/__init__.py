@@ -19,8 +19,11 @@ _MODULE_OF = {
     "Graph": "ghn_jax.graph",
     "build_graph": "ghn_jax.program_graph",
     "load_ghn": "ghn_jax.checkpoint",
+    "CalibrationError": "ghn_jax.calibration",
     "trace": "ghn_jax.tracing",
     "TraceError": "ghn_jax.tracing",
+    "calibrate": "ghn_jax.calibration",
+    "fill": "ghn_jax.filling",
 }
 
 __all__ = list(_MODULE_OF)
