@@ -108,12 +108,11 @@ def _predict_tree(graph: Graph, target: Target, ghn: GHN, seed: int, strict: boo
     if left and strict:
         reasons = "; ".join(f"{target.leaves[index].name!r}: {target.unpredicted[index]}" for index in left)
         raise GraphError(f"parameters that cannot be predicted: {reasons}")
-    if left and target.initial is None:
-        names = ", ".join(repr(target.leaves[index].name) for index in left)
-        raise GraphError(f"{names} cannot be predicted, and only shapes were given: trace with arrays as parameters")
+    initial = dict(zip(left, target.initial(left, seed), strict=True)) if left else {}
+    if missing := [repr(target.leaves[index].name) for index, values in initial.items() if values is None]:
+        raise GraphError(f"{', '.join(missing)}: not predicted, and only a shape was given; trace with arrays instead")
     graph = dataclasses.replace(graph, tensors=tuple(_as_ordinary(t, ghn.config) for t in graph.tensors))
     leaves = _allocate([leaf.shape for leaf in target.leaves])
-    initial = dict(zip(left, target.initial(left, seed), strict=True)) if left else {}
     for tensor in graph.tensors:
         index = tensor.place.leaf
         if index in initial:
@@ -126,14 +125,11 @@ def _predict_tree(graph: Graph, target: Target, ghn: GHN, seed: int, strict: boo
     for index in apart:
         place = graph.tensors[index].place
         place.write(leaves[place.leaf], buffers[index])
-    arrays: list[Any] = [
-        array if leaf.dtype == np.float32 else array.astype(leaf.dtype)
-        for array, leaf in zip(leaves, target.leaves, strict=True)
-    ]
-    arrays = jax.device_put(arrays, may_alias=True)
-    for index, values in initial.items():
-        arrays[index] = values
-    return target.rebuild(arrays)
+    whole = [index for index in range(len(leaves)) if index not in initial]
+    arrays = [leaves[index].astype(target.leaves[index].dtype, copy=False) for index in whole]
+    predicted = dict(zip(whole, jax.device_put(arrays, may_alias=True), strict=True))
+    values = predicted | initial
+    return target.rebuild([values[index] for index in range(len(leaves))])
 
 
 def _as_ordinary(tensor: Tensor, config: HypernetConfig) -> Tensor:

@@ -49,7 +49,7 @@ class Place:
     def view(self, leaf: np.ndarray) -> np.ndarray:
         """The part, as a view of the leaf."""
         slices = tuple(slice(start, stop) for start, stop in self.parts)
-        return leaf.reshape(self.split)[slices].transpose(self.order)
+        return leaf.reshape(self.split)[(*slices, ...)].transpose(self.order)
 
     def write(self, leaf: np.ndarray, values: np.ndarray) -> None:
         """Writes a tensor into its part of the leaf."""
@@ -79,8 +79,8 @@ class Target:
     Attributes:
       rebuild: makes the tree of a list of its leaves.
       leaves: all arrays of the tree.
-      initial: the model's own initial values of the leaves with these indices (`seed` where they are random); None if
-        nothing is known of them.
+      initial: the model's own initial values of the leaves with these indices, None for one that has none; `seed` is
+        for those that are random.
       unpredicted: why a leaf, or part of it, is not predicted, by index.
       remarks: what makes a prediction doubtful beside its shape, by index of the leaf.
       unsupported: operations that tracing does not know, with their place in the model.
@@ -89,7 +89,7 @@ class Target:
 
     rebuild: Callable[[list[Any]], Any]
     leaves: tuple[Leaf, ...]
-    initial: Callable[[Sequence[int], int], list[Any]] | None
+    initial: Callable[[Sequence[int], int], list[Any]]
     unpredicted: dict[int, str]
     remarks: dict[int, str]
     unsupported: tuple[str, ...]

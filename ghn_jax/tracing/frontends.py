@@ -41,7 +41,7 @@ class Call:
     function: Callable[..., Any]
     params: Any
     states: Any
-    initial: Callable[[Sequence[int], int], list[Any]] | None
+    initial: Callable[[Sequence[int], int], list[Any]]
 
 
 def trace(model: Any, *inputs: Any, strict: bool = False, **kwargs: Any) -> Graph:
@@ -147,12 +147,11 @@ def _nnx(nnx: Any, module: Any, kwargs: dict[str, Any]) -> Call:
     return Call(type(module).__name__, apply, params, states, _given(params))
 
 
-def _given(params: Any) -> Callable[[Sequence[int], int], list[Any]] | None:
+def _given(params: Any) -> Callable[[Sequence[int], int], list[Any]]:
     """Parameters that exist are their own initial values."""
     leaves = [leaf for leaf in jax.tree.leaves(params) if _is_array(leaf)]
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves):
-        return None
-    return lambda indices, seed: [leaves[index] for index in indices]
+    values = [None if isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in leaves]
+    return lambda indices, seed: [values[index] for index in indices]
 
 
 class _Arguments:

@@ -383,7 +383,7 @@ def _soft(value: Value) -> Value:
 
 
 def _is_kernel(path: str) -> bool:
-    name = path.rstrip("/value").rsplit("/", 1)[-1].lower()
+    name = path.rsplit("/", 1)[-1].lower()
     return name in ("kernel", "weight", "w") or name.endswith(("kernel", "weight"))
 
 
