@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 
@@ -94,6 +95,10 @@ class Target:
     remarks: dict[int, str]
     unsupported: tuple[str, ...]
     inputs: tuple[str, ...]
+
+    def arrays(self, tree: Any) -> list[Any]:
+        """The leaves of a tree that `rebuild` made, in the order of `leaves`."""
+        return [leaf for leaf in jax.tree.leaves(tree) if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
 
     @property
     def num_params(self) -> int:
