@@ -118,7 +118,11 @@ def make_graph(args: argparse.Namespace, task: Task) -> Graph:
         return build_graph(named(args.arch), task)
     if split not in SPLITS or not index.isdigit():
         raise ArgumentError(f"--arch={args.arch}: expected a name, or an index of one of {', '.join(sorted(SPLITS))}")
-    return build_graph(sample_architecture(split, int(index)), task)
+    try:
+        architecture = sample_architecture(split, int(index))
+    except ValueError as error:
+        raise ArgumentError(f"--arch={args.arch}: {error}") from error
+    return build_graph(architecture, task)
 
 
 def load_hypernetwork(path: str | None) -> tuple[GHN, Task]:

@@ -22,6 +22,8 @@ _MODULE_OF = {
     "CalibrationError": "ghn_jax.calibration",
     "trace": "ghn_jax.tracing",
     "TraceError": "ghn_jax.tracing",
+    "Report": "ghn_jax.report",
+    "Verdict": "ghn_jax.report",
     "calibrate": "ghn_jax.calibration",
     "fill": "ghn_jax.filling",
 }
