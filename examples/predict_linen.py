@@ -1,6 +1,6 @@
 """All parameters of a Linen model, predicted in one forward pass.
 
-    python examples/predict_linen.py
+python examples/predict_linen.py
 """
 
 import jax

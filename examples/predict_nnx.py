@@ -1,6 +1,6 @@
 """All parameters of an NNX model, predicted into it.
 
-    python examples/predict_nnx.py
+python examples/predict_nnx.py
 """
 
 import jax

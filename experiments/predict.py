@@ -48,7 +48,10 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     what.add_argument("--model", help="package.module:factory")
     what.add_argument("--arch", help="an architecture of DeepNets-1M: its name (resnet50), or split/index (test/7)")
     parser.add_argument(
-        "--input", action="append", default=[], help="shape of an input of the model, 1,32,32,3 or 1,64:int32; once each"
+        "--input",
+        action="append",
+        default=[],
+        help="shape of an input of the model, 1,32,32,3 or 1,64:int32; once each",
     )
     parser.add_argument(
         "--arg", action="append", default=[], help="another argument of its call, as in --arg=train=false; once each"
@@ -75,7 +78,9 @@ def parse_input(text: str) -> jax.ShapeDtypeStruct:
             raise ValueError
         return jax.ShapeDtypeStruct(shape, np.dtype(dtype or "float32"))
     except (TypeError, ValueError):
-        raise ArgumentError(f"--input={text}: expected positive sizes and perhaps a type, as 1,32,32,3 or 1,64:int32") from None
+        raise ArgumentError(
+            f"--input={text}: expected positive sizes and perhaps a type, as 1,32,32,3 or 1,64:int32"
+        ) from None
 
 
 def parse_arg(text: str) -> tuple[str, Any]:
@@ -172,7 +177,9 @@ def main(arguments: list[str] | None = None) -> None:
     leaves = list(params.values()) if graph.target is None else graph.target.arrays(params)
     print(graph.report(ghn.config))
     count = sum(leaf.size for leaf in leaves)
-    print(f"graph {1e3 * (traced - begin):.0f} ms, prediction {1e3 * (predicted - traced):.0f} ms, {count:,} parameters")
+    print(
+        f"graph {1e3 * (traced - begin):.0f} ms, prediction {1e3 * (predicted - traced):.0f} ms, {count:,} parameters"
+    )
     if args.out:
         write(args.out, dict(zip(names, leaves, strict=True)))
         print(f"written: {args.out}")

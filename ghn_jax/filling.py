@@ -10,7 +10,9 @@ from ghn_jax.predict import GHN, predict_params
 from ghn_jax.tracing import trace
 
 
-def fill(module: Any, *inputs: Any, ghn: GHN | None = None, seed: int = 0, strict: bool = False, **kwargs: Any) -> Graph:
+def fill(
+    module: Any, *inputs: Any, ghn: GHN | None = None, seed: int = 0, strict: bool = False, **kwargs: Any
+) -> Graph:
     """Predicts the parameters of an NNX module for `inputs` and puts them into it.
 
         print(ghn_jax.fill(module, images).report())

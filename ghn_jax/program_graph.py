@@ -6,7 +6,7 @@ import numpy as np
 
 from ghn_jax import primitives as ops
 from ghn_jax.architecture import CIFAR10, AnyArchitecture, Task
-from ghn_jax.graph import NODE_ID, Graph, Role, Tensor, shortest_paths
+from ghn_jax.graph import NODE_ID, Graph, Tensor, shortest_paths
 from ghn_jax.program import INPUT, Instruction, Program, lower
 
 MAX_DISTANCE = 250

@@ -91,7 +91,9 @@ def report(graph: Graph, config: HypernetConfig | None = None) -> Report:
 
         config = pretrained.load().config
     if graph.target is None:
-        rows = [_row(tensor.name, tensor.shape, tensor.size, [tensor], graph, config, [], None) for tensor in graph.tensors]
+        rows = [
+            _row(tensor.name, tensor.shape, tensor.size, [tensor], graph, config, [], None) for tensor in graph.tensors
+        ]
         return Report(tuple(rows), (), graph.num_nodes)
     target = graph.target
     owned: dict[int, list[Tensor]] = {}
@@ -106,7 +108,9 @@ def report(graph: Graph, config: HypernetConfig | None = None) -> Report:
                 target.unpredicted.get(index),
             )
         )  # fmt: skip
-    remarks = [f"extrapolating: input {text} is no batch of RGB images" for text in target.inputs if not _is_image(text)]
+    remarks = [
+        f"extrapolating: input {text} is no batch of RGB images" for text in target.inputs if not _is_image(text)
+    ]
     remarks += [f"unknown operation: {place}" for place in target.unsupported]
     return Report(tuple(rows), tuple(remarks), graph.num_nodes)
 

@@ -20,8 +20,7 @@ from ghn_jax.architecture import (
     to_json,
 )
 from ghn_jax.deepnets.sampler import sample_architecture
-from ghn_jax.graph import GraphError, Role, shortest_paths
-from ghn_jax.graph import NODE_TYPES
+from ghn_jax.graph import NODE_TYPES, GraphError, Role, shortest_paths
 from ghn_jax.program import INPUT, lower
 from ghn_jax.program_graph import build_graph, graph_of
 

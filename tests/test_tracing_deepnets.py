@@ -31,7 +31,9 @@ def check(architecture, task):
     assert {(t.name, t.role, t.size) for t in traced.tensors} == {(t.name, t.role, t.size) for t in expected.tensors}
 
 
-@pytest.mark.parametrize(("split", "networks"), [("test", 80), ("wide", 40), ("deep", 15), ("dense", 25), ("bnfree", 60)])
+@pytest.mark.parametrize(
+    ("split", "networks"), [("test", 80), ("wide", 40), ("deep", 15), ("dense", 25), ("bnfree", 60)]
+)
 def test_equal_to_the_graph_of_the_program(split, networks):
     for index in range(networks):
         check(sample_architecture(split, index), CIFAR10)

@@ -57,9 +57,7 @@ class Scan(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        body = nn.scan(
-            nn.remat(ScanBody), variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers
-        )
+        body = nn.scan(nn.remat(ScanBody), variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
         return body()(x, None)[0]
 
 

@@ -111,7 +111,9 @@ def _linen(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
     if variables is None:
         fixed = _Arguments(inputs, kwargs)
         what = f"{name}.init({fixed.text})"
-        variables = _attempt(what, lambda: jax.eval_shape(fixed.bind(lambda *a, **k: init(rngs, *a, **k)), fixed.arrays))
+        variables = _attempt(
+            what, lambda: jax.eval_shape(fixed.bind(lambda *a, **k: init(rngs, *a, **k)), fixed.arrays)
+        )
     states = {collection: values for collection, values in variables.items() if collection != "params"}
 
     def apply(params, states, *args, **kw):
@@ -195,9 +197,7 @@ def _graph(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Graph:
             lambda: jax.make_jaxpr(function)(params.arrays, states.arrays, arguments.arrays),
         )
     equations = flatten(closed, len(params.arrays), len(states.arrays))
-    leaves = [
-        Leaf(name, tuple(leaf.shape), leaf.dtype) for name, leaf in zip(params.names, params.arrays, strict=True)
-    ]
+    leaves = [Leaf(name, tuple(leaf.shape), leaf.dtype) for name, leaf in zip(params.names, params.arrays, strict=True)]
     network = Network(leaves)
     values: dict[int, Value] = {}
     numbers = iter(equations.inputs)

@@ -28,8 +28,9 @@ def dense(
     node = network.add("conv", [source], scope)
     features = 0
     for part in kernel.parts:
-        inputs = [atom for axis in contracted for atom in part.axes[axis]]
-        outputs = [atom for axis in (*batch, *free) for atom in part.axes[axis]]
+        # In the order of the parameter's own axes, however the product names them.
+        inputs = sorted(atom for axis in contracted for atom in part.axes[axis])
+        outputs = sorted(atom for axis in (*batch, *free) for atom in part.axes[axis])
         network.claim(node, Role.WEIGHT, part, (inputs, outputs), (count(inputs), count(outputs)))
         features += count(outputs)
     if len(kernel.parts) > 1:
@@ -113,9 +114,7 @@ def scale_by_parameter(network: Network, value: Activation, parameter: Parameter
     return Activation(number, direct=True)
 
 
-def normalise(
-    network: Network, source: int, over_batch: bool, scales: Sequence[Parameter], scope: str
-) -> Activation:
+def normalise(network: Network, source: int, over_batch: bool, scales: Sequence[Parameter], scope: str) -> Activation:
     """A normalisation by statistics of its input."""
     value = Activation(network.add("bn" if over_batch else "ln", [source], scope), direct=True)
     for scale in scales:

@@ -16,7 +16,7 @@ REPEATED = -1
 """Stands for the axis of an atom that belongs to no axis of the parameter: a broadcast."""
 
 
-@dataclasses.dataclass(frozen=True, order=True)
+@dataclasses.dataclass(frozen=True)
 class Atom:
     """Part of an axis: index `stride * (start + i)` of `axis` for i below `count`; `size` values exist."""
 
@@ -25,6 +25,10 @@ class Atom:
     stride: int
     start: int
     count: int
+
+    def __lt__(self, other: Atom) -> bool:
+        """Whether it comes first in the parameter."""
+        return (self.axis, -self.stride) < (other.axis, -other.stride)
 
     @property
     def whole(self) -> bool:
@@ -186,7 +190,7 @@ class View:
     def place(self, groups: Sequence[Sequence[Atom]], cut: int | None = None) -> Place | None:
         """Where a tensor belongs whose axes consist of these atoms of the value; None if that is no part of it."""
         chosen = [*self.fixed, *(atom for group in groups for atom in group if atom.axis != REPEATED)]
-        order_of_split = sorted(chosen, key=lambda atom: (atom.axis, -atom.stride))
+        order_of_split = sorted(chosen)
         split, parts = [], []
         for axis, size in enumerate(self.leaf_shape):
             digits = [atom for atom in order_of_split if atom.axis == axis]

@@ -7,6 +7,7 @@ a part owns it; claims of other nodes give these nodes their shape only.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -210,12 +211,14 @@ class Network:
                 elif claims:
                     reason = f"only {covered} of {leaf.size} elements are used"
                 unpredicted[index] = reason
+        tensors_of = Counter(claim.node for claims in owned.values() for claim in claims)
         position = {id(claim): order for order, claim in enumerate(self.claims)}
         kept = sorted((claim for claims in owned.values() for claim in claims), key=lambda claim: position[id(claim)])
         for claim in kept:
             leaf = self.leaves[claim.place.leaf]
             role = claim.role
-            if claim.node in classes and role in (Role.WEIGHT, Role.BIAS) and len(owned[claim.place.leaf]) == 1:
+            alone = tensors_of[claim.node] == len(owned[claim.place.leaf]) == 1
+            if claim.node in classes and role in (Role.WEIGHT, Role.BIAS) and alone:
                 role = classes[claim.node]
             shape = claim.shape[-2:] if role is Role.CLASS_WEIGHT else claim.shape
             if claim.remark:
