@@ -20,7 +20,7 @@ from jax import lax
 Size = tuple[int, int]
 
 native_operations = jax.make_user_context(False)
-"""`with native_operations(True):` every backend uses XLA's own convolution and pooling, which tell what they compute."""
+"""`with native_operations(True):` all backends use XLA's own convolution and pooling, which tell what they compute."""
 
 
 @dataclasses.dataclass(frozen=True)

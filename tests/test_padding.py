@@ -17,7 +17,8 @@ def test_padded_graph_holds_the_graph_and_nothing_else():
     assert nodes.tolist() == [True] * 20 + [False] * 44
     np.testing.assert_array_equal(padded.nodes["type"][nodes], graph.node_types)
     np.testing.assert_array_equal(padded.nodes["shape"][nodes], graph.node_shapes)
-    found = set(zip(padded.senders[edges].tolist(), padded.receivers[edges].tolist(), padded.edges[edges].tolist()))
+    ends = padded.senders[edges].tolist(), padded.receivers[edges].tolist()
+    found = set(zip(*ends, padded.edges[edges].tolist(), strict=True))
     expected = {
         (start, end, int(graph.distances[start, end]))
         for start in range(20)

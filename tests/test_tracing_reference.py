@@ -83,7 +83,8 @@ def test_graph_and_predictions(name, dataset):
     )
     hypernetwork = f"ghn2_{dataset}"
     ghn = GHN(*convert.load_npz(reference.REFERENCE / f"{hypernetwork}.npz"))
-    params = dict(zip([leaf.name for leaf in graph.target.leaves], jax.tree.leaves(predict_params(graph, ghn))))
+    names = [leaf.name for leaf in graph.target.leaves]
+    params = dict(zip(names, jax.tree.leaves(predict_params(graph, ghn)), strict=True))
     ours = {(tensor.node, tensor.role): tensor for tensor in graph.tensors}
     figures = reference.load_json("predictions.json")[f"{hypernetwork}/predefined/{name}"]["params"]
     assert len(figures) == len(graph.tensors)

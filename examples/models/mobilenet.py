@@ -48,7 +48,8 @@ class InvertedResidual(nn.Module):
 
 
 def _divisible(channels: float) -> int:
-    return max(8, int(channels + 4) // 8 * 8)
+    rounded = max(8, int(channels + 4) // 8 * 8)
+    return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
 class MobileNetV2(nn.Module):

@@ -65,8 +65,8 @@ def block(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Arr
 def normalise(values: Array, tensor: Tensor, xp: ModuleType) -> Array:
     """Values of any part of `tensor` scaled by its fan-in, or squashed if they are norm weights or biases.
 
-    Positional encodings and embeddings stay as they are.  (The original leaves only those alone that are 11 or more high, the ones
-    that its networks have.)
+    Positional encodings and embeddings stay as they are.  (The original leaves only those encodings alone that are 11
+    or more high, the ones that its networks have.)
     """
     match tensor.role:
         case Role.POSITION | Role.EMBEDDING:

@@ -93,8 +93,8 @@ class Network:
     def gate(self, gated: int, by: int, scope: str) -> int:
         """A node for a product of activations.
 
-        If one is computed from the mean of the other over all positions, that is squeeze-and-excitation, and the mean is
-        part of this node (as in the published graphs).
+        If one is computed from the mean of the other over all positions, that is squeeze-and-excitation, and the mean
+        is part of this node (as in the published graphs).
         """
         for source, gate in ((gated, by), (by, gated)):
             below = self._first_after_squeeze(gate, source)

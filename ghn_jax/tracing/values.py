@@ -1,4 +1,4 @@
-"""What tracing knows of a value: whether it is a constant, a parameter, an activation or something on the way to one."""
+"""What tracing knows of a value: a constant, a parameter, an activation, or something on the way to one."""
 
 from __future__ import annotations
 
