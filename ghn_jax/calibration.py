@@ -27,7 +27,8 @@ class _Pooled(NamedTuple):
 def calibrate(model: Any, params: Any, batches: Iterable[Any], **apply_kwargs: Any) -> Any:
     """Running statistics of every batch normalisation of `model` with `params`, the mean and variance over all batches.
 
-    Every batch is normalised by its own statistics, as when predicted parameters are evaluated; dropout is off in NNX
+    Every batch is normalised by its own statistics, as when predicted parameters are evaluated (of a layer that is
+    called several times, those of the last call are kept); dropout is off in NNX
     modules, and in Linen modules as `apply_kwargs` say.  Layers have to be `nn.BatchNorm` or `nnx.BatchNorm`; what they
     say of running averages and momentum does not matter.
 

@@ -354,7 +354,8 @@ def test_learned_queries():
         k, v = x @ params["k"]["kernel"], x @ params["v"]["kernel"]
         return jax.nn.softmax(q @ jnp.swapaxes(k, 1, 2)) @ v
 
-    params = {"latents": shape(6, 8), **{name: {"kernel": shape(size, 8)} for name, size in zip("qkv", (8, 3, 3), strict=True)}}
+    sizes = {"q": 8, "k": 3, "v": 3}
+    params = {"latents": shape(6, 8), **{name: {"kernel": shape(size, 8)} for name, size in sizes.items()}}
     graph = trace(run, params, shape(2, 5, 3))
     assert counts(graph) == {"input": 1, "pos_enc": 1, "conv": 3, "msa": 1}
 

@@ -231,7 +231,7 @@ def test_flaxmodels():
 
 
 class Odd(nn.Module):
-    """Has parameters that cannot be predicted: one that nothing reads, one of integers, one used in a way of its own."""
+    """Has parameters that cannot be predicted: nothing reads one, one is an integer, one is used in an odd way."""
 
     @nn.compact
     def __call__(self, x):
