@@ -10,6 +10,9 @@ from ghn_jax.tracing.network import Network
 from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Parameter, Scores, Statistic, Value
 
 PRODUCTS = ("mul", "div")
+KERNEL_AXES = 3
+"""A parameter of at least so many axes that is multiplied with an activation is a kernel, not a scale."""
+
 SUMS = ("add", "sub", "add_any", "select_n", "branches")
 
 
@@ -157,6 +160,8 @@ def _with_parameter(network: Network, name: str, value: Value, parameter: Parame
             return dataclasses.replace(value, scales=(*value.scales, parameter))
         case Statistic():
             return dataclasses.replace(value, shifts=(*value.shifts, parameter))
+        case Activation() if name in PRODUCTS and len(parameter.view.varied) >= KERNEL_AXES:
+            return layers.modulated(network, value, parameter, scope)
         case Activation() if name in PRODUCTS:
             return layers.scale_by_parameter(network, value, parameter, scope)
         case Activation() if name in ("select_n", "branches"):

@@ -41,7 +41,8 @@ _CALLS = {
     "checkpoint": "jaxpr",
     "shard_map": "jaxpr",
     "custom_partitioning": "call",
-    "custom_lin": "jaxpr",
+    "composite": "jaxpr",
+    "call": "call_jaxpr",
 }
 """Primitives that only call, and the parameter that holds what they call."""
 
@@ -220,7 +221,7 @@ class _Flattener:
             for values, value in zip(stacked, results[num_carry:], strict=True):
                 values.append(value)
         stacks_out = [
-            self.emit("loop_stack", {}, values, [aval], scope)[0]
+            self.emit("loop_stack", {}, values[::-1] if params["reverse"] else values, [aval], scope)[0]
             for values, aval in zip(stacked, avals[num_carry:], strict=True)
         ]
         return [*carry, *stacks_out]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ghn_jax.graph import Role
 from ghn_jax.tracing.layout import REPEATED, Atom, View, count
-from ghn_jax.tracing.network import NO_SHAPE, Network
+from ghn_jax.tracing.network import Network
 from ghn_jax.tracing.values import Activation, Parameter
 
 LOST_LAYOUT = "its layout is changed by operations other than reshapes, the prediction is for its own"
@@ -114,6 +114,14 @@ def scale_by_parameter(network: Network, value: Activation, parameter: Parameter
     return Activation(number, direct=True)
 
 
+def modulated(network: Network, value: Activation, kernel: Parameter, scope: str) -> Activation:
+    """A kernel whose channels an activation scales, before it is used: a layer that reads the activation."""
+    node = network.add("conv", [value.node], scope)
+    for part in kernel.parts:
+        _own_layout(network, node, Role.WEIGHT, part, "activations scale it")
+    return Activation(node)
+
+
 def normalise(network: Network, source: int, over_batch: bool, scales: Sequence[Parameter], scope: str) -> Activation:
     """A normalisation by statistics of its input."""
     value = Activation(network.add("bn" if over_batch else "ln", [source], scope), direct=True)
@@ -157,8 +165,8 @@ def _claim_vectors(network: Network, node: int, role: Role, parameter: Parameter
         network.nodes[node].shape = (parameter.size, 1, 1, 1)
 
 
-def _own_layout(network: Network, node: int, role: Role, part: View) -> None:
-    """Claims a parameter whose layout is lost as if its last axis were the output, the one before it the input."""
+def _own_layout(network: Network, node: int, role: Role, part: View, remark: str = LOST_LAYOUT) -> None:
+    """Claims a parameter in its own layout: its last axis is the output, the one before it the input."""
     view = part.picked
     if len(view.shape) < 2:
         network.refuse(view.leaf, "a linear layer computes its weights from it")
@@ -170,6 +178,4 @@ def _own_layout(network: Network, node: int, role: Role, part: View) -> None:
         groups[1] = list(spatial[-1]) if len(spatial) > 1 else []
     if role is Role.DEPTHWISE_WEIGHT and count(inputs) != 1:
         role = Role.WEIGHT
-    network.claim(node, role, view, groups, tuple(count(group) for group in groups), LOST_LAYOUT)
-    if network.nodes[node].shape == NO_SHAPE:
-        network.nodes[node].shape = (0, 0, 0, 0)
+    network.claim(node, role, view, groups, tuple(count(group) for group in groups), remark)

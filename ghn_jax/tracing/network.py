@@ -63,6 +63,7 @@ class Network:
         self.claims: list[Claim] = []
         self.refused: dict[int, str] = {}
         self.unsupported: dict[str, None] = {}
+        self._constant: int | None = None
         self._pools: dict[tuple, int] = {}
 
     def add(self, node_type: str, parents: Iterable[int], scope: str, shape=NO_SHAPE, features: int = 0) -> int:
@@ -81,6 +82,12 @@ class Network:
         if key not in self._pools:
             self._pools[key] = self.add(node_type, [parent], scope, shape)
         return self._pools[key]
+
+    def constant(self) -> int:
+        """The node of values that do not depend on the inputs, such as coordinates that go through a layer."""
+        if self._constant is None:
+            self._constant = self.add("input", [], "constant")
+        return self._constant
 
     def is_pooled(self, node: int) -> bool:
         """Whether a node is a mean over all positions."""

@@ -6,28 +6,27 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-from ghn_jax.tracing import layers
+from ghn_jax.tracing import layers, relayout
 from ghn_jax.tracing.combination import combine, materialise, materialise_all
 from ghn_jax.tracing.equations import Equation, Equations
-from ghn_jax.tracing.layout import View
 from ghn_jax.tracing.network import Network
 from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Parameter, Scores, Statistic, Value
 
 ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e branches cbrt ceil clamp"
-    " complex conj cos cosh cumlogsumexp cummax cummin cumprod cumsum digamma div eq erf erf_inv erfc exp exp2"
-    " expm1 floor ge gt imag integer_pow is_finite le lgamma log log1p logistic lt max min mul ne neg nextafter"
-    " not or polygamma population_count pow psum pmean pmax pmin ppermute all_gather pvary pbroadcast real rem"
-    " round rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square sub"
-    " tan tanh top_k xor sort reduce_precision convert_element_type copy copy_p stop_gradient"
-    " optimization_barrier sharding_constraint name custom_jvp_call fft igamma igammac loop_slice".split()
+    "abs acos acosh add add_any all_gather all_to_all and approx_top_k asin asinh atan atan2 atanh bessel_i0e"
+    " bessel_i1e bitcast_convert_type branches cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos"
+    " cosh cumlogsumexp cummax cummin cumprod cumsum device_put digamma div eq eq_to erf erf_inv erfc exp exp2 expm1"
+    " fft floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min"
+    " mul mulhi name ne neg nextafter not optimization_barrier or pbroadcast pmax pmean pmin polygamma"
+    " population_count pow ppermute psum pvary real reduce_precision regularized_incomplete_beta rem round rsqrt"
+    " select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sort sqrt"
+    " square stop_gradient sub tan tanh tie top_k xor zeta".split()
 )
 """Operations that compute every element of their outputs from elements of their inputs, one node's with one node's."""
 
 SAME_VALUE = frozenset(
-    "convert_element_type copy copy_p reduce_precision stop_gradient optimization_barrier sharding_constraint name"
-    " reshape transpose broadcast_in_dim squeeze expand_dims slice dynamic_slice split rev tile loop_slice"
-    " loop_stack pvary pbroadcast psum all_gather".split()
+    "all_gather convert_element_type copy copy_p device_put name optimization_barrier pbroadcast psum pvary"
+    " reduce_precision sharding_constraint stop_gradient tie".split()
 )
 """Those that leave values as they are."""
 
@@ -91,18 +90,8 @@ class _Reader:
         if isinstance(result, Parameter):
             shape = self.shape(equation.outputs[0])
             if shape != result.view.shape:
-                result = self.broadcast_to(result, shape)
+                result = relayout.broadcast_to(result, shape)
         return result
-
-    def broadcast_to(self, parameter: Parameter, shape: tuple[int, ...]) -> Parameter:
-        first = len(shape) - len(parameter.view.shape)
-        dimensions = range(first, len(shape))
-        fits = first >= 0 and all(
-            own in (1, size) for own, size in zip(parameter.view.shape, shape[first:], strict=True)
-        )
-        return self.relayout(
-            parameter, lambda view: view.broadcast(shape, dimensions) if fits else view.lost(shape), shape
-        )
 
     def unknown(self, equation: Equation, values: list[Value]) -> Value:
         name = equation.name
@@ -123,60 +112,21 @@ class _Reader:
 
     # Layout
 
-    def relayout(self, parameter: Parameter, change: Callable[[View], View], shape: tuple[int, ...]) -> Parameter:
-        if len(parameter.parts) == 1:
-            return Parameter((change(parameter.view),))
-        return Parameter(tuple(part.lost(shape) for part in parameter.parts))
-
     def layout(self, equation: Equation, values: list[Value]) -> Value:
         value = values[0]
         if not isinstance(value, Parameter):
-            return value if not isinstance(value, Constant) else CONSTANT
-        shape, params = self.shape(equation.outputs[0]), equation.params
-
-        def change(view: View) -> View:
-            match equation.name:
-                case "reshape":
-                    return view.reshape(shape) if params.get("dimensions") is None else view.lost(shape)
-                case "transpose":
-                    return view.transpose(params["permutation"])
-                case "squeeze":
-                    return view.squeeze([axis % len(view.shape) for axis in params["dimensions"]])
-                case "expand_dims":
-                    return view.reshape(shape)
-                case "broadcast_in_dim":
-                    return view.broadcast(shape, params["broadcast_dimensions"])
-                case "rev":
-                    return view
-            return view.lost(shape)
-
-        if len(value.parts) > 1 and equation.name == "transpose":
-            order = params["permutation"]
-            return Parameter(tuple(part.transpose(order) for part in value.parts), order.index(value.axis))
-        return self.relayout(value, change, shape)
+            return value
+        return relayout.change(value, equation.name, equation.params, self.shape(equation.outputs[0]))
 
     def slice(self, equation: Equation, values: list[Value]) -> Value:
         value, params = values[0], equation.params
         if not isinstance(value, Parameter):
             return value
-        shape = self.shape(equation.outputs[0])
         if any(step != 1 for step in params["strides"] or ()):
-            return self.relayout(value, lambda view: view.lost(shape), shape)
+            return relayout.lose(value, self.shape(equation.outputs[0]))
         for axis, (start, stop) in enumerate(zip(params["start_indices"], params["limit_indices"], strict=True)):
-            value = self.cut(value, axis, start, stop)
+            value = relayout.cut(value, axis, start, stop)
         return value
-
-    def cut(self, parameter: Parameter, axis: int, start: int, stop: int) -> Parameter:
-        """Part of a parameter, or of several concatenated ones."""
-        if len(parameter.parts) == 1 or axis != parameter.axis:
-            return Parameter(tuple(part.slice(axis, start, stop) for part in parameter.parts), parameter.axis)
-        kept, offset = [], 0
-        for part in parameter.parts:
-            first, last = max(start - offset, 0), min(stop - offset, part.shape[axis])
-            if first < last:
-                kept.append(part.slice(axis, first, last))
-            offset += part.shape[axis]
-        return Parameter(tuple(kept), axis if len(kept) > 1 else None)
 
     def split(self, equation: Equation, values: list[Value]) -> list[Value]:
         value, axis = values[0], equation.params["axis"]
@@ -184,7 +134,7 @@ class _Reader:
             return [value] * len(equation.outputs)
         pieces, start = [], 0
         for size in equation.params["sizes"]:
-            pieces.append(self.cut(value, axis, start, start + int(size)))
+            pieces.append(relayout.cut(value, axis, start, start + int(size)))
             start += int(size)
         return pieces
 
@@ -199,12 +149,11 @@ class _Reader:
             return layers.embedding(self.network, source, value, chosen, equation.scope)
         numbers = equation.inputs[1:]
         if any(numbers[axis] not in self.known for axis in chosen):
-            shape = self.shape(equation.outputs[0])
-            return self.relayout(value, lambda view: view.lost(shape), shape)
+            return relayout.lose(value, self.shape(equation.outputs[0]))
         for axis in chosen:
             last = value.view.shape[axis] - sizes[axis]
             start = min(max(self.known[numbers[axis]], 0), last)
-            value = self.cut(value, axis, start, start + sizes[axis])
+            value = relayout.cut(value, axis, start, start + sizes[axis])
         return value
 
     def loop_slice(self, equation: Equation, values: list[Value]) -> Value:
@@ -212,20 +161,15 @@ class _Reader:
         if not isinstance(value, Parameter):
             return value
         if index is None:
-            shape = self.shape(equation.outputs[0])
-            return self.relayout(value, lambda view: view.lost(shape), shape)
-        picked = self.cut(value, 0, index, index + 1)
-        return Parameter(tuple(part.squeeze([0]) for part in picked.parts), None)
+            return relayout.lose(value, self.shape(equation.outputs[0]))
+        return relayout.pick(value, 0, index)
 
     def concatenate(self, equation: Equation, values: list[Value]) -> Value:
         given = [value for value in values if not isinstance(value, Constant)]
         scope, axis = equation.scope, equation.params.get("dimension", 0)
         if all(isinstance(value, Parameter) for value in given):
-            parts = tuple(part for value in given for part in value.parts)
-            if len(given) < len(values) or equation.name == "loop_stack":
-                shape = self.shape(equation.outputs[0])
-                return Parameter(tuple(part.lost(shape) for part in parts))
-            return Parameter(parts, axis)
+            joined = relayout.concatenate(given, axis)
+            return joined if len(given) == len(values) else relayout.lose(joined, self.shape(equation.outputs[0]))
         if all(isinstance(value, Scores) for value in given):
             return Scores(tuple(dict.fromkeys(source for value in given for source in value.sources)))
         if len(given) == 1:
@@ -239,11 +183,29 @@ class _Reader:
             return CONSTANT
         return Activation(self.network.join("concat", nodes, scope), direct=len(set(nodes)) > 1)
 
+    def stack(self, equation: Equation, values: list[Value]) -> Value:
+        """A concatenation along a new axis."""
+        axis = equation.params.get("axis", 0)
+        shape = self.shape(equation.outputs[0])
+        if len(values) < shape[axis]:  # a loop that was entered once
+            return relayout.lose(values[0], shape) if isinstance(values[0], Parameter) else values[0]
+        single = (*shape[:axis], 1, *shape[axis + 1 :])
+        expanded: list[Value] = [
+            relayout.change(value, "expand_dims", {}, single) if isinstance(value, Parameter) else value
+            for value in values
+        ]
+        return self.concatenate(dataclasses.replace(equation, params={"dimension": axis}), expanded)
+
+    def unstack(self, equation: Equation, values: list[Value]) -> list[Value]:
+        value, axis = values[0], equation.params["axis"]
+        if not isinstance(value, Parameter):
+            return [value] * len(equation.outputs)
+        return [relayout.pick(value, axis, index) for index in range(len(equation.outputs))]
+
     def pad(self, equation: Equation, values: list[Value]) -> Value:
         given = [value for value in values if not isinstance(value, Constant)]
         if isinstance(given[0], Parameter) and len(given) == 1:
-            shape = self.shape(equation.outputs[0])
-            return self.relayout(given[0], lambda view: view.lost(shape), shape)
+            return relayout.lose(given[0], self.shape(equation.outputs[0]))
         return combine(self.network, "add", given, equation.scope) if len(given) > 1 else given[0]
 
     # Layers
@@ -256,13 +218,12 @@ class _Reader:
             return self.parameter_product(equation, left, right)
         if any(parameters):
             side = parameters.index(True)
-            if isinstance(values[1 - side], Constant):
-                shape = self.shape(equation.outputs[0])
-                return self.relayout(values[side], lambda view: view.lost(shape), shape)
             source = materialise(self.network, values[1 - side], scope)
-            if source is None:
-                return CONSTANT
-            return layers.dense(self.network, source.node, values[side], contracted[side], batch[side], scope)
+            if source is None and not _is_kernel(self.network.leaves[values[side].view.leaf].name):
+                # A matrix applied to a parameter, for example to resize positional encodings.
+                return relayout.lose(values[side], self.shape(equation.outputs[0]))
+            node = self.network.constant() if source is None else source.node
+            return layers.dense(self.network, node, values[side], contracted[side], batch[side], scope)
         if any(isinstance(value, Constant) for value in values):
             return combine(self.network, "dot_general", values, scope)
         if any(isinstance(value, Scores) for value in values):
@@ -273,6 +234,16 @@ class _Reader:
             return Activation(self.network.add("msa", sources, scope), direct=True)
         return Scores(tuple(dict.fromkeys(materialise_all(self.network, values, scope))))
 
+    def ragged_dot(self, equation: Equation, values: list[Value]) -> Value:
+        """A linear layer for every group of rows, as in a mixture of experts."""
+        numbers = equation.params["ragged_dot_dimension_numbers"]
+        contracted, batch = numbers.dot_dimension_numbers
+        source = materialise(self.network, values[0], equation.scope)
+        if not isinstance(values[1], Parameter) or source is None:
+            return self.unknown(equation, values)
+        groups = (*batch[1], *numbers.rhs_group_dimensions)
+        return layers.dense(self.network, source.node, values[1], contracted[1], groups, equation.scope)
+
     def parameter_product(self, equation: Equation, left: Parameter, right: Parameter) -> Value:
         """Learned activations (queries, latents) go through a layer; otherwise one parameter changes another."""
         kernels = [_is_kernel(self.network.leaves[value.view.leaf].name) for value in (left, right)]
@@ -282,42 +253,34 @@ class _Reader:
             source = layers.position(self.network, (right, left)[side], scope, "a learned activation")
             return layers.dense(self.network, source.node, (left, right)[side], contracted[side], batch[side], scope)
         result = combine(self.network, "dot_general", [left, right], equation.scope)
-        shape = self.shape(equation.outputs[0])
-        return self.relayout(result, lambda view: view.lost(shape), shape)
+        return relayout.lose(result, self.shape(equation.outputs[0]))
 
     def convolution(self, equation: Equation, values: list[Value]) -> Value:
         image, kernel = values
         scope = equation.scope
-        if isinstance(image, Parameter) or isinstance(kernel, Constant):
-            result = combine(self.network, "conv_general_dilated", values, scope)
-            shape = self.shape(equation.outputs[0])
-            if isinstance(result, Parameter):
-                return self.relayout(result, lambda view: view.lost(shape), shape)
-            return result
+        if isinstance(kernel, Constant):
+            if isinstance(image, Parameter):
+                return relayout.lose(image, self.shape(equation.outputs[0]))
+            return combine(self.network, "conv_general_dilated", values, scope)
         source = materialise(self.network, image, scope)
-        if not isinstance(kernel, Parameter):
-            sources = materialise_all(self.network, [image, kernel], scope)
-            return Scores(tuple(dict.fromkeys(sources))) if source else CONSTANT
-        if source is None:
-            return CONSTANT
-        return layers.convolution(self.network, source.node, kernel, equation.params, scope)
+        node = self.network.constant() if source is None else source.node
+        if isinstance(kernel, Parameter):
+            return layers.convolution(self.network, node, kernel, equation.params, scope)
+        return Scores(tuple(dict.fromkeys([node, *materialise_all(self.network, [kernel], scope)])))
 
     def reduce(self, equation: Equation, values: list[Value]) -> Value | list[Value]:
         value = values[0]
         shape = self.shape(equation.inputs[0])
-        axes = [axis for axis in equation.params["axes"] if shape[axis] > 1]
+        reduced = equation.params["dimensions" if equation.name == "reduce" else "axes"]
+        axes = [axis for axis in reduced if shape[axis] > 1]
         if isinstance(value, Statistic) and value.node is not None and not value.root:
             # Of something that is pooled already: a norm layer after the pooling, most likely.
             value = materialise(self.network, value, equation.scope)
         match value:
             case Parameter():
-                out = self.shape(equation.outputs[0])
-                reduced = self.relayout(value, lambda view: _reduced(view, equation.params["axes"], out), out)
-                return reduced
+                return relayout.reduce(value, reduced, self.shape(equation.outputs[0]))
             case Activation(node):
-                if not axes and len(equation.params["axes"]) < len(shape):
-                    axes = list(equation.params["axes"])
-                over_batch = 0 in equation.params["axes"] and 1 < len(shape) > len(equation.params["axes"])
+                over_batch = 0 in reduced and len(reduced) < len(shape)
                 largest = equation.name in ("reduce_max", "argmax")
                 return Statistic(node, over_batch, largest, tuple(shape[axis] for axis in axes))
         return value
@@ -332,7 +295,7 @@ class _Reader:
         if not spatial:
             return value
         extent = self.shape(equation.inputs[0])
-        average = equation.name == "reduce_window_sum"
+        average = equation.name == "reduce_window_sum" or "add" in str(params.get("jaxpr", ""))
         if average and all(sizes[axis] == extent[axis] for axis in spatial) and 0 not in spatial:
             return Statistic(value.node, False, False, tuple(sizes[axis] for axis in spatial))
         # Height and width are the axes around the last of the window: 1 along the one that it does not pool.
@@ -343,13 +306,12 @@ class _Reader:
     def gather(self, equation: Equation, values: list[Value]) -> Value:
         operand, indices = values[:2]
         indexed = list(equation.params["dimension_numbers"].start_index_map)
-        shape = self.shape(equation.outputs[0])
         if not isinstance(operand, Parameter):
             if isinstance(operand, Constant):
                 return _soft(indices)
             return Activation(operand.node) if isinstance(operand, Activation) else operand
         if isinstance(indices, Constant):
-            return self.relayout(operand, lambda view: view.lost(shape), shape)
+            return relayout.lose(operand, self.shape(equation.outputs[0]))
         source = materialise(self.network, indices, equation.scope)
         return layers.embedding(self.network, source.node, operand, indexed, equation.scope)
 
@@ -362,11 +324,10 @@ class _Reader:
         if len(given) == 1:
             return _soft(given[0])
         if all(isinstance(value, Parameter) for value in given):
-            shape = self.shape(equation.outputs[0])
             result = combine(self.network, "add", given, equation.scope)
-            return self.relayout(result, lambda view: view.lost(shape), shape)
+            return relayout.lose(result, self.shape(equation.outputs[0]))
         nodes = materialise_all(self.network, given, equation.scope)
-        kind = "sum" if "add" in equation.name or "mul" in equation.name else "concat"
+        kind = "sum" if "-" in equation.name else "concat"
         return Activation(self.network.join(kind, nodes, equation.scope), direct=True)
 
     def carry(self, equation: Equation, values: list[Value]) -> Value:
@@ -387,13 +348,6 @@ def _is_kernel(path: str) -> bool:
     return name in ("kernel", "weight", "w") or name.endswith(("kernel", "weight"))
 
 
-def _reduced(view: View, axes: Sequence[int], shape: tuple[int, ...]) -> View:
-    if view.axes is None or any(atom for axis in axes for atom in view.axes[axis]):
-        kept = view.transpose([axis for axis in range(len(view.shape)) if axis not in axes])
-        return kept if kept.axes is not None else view.lost(shape)
-    return view.squeeze(axes)
-
-
 def _window_size(sizes: Sequence[int], spatial: Sequence[int]) -> tuple[int, int]:
     if len(spatial) >= 2:
         *others, last = (sizes[axis] for axis in spatial)
@@ -402,27 +356,28 @@ def _window_size(sizes: Sequence[int], spatial: Sequence[int]) -> tuple[int, int
 
 
 _RULES: dict[str, Callable[[_Reader, Equation, list[Value]], Value | list[Value]]] = {
-    **dict.fromkeys(
-        ("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "tile"), _Reader.layout
-    ),
+    **dict.fromkeys(relayout.OPERATIONS, _Reader.layout),
     "slice": _Reader.slice,
     "split": _Reader.split,
     "dynamic_slice": _Reader.dynamic_slice,
     "loop_slice": _Reader.loop_slice,
     "loop_carry": _Reader.carry,
-    "loop_stack": _Reader.concatenate,
+    "loop_stack": _Reader.stack,
+    "stack": _Reader.stack,
+    "unstack": _Reader.unstack,
     "concatenate": _Reader.concatenate,
     "pad": _Reader.pad,
     "dot_general": _Reader.dot_general,
-    "ragged_dot": _Reader.unknown,
+    "ragged_dot_general": _Reader.ragged_dot,
     "conv_general_dilated": _Reader.convolution,
     **dict.fromkeys(
-        "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin".split(),
+        "reduce reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin".split(),
         _Reader.reduce,
     ),
-    **dict.fromkeys(("reduce_window_max", "reduce_window_sum", "reduce_window_min"), _Reader.window),
+    **dict.fromkeys(("reduce_window_max", "reduce_window_sum", "reduce_window_min", "reduce_window"), _Reader.window),
     "gather": _Reader.gather,
     **dict.fromkeys(
-        "scatter scatter-add scatter_add scatter_mul scatter-mul dynamic_update_slice".split(), _Reader.update
+        "scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max dynamic_update_slice".split(),
+        _Reader.update,
     ),
 }
