@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax import nnx
 from test_predict import SMALL, random_ghn
 
 import ghn_jax
@@ -89,33 +88,6 @@ def test_several_arguments(predicted):
     np.testing.assert_allclose(stats["BatchNorm_0"]["var"], (2 * x * x).var(0), rtol=1e-5)
 
 
-def test_nnx():
-    class Model(nnx.Module):
-        def __init__(self, rngs):
-            self.conv = nnx.Conv(3, 8, (3, 3), rngs=rngs)
-            self.norms = nnx.List([nnx.BatchNorm(8, momentum=0.9, rngs=rngs) for _ in range(2)])
-            self.dropout = nnx.Dropout(0.5, rngs=rngs)
-            self.head = nnx.Linear(8, 10, rngs=rngs)
-
-        def __call__(self, x):
-            x = self.norms[1](nnx.relu(self.norms[0](self.conv(x))))
-            return self.head(self.dropout(x).mean(axis=(1, 2)))
-
-    model = Model(nnx.Rngs(0))
-    before = nnx.state(model, nnx.BatchStat)
-    params = predict_params(ghn_jax.trace(model, IMAGES), GHN)
-    stats = ghn_jax.calibrate(model, params, [IMAGES])
-    assert jax.tree.all(jax.tree.map(jnp.array_equal, nnx.state(model, nnx.BatchStat), before)), "the module changed"
-    nnx.update(model, params, stats)
-    model.eval()
-    logits = model(IMAGES)
-    for norm in model.norms:
-        norm.use_running_average = False
-    np.testing.assert_allclose(model(IMAGES), logits, rtol=1e-4, atol=1e-5)
-    model.eval()
-    np.testing.assert_allclose(model(IMAGES[:1]), logits[:1], rtol=1e-4, atol=1e-5)
-
-
 class NoNorm(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -127,13 +99,10 @@ class NoNorm(nn.Module):
     [
         (NoNorm(), [np.ones((2, 4), np.float32)], "NoNorm has no batch_stats"),
         (lambda x: x, [np.ones((2, 4))], "expected a Linen or NNX module, got function"),
-        (nnx.Linear(4, 3, rngs=nnx.Rngs(0)), [np.ones((2, 4))], "calls no BatchNorm"),
         (NoNorm(), [], "at least one batch"),
     ],
 )
 def test_bad_input(model, batches, message):
     params = {"Dense_0": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}}
-    if isinstance(model, nnx.Module):
-        params = nnx.state(model, nnx.Param)
     with pytest.raises(CalibrationError, match=message):
         ghn_jax.calibrate(model, params, batches)

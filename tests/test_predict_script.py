@@ -15,7 +15,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 MODELS = """
 from flax import linen as nn
-from flax import nnx
 import jax, jax.numpy as jnp
 
 
@@ -30,6 +29,8 @@ def linen():
 
 
 def module():
+    from flax import nnx
+
     return nnx.Linear(4, 10, rngs=nnx.Rngs(0))
 
 
@@ -85,6 +86,10 @@ def test_a_linen_model(run, tmp_path):
 
 
 def test_other_models_and_orbax(run, tmp_path):
+    try:
+        import flax.nnx  # noqa: F401
+    except Exception as error:
+        pytest.skip(f"flax.nnx: {error}")
     from orbax.checkpoint import v1 as ocp
 
     run("--model=my_models:module", "--input=2,4", "--out=module")
@@ -120,8 +125,8 @@ def test_architectures(run, tmp_path, architecture):
         (["--model=my_models:linen", "--input=1,0"], "--input=1,0: expected positive sizes"),
         (["--model=my_models:linen", "--input=1:int33"], "--input=1:int33: expected positive sizes"),
         (["--model=my_models:linen", "--input=1,8,8,3"], r"Net.init\(float32\[1,8,8,3\]\) fails: .*'train'"),
-        (["--model=my_models:module", "--input=2,4", "--arg=1"], "--arg=1: expected name=value"),
-        (["--model=my_models:module", "--input=2,5"], r"Linear\(float32\[2,5\]\) fails"),
+        (["--model=my_models:function", "--input=2,4", "--arg=1"], "--arg=1: expected name=value"),
+        (["--model=my_models:function", "--input=2,5"], r"<lambda>\(float32\[2,5\]\) fails"),
         (["--arch=resnet5000"], "no architecture is called 'resnet5000'"),
         (["--arch=test/500"], "--arch=test/500: index 500"),
         (["--arch=tests/1"], "--arch=tests/1: expected a name, or an index of one of"),

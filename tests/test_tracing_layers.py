@@ -375,3 +375,72 @@ def test_the_class_layer_of_another_number_of_classes_is_an_ordinary_one():
         assert values["w"].shape == (8, classes) and np.isfinite(values["w"]).all()
         reasons = [reason for row in graph.report(GHN.config).rows for reason in row.reasons]
         assert any("7 classes instead of 10" in reason for reason in reasons) == (classes == 7)
+
+
+def test_kernels_that_activations_scale():
+    """Modulated convolution, as in StyleGAN: the kernel reads the style and is a layer, not a scale."""
+
+    def run(params, x, style):
+        kernel = params["kernel"] * (style @ params["style"])[0][:, None]
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    graph = trace(run, function(kernel=(3, 3, 3, 8), style=(5, 3)), shape(1, 8, 8, 3), shape(1, 5))
+    assert tensors(graph)["kernel"] == ((3, 3, 3, 8), "weight")
+    assert counts(graph) == {"input": 2, "conv": 2, "msa": 1}
+
+
+def test_experts_and_ensembles():
+    def experts(params, x):
+        return jax.lax.ragged_dot(x, params["w"], jnp.array([2, 3], jnp.int32))
+
+    def ensemble(params, x):
+        def member(p):
+            y = jax.lax.conv_general_dilated(x, p["k"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+            return jax.nn.relu(y + p["b"]).mean((1, 2)) @ p["w"]
+
+        return jax.vmap(member)(params).mean(0)
+
+    assert tensors(trace(experts, function(w=(2, 4, 6)), shape(5, 4)))["w"][0] == (4, 12)
+    graph = trace(ensemble, function(k=(5, 3, 3, 3, 8), b=(5, 8), w=(5, 8, 2)), shape(2, 8, 8, 3))
+    assert counts(graph) == {"input": 1, "conv": 2, "bias": 1, "glob_avg": 2}
+    found = tensors(graph)
+    assert (found["k"][0], found["b"][0], found["w"][0]) == ((3, 3, 3, 40), (40,), (8, 10))
+    assert jax.tree.map(jnp.shape, predict_params(graph, GHN)) == {"k": (5, 3, 3, 3, 8), "b": (5, 8), "w": (5, 8, 2)}
+
+
+def test_layers_stacked_by_the_model():
+    def run(params, x):
+        x = jax.lax.scan(lambda x, w: (jax.nn.relu(x @ w), None), x, jnp.stack(params["layers"]))[0]
+        first, second = jnp.unstack(params["pair"])
+        return x @ first @ second
+
+    params = {"layers": [shape(4, 4)] * 3, **function(pair=(2, 4, 4))}
+    graph = trace(run, params, shape(2, 4))
+    assert [tensor.name for tensor in graph.tensors] == ["layers/0", "layers/1", "layers/2", "pair[0]", "pair[1]"]
+    assert counts(graph) == {"input": 1, "conv": 5}
+
+
+def test_coordinates_go_through_layers():
+    """Positions computed from constants by a small network, as in Swin V2."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            coordinates = jnp.linspace(0, 1, 12).reshape(6, 2)
+            return nn.Dense(4)(x + nn.Dense(8)(nn.relu(nn.Dense(16)(coordinates))))
+
+    graph = trace(Net(), shape(2, 6, 8))
+    assert counts(graph) == {"input": 2, "conv": 3, "bias": 3, "sum": 1}
+
+
+def test_relative_positions_and_temperature():
+    def run(params, x):
+        qkv = (x @ params["qkv"]).reshape(2, 16, 3, 2, 4)
+        index = (np.arange(16)[:, None] - np.arange(16)) % 49
+        bias = params["table"][index.reshape(-1)].reshape(16, 16, 2).transpose(2, 0, 1)
+        scores = jnp.einsum("bqhd,bkhd->bhqk", qkv[:, :, 0], qkv[:, :, 1]) * jnp.exp(params["temperature"]) + bias
+        return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), qkv[:, :, 2])
+
+    graph = trace(run, function(qkv=(8, 24), table=(49, 2), temperature=(2, 1, 1)), shape(2, 16, 8))
+    assert counts(graph) == {"input": 1, "conv": 1, "bn": 1, "pos_enc": 1, "msa": 1}
+    assert tensors(graph)["table"] == ((1, 7, 7, 2), "position")
