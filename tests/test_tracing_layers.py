@@ -444,3 +444,34 @@ def test_relative_positions_and_temperature():
     graph = trace(run, function(qkv=(8, 24), table=(49, 2), temperature=(2, 1, 1)), shape(2, 16, 8))
     assert counts(graph) == {"input": 1, "conv": 1, "bn": 1, "pos_enc": 1, "msa": 1}
     assert tensors(graph)["table"] == ((1, 7, 7, 2), "position")
+
+
+def test_loops_over_time_are_not_unrolled():
+    """A table of positions that a loop over time reads step by step, by its counter or beside its inputs."""
+
+    def counted(params, x):
+        def step(i, h):
+            return jnp.tanh(h @ params["w"] + params["table"][i] + x[i])
+
+        return jax.lax.fori_loop(0, 200, step, jnp.zeros(8))
+
+    def beside(params, x):
+        return jax.lax.scan(
+            lambda h, xs: (jnp.tanh(h @ params["w"] + xs[0] + xs[1]), None), jnp.zeros(8), (params["table"], x)
+        )[0]
+
+    for run in (counted, beside):
+        graph = trace(run, function(w=(8, 8), table=(200, 8)), shape(200, 8))
+        assert counts(graph) == {"input": 1, "conv": 1, "pos_enc": 1, "sum": 2}
+        assert graph.num_params == 64 + 1600
+
+
+def test_streams_of_random_numbers_and_sown_values():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Dense(8)(x) + jax.random.normal(self.make_rng("noise"), (8,))
+            self.sow("intermediates", "hidden", x)
+            return nn.Dense(3)(x * jax.random.bernoulli(self.make_rng("dropout"), 0.5, x.shape))
+
+    assert counts(trace(Net(), shape(2, 4))) == {"input": 1, "conv": 2, "bias": 2}

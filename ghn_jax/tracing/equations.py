@@ -25,6 +25,10 @@ from ghn_jax.tracing.errors import TraceError
 MAX_ROUNDS = 1024
 """Of a loop over stacked parameters, which all become nodes."""
 
+MAX_STEPS = 64
+"""Of a loop that reads activations or counts its way through parameters: one with more of them is over time, not
+layers, and is entered once."""
+
 MAX_EQUATIONS = 500_000
 
 _CALLS = {
@@ -198,11 +202,11 @@ class _Flattener:
         carry, stacks = rest[:num_carry], rest[num_carry:]
         avals = [var.aval for var in equation.outvars]
         slice_avals = [var.aval for var in body.jaxpr.invars[len(inputs) - len(stacks) :]]
-        stacked_params = any(self.of_params[number] and not self.of_inputs[number] for number in stacks)
-        before = len(self.equations)
-        if not stacked_params:
+        if not self.over_layers(stacks, length):
+            before = len(self.equations)
             outputs = self.rolled_scan(body, consts, carry, stacks, slice_avals, avals, scope)
-            if not any(self.picks_parameter(equation) for equation in self.equations[before:]):
+            counts = any(self.picks_parameter(equation) for equation in self.equations[before:])
+            if not counts or length > MAX_STEPS:
                 return outputs
             del self.equations[before:]
         if length > MAX_ROUNDS:
@@ -225,6 +229,12 @@ class _Flattener:
             for values, aval in zip(stacked, avals[num_carry:], strict=True)
         ]
         return [*carry, *stacks_out]
+
+    def over_layers(self, stacks: Sequence[int], length: int) -> bool:
+        """Whether every round has parameters of its own."""
+        params = any(self.of_params[number] and not self.of_inputs[number] for number in stacks)
+        activations = any(self.of_inputs[number] for number in stacks)
+        return params and (length <= MAX_STEPS or not activations)
 
     def picks_parameter(self, equation: Equation) -> bool:
         """Whether a parameter is picked from a stack by an index that only the loop counter decides."""

@@ -93,7 +93,8 @@ def add_parameter(network: Network, value: Activation, parameter: Parameter, sco
             node.shifted = True
             _claim_vectors(network, value.node, Role.BIAS, parameter)
             return value
-    if len(parameter.view.varied) <= 1 or parameter.size == node.features:
+    row = parameter.view.axes is None and parameter.size > math.prod(parameter.view.shape)  # of a table of positions
+    if (len(parameter.view.varied) <= 1 and not row) or parameter.size == node.features:
         bias = network.add("bias", [value.node], scope, features=parameter.size)
         _claim_vectors(network, bias, Role.BIAS, parameter)
         return Activation(bias, direct=True)

@@ -122,7 +122,7 @@ class View:
 
     def reshape(self, shape: Sequence[int]) -> View:
         """`jnp.reshape`; the layout is lost if it cuts through atoms."""
-        if self.axes is None:
+        if self.axes is None or math.prod(shape) != math.prod(self.shape):
             return self.lost(shape)
         atoms = [atom for axis in self.axes for atom in axis][::-1]
         axes = []

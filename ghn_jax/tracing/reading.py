@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from ghn_jax.tracing import layers, relayout
 from ghn_jax.tracing.combination import combine, materialise, materialise_all
 from ghn_jax.tracing.equations import Equation, Equations
+from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.network import Network
 from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Parameter, Scores, Statistic, Value
 
@@ -65,13 +66,12 @@ class _Reader:
         values = [self.value(number) for number in equation.inputs]
         if all(isinstance(value, Constant) for value in values):
             return
-        rule = _RULES.get(equation.name)
-        if rule is not None:
-            result = rule(self, equation, values)
-        elif equation.name in ELEMENTWISE:
-            result = self.elementwise(equation, values)
-        else:
-            result = self.unknown(equation, values)
+        default = _Reader.elementwise if equation.name in ELEMENTWISE else _Reader.unknown
+        try:
+            result = _RULES.get(equation.name, default)(self, equation, values)
+        except Exception as error:
+            place = equation.scope or "the model"
+            raise TraceError(f"{equation.name!r} in {place} cannot be read: {error!r}") from error
         results = result if isinstance(result, list) else [result] * len(equation.outputs)
         self.values.update(zip(equation.outputs, results, strict=True))
 
