@@ -204,8 +204,33 @@ def test_own_initialisers_are_seeded():
     graph = ghn_jax.trace(Net(), jnp.ones((2, 4)))
     powers = [predict_params(graph, GHN, seed=seed)["power"] for seed in (0, 0, 1)]
     assert np.array_equal(powers[0], powers[1]) and not np.array_equal(powers[0], powers[2])
-    expected = Net().init({"params": jax.random.key(1), "dropout": jax.random.key(1)}, jnp.zeros((2, 4)))["params"]
-    np.testing.assert_array_equal(powers[2], expected["power"])
+    again = predict_params(ghn_jax.trace(Net(), jnp.ones((2, 4))), GHN, seed=1)["power"]
+    np.testing.assert_array_equal(powers[2], again)
+
+
+def test_nothing_is_computed():
+    compilations = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(kwargs)
+
+    model = nn.Sequential(
+        [
+            nn.Conv(17, (3, 3)),
+            nn.BatchNorm(use_running_average=False),
+            nn.Dropout(0.5, deterministic=False),
+            nn.Dense(3),
+        ]
+    )
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        ghn_jax.trace(model, jax.ShapeDtypeStruct((2, 9, 9, 3), jnp.float32))
+        assert compilations == []
+        jax.jit(lambda x: x * 3 + 17)(jnp.ones(19))
+        assert compilations  # the listener does hear compilations
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_shapes_alone_have_no_initial_values():

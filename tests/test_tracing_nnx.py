@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from test_predict import SMALL, random_ghn
-from traced import assert_tree, counts
+from traced import assert_same_graph, assert_tree, counts
 
 import ghn_jax
 from ghn_jax import CalibrationError, TraceError
@@ -128,3 +128,10 @@ def test_nothing_to_calibrate():
     model = nnx.Linear(4, 3, rngs=nnx.Rngs(0))
     with pytest.raises(CalibrationError, match="Linear calls no BatchNorm"):
         ghn_jax.calibrate(model, nnx.state(model, nnx.Param), [np.ones((2, 4), np.float32)])
+
+
+def test_the_same_model_in_linen_has_the_same_graph():
+    from examples.models import resnet
+
+    linen = resnet.resnet18(num_classes=10, num_filters=64, small_images=True)
+    assert_same_graph(ghn_jax.trace(nnx_models.resnet18(), CIFAR), ghn_jax.trace(linen, CIFAR))

@@ -25,6 +25,9 @@ from ghn_jax.tracing.network import Network
 from ghn_jax.tracing.reading import read
 from ghn_jax.tracing.values import CONSTANT, Activation, Parameter, Statistic, Value
 
+STREAMS = ("params", "dropout", "default")
+"""Names of the streams of random numbers that Linen modules are given; others fall back to the first."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Call:
@@ -101,24 +104,26 @@ def _linen(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
         module, given = module.unbind()
     method = kwargs.pop("method", None)
     kwargs.pop("mutable", None)
-    rngs = {"params": 0, "dropout": 1, "default": 2}
-    rngs = {stream: jax.random.key(seed) for stream, seed in rngs.items()} | dict(kwargs.pop("rngs", None) or {})
+    own_rngs = dict(kwargs.pop("rngs", None) or {})
 
-    def init(rngs, *args, **kw):
-        return module.init(rngs, *args, method=method, **kw)
+    def rngs(seed=0):
+        # Made while tracing, so that nothing is computed.
+        streams = {name: jax.random.fold_in(jax.random.key(seed), i) for i, name in enumerate(STREAMS)}
+        return streams | own_rngs
+
+    def init(seed, *args, **kw):
+        return module.init(rngs(seed), *args, method=method, **kw)
 
     variables = given
     if variables is None:
         fixed = _Arguments(inputs, kwargs)
         what = f"{name}.init({fixed.text})"
-        variables = _attempt(
-            what, lambda: jax.eval_shape(fixed.bind(lambda *a, **k: init(rngs, *a, **k)), fixed.arrays)
-        )
+        variables = _attempt(what, lambda: jax.eval_shape(fixed.bind(lambda *a, **k: init(0, *a, **k)), fixed.arrays))
     states = {collection: values for collection, values in variables.items() if collection != "params"}
 
     def apply(params, states, *args, **kw):
         mutable = list(states) or False
-        result = module.apply({**states, "params": params}, *args, rngs=rngs, mutable=mutable, method=method, **kw)
+        result = module.apply({**states, "params": params}, *args, rngs=rngs(), mutable=mutable, method=method, **kw)
         return result[0] if mutable else result
 
     def initial(indices: Sequence[int], seed: int) -> list[Any]:
@@ -127,13 +132,12 @@ def _linen(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
             return [leaves[index] for index in indices]
         fixed = _Arguments(inputs, kwargs)
 
-        def chosen(key, arrays):
-            keys = {**rngs, "params": key}
-            leaves = jax.tree.leaves(fixed.bind(lambda *a, **k: init(keys, *a, **k))(arrays)["params"])
+        def chosen(seed, arrays):
+            leaves = jax.tree.leaves(fixed.bind(lambda *a, **k: init(seed, *a, **k))(arrays)["params"])
             return [leaves[index] for index in indices]
 
         zeros = [jnp.zeros(array.shape, array.dtype) for array in fixed.arrays]
-        return jax.jit(chosen)(jax.random.key(seed), zeros)  # compiled, only the chosen ones are computed
+        return jax.jit(chosen)(seed, zeros)  # compiled, only the chosen ones are computed
 
     return Call(name, apply, variables.get("params", {}), states, initial)
 
