@@ -350,3 +350,30 @@ def test_too_many_nodes_are_refused():
                 jnp.ones((2, 4)),
             )
             predict_params(graph, GHN)
+
+
+def test_a_model_too_large_for_this_machine_is_traced():
+    model = gpt.GPT(vocabulary=32_000, context=2048, dim=4096, depth=32, heads=32)
+    graph = ghn_jax.trace(model, jax.ShapeDtypeStruct((1, 2048), jnp.int32), strict=True)
+    assert graph.num_params == graph.target.num_params == 6_583_623_680
+    assert counts(graph)["msa"] == 32
+
+
+def test_nested_scans():
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x + nn.Dense(x.shape[-1])(nn.LayerNorm()(x))
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(3)(nn.remat_scan(Block, lengths=(3, 2))()(x))
+
+    graph = ghn_jax.trace(Net(), jnp.ones((2, 4)), strict=True)
+    assert counts(graph) == {"input": 1, "ln": 6, "conv": 7, "bias": 7, "sum": 6}
+    assert "Remat_scanBlock_0/Dense_0/kernel[2, 1]" in [tensor.name for tensor in graph.tensors]
+    params = predict_params(graph, GHN)
+    assert_tree(params, Net().init(jax.random.key(0), jnp.ones((2, 4)))["params"])
+    kernels = np.asarray(params["Remat_scanBlock_0"]["Dense_0"]["kernel"]).reshape(6, 4, 4)
+    assert len({kernel.tobytes() for kernel in kernels}) == 6
