@@ -31,24 +31,11 @@ layers, and is entered once."""
 
 MAX_EQUATIONS = 500_000
 
-_CALLS = {
-    "jit": "jaxpr",
-    "pjit": "jaxpr",
-    "closed_call": "call_jaxpr",
-    "core_call": "call_jaxpr",
-    "core_closed_call": "call_jaxpr",
-    "custom_jvp_call": "call_jaxpr",
-    "custom_vjp_call": "call_jaxpr",
-    "custom_vjp_call_jaxpr": "fun_jaxpr",
-    "remat": "jaxpr",
-    "remat2": "jaxpr",
-    "checkpoint": "jaxpr",
-    "shard_map": "jaxpr",
-    "custom_partitioning": "call",
-    "composite": "jaxpr",
-    "call": "call_jaxpr",
-}
-"""Primitives that only call, and the parameter that holds what they call."""
+_CALLS = frozenset(
+    "jit pjit call closed_call core_call core_closed_call composite custom_jvp_call custom_vjp_call"
+    " custom_vjp_call_jaxpr custom_partitioning remat remat2 checkpoint shard_map".split()
+)
+"""Primitives that only call a jaxpr, one of their parameters."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -174,8 +161,8 @@ class _Flattener:
             return self.while_loop(equation, inputs, scope)
         if name == "cond":
             return self.cond(equation, inputs, scope)
-        called = equation.params.get(_CALLS.get(name, ""))
-        if called is not None and len(getattr(called, "jaxpr", called).invars) == len(inputs):
+        called = _called(equation) if name in _CALLS else None
+        if called is not None:
             return self.inline(called, inputs, scope)
         avals = [var.aval for var in equation.outvars]
         return self.emit(name, equation.params, inputs, avals, scope)
@@ -299,6 +286,15 @@ class _Flattener:
                 drivers[index] = changing
             for index in counters:
                 drivers[index] = drivers[index] or [self.new(avals[index])]
+
+
+def _called(equation: Any) -> Any:
+    """The jaxpr that an equation applies to its inputs; None if there is none."""
+    for value in equation.params.values():
+        jaxpr = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+        if isinstance(jaxpr, core.Jaxpr) and len(jaxpr.invars) == len(equation.invars):
+            return value
+    return None
 
 
 def _select(which: int, *cases: int) -> int:
