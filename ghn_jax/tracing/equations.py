@@ -184,8 +184,9 @@ class _Flattener:
 
     def scan(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
         params = equation.params
-        body, num_carry, length = params["jaxpr"], params["num_carry"], params["length"]
-        consts, rest = inputs[: params["num_consts"]], inputs[params["num_consts"] :]
+        body, length = params["jaxpr"], params["length"]
+        num_consts, num_carry = _sizes(params)
+        consts, rest = inputs[:num_consts], inputs[num_consts:]
         carry, stacks = rest[:num_carry], rest[num_carry:]
         avals = [var.aval for var in equation.outvars]
         slice_avals = [var.aval for var in body.jaxpr.invars[len(inputs) - len(stacks) :]]
@@ -295,6 +296,14 @@ def _called(equation: Any) -> Any:
         if isinstance(jaxpr, core.Jaxpr) and len(jaxpr.invars) == len(equation.invars):
             return value
     return None
+
+
+def _sizes(scan: Mapping[str, Any]) -> tuple[int, int]:
+    """How many constants a scan has, and how many values it carries."""
+    if "num_carry" in scan:
+        return scan["num_consts"], scan["num_carry"]
+    consts, carry, _ = scan["ft_in"].unpack()  # from jax 0.12 on
+    return len(list(consts)), len(list(carry))
 
 
 def _select(which: int, *cases: int) -> int:
