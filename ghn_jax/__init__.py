@@ -25,6 +25,13 @@ _MODULE_OF = {
     "from_networkx": "ghn_jax.graph_tables",
     "find_architecture": "ghn_jax.deepnets.lookup",
     "load_ghn": "ghn_jax.checkpoint",
+    "CalibrationError": "ghn_jax.calibration",
+    "trace": "ghn_jax.tracing",
+    "TraceError": "ghn_jax.tracing",
+    "Report": "ghn_jax.report",
+    "Verdict": "ghn_jax.report",
+    "calibrate": "ghn_jax.calibration",
+    "fill": "ghn_jax.filling",
 }
 
 __all__ = list(_MODULE_OF)

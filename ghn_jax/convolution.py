@@ -25,6 +25,9 @@ Size = tuple[int, int]
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
+native_operations = jax.make_user_context(False)
+"""`with native_operations(True):` all backends use XLA's own convolution and pooling, which tell what they compute."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Window:
@@ -84,18 +87,32 @@ class Window:
 
 def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Dense convolution of `x [B, H, W, in]` with `kernel [kh, kw, in, out]`."""
-    if window.kernel == (1, 1) and window.padding == (0, 0):
+    if window.kernel == (1, 1) and window.padding == (0, 0) and not native_operations.value:
         return x[:, :: window.stride[0], :: window.stride[1]] @ kernel[0, 0]
-    if jax.default_backend() == "cpu":
+    if _written_out():
         return _convolve_cpu(x, kernel, window)
     return _native(x, kernel, window)
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Depthwise convolution of `x [B, H, W, channels]` with `kernel [kh, kw, 1, channels]`."""
-    if jax.default_backend() == "cpu":
+    if _written_out():
         return _depthwise_cpu(x, kernel, window)
     return _native(x, kernel, window, groups=x.shape[-1])
+
+
+def pool(x: jax.Array, window: Window, operation: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    """Maximum or sum (`jnp.maximum`, `jnp.add`) of `x [B, H, W, C]` over a window; padding counts for nothing."""
+    neutral = -jnp.inf if operation is jnp.maximum else 0.0
+    if native_operations.value:
+        monoid = lax.max if operation is jnp.maximum else lax.add
+        pads = ((0, 0), *((pad, pad) for pad in window.padding), (0, 0))
+        return lax.reduce_window(x, neutral, monoid, (1, *window.kernel, 1), (1, *window.stride, 1), pads)
+    return functools.reduce(operation, [values for row in window.shifts(x, neutral) for values in row])
+
+
+def _written_out() -> bool:
+    return jax.default_backend() == "cpu" and not native_operations.value
 
 
 def _native(x: jax.Array, kernel: jax.Array, window: Window, groups: int = 1) -> jax.Array:

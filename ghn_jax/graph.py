@@ -11,8 +11,15 @@ from __future__ import annotations
 import dataclasses
 import enum
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from ghn_jax.target import Place, Target
+
+if TYPE_CHECKING:
+    from ghn_jax.ghn.config import HypernetConfig
+    from ghn_jax.report import Report
 
 NODE_TYPES = (
     "max_pool",
@@ -50,6 +57,8 @@ class Role(enum.Enum):
     BIAS = "bias"
     CLASS_WEIGHT = "class_weight"
     CLASS_BIAS = "class_bias"
+    EMBEDDING = "embedding"
+    """A table of embeddings, in networks of users only: a weight whose input is one-hot, so its fan-in is 1."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,12 +71,14 @@ class Tensor:
       role: how it is predicted.
       shape: its shape in JAX layout: convolutions `[kh, kw, in, out]` (depthwise `[kh, kw, 1, channels]`),
         linear layers `[in, out]`, positional encodings `[1, h, w, channels]`, others `[channels]`.
+      place: where it belongs in the parameters of a traced model; None in the graph of a program.
     """
 
     name: str
     node: int
     role: Role
     shape: tuple[int, ...]
+    place: Place | None = None
 
     @property
     def shape4(self) -> tuple[int, int, int, int]:
@@ -77,6 +88,8 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of elements."""
+        if self.place is not None and self.place.cut is not None:
+            return self.place.cut * self.shape[-1]
         return int(np.prod(self.shape))
 
 
@@ -106,12 +119,14 @@ class Graph:
       distances: int32 `[nodes, nodes]`, length of the shortest path from row to column, 1 for an edge and 0 where
         there is no path.
       tensors: the parameter tensors to be predicted, in the order of the network's instructions.
+      target: the parameter tree of a traced model; None in the graph of a program, whose parameters are a dictionary.
     """
 
     node_types: np.ndarray
     node_shapes: np.ndarray
     distances: np.ndarray
     tensors: tuple[Tensor, ...]
+    target: Target | None = None
 
     @property
     def num_nodes(self) -> int:
@@ -122,6 +137,16 @@ class Graph:
     def num_params(self) -> int:
         """Number of parameters that a hypernetwork predicts for it."""
         return sum(tensor.size for tensor in self.tensors)
+
+    def report(self, config: HypernetConfig | None = None) -> Report:
+        """What of the model is predicted, and how far that is from what the hypernetwork has seen.
+
+        Args:
+          config: of the hypernetwork; None takes the one shipped with the package.
+        """
+        from ghn_jax.report import report
+
+        return report(self, config)
 
 
 def shortest_paths(edges: Sequence[tuple[int, int]], num_nodes: int, cutoff: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -23,7 +23,8 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit_into
 from ghn_jax.ghn.hypernetwork import Hypernetwork
 from ghn_jax.ghn.requests import Placement, Requests, Sizes, Table, pad_requests, request
-from ghn_jax.graph import Graph, GraphError, Tensor
+from ghn_jax.graph import Graph, GraphError, Role, Tensor
+from ghn_jax.target import Target
 
 # Rows of a table decoded at a time.
 _CHUNKS = {Table.DENSE: 64, Table.DEPTHWISE: 256, Table.VECTOR: 128, Table.CLASS_WEIGHT: 1, Table.CLASS_BIAS: 1}
@@ -60,19 +61,27 @@ class GHN:
         return cls(config, init(jax.random.key(seed), graphs, requests)["params"])
 
 
-def predict_params(graph: Graph, ghn: GHN | None = None) -> dict[str, jax.Array]:
-    """All parameters of the network that `graph` describes, by name, in JAX layout and in the order of its tensors.
+def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, strict: bool = False) -> Any:
+    """All parameters of the network that `graph` describes.
 
     On the CPU the arrays share one piece of memory, which lives as long as any of them.
 
     Args:
-      graph: of the network, for example from `build_graph`.
+      graph: of the network, from `ghn_jax.trace` or `build_graph`.
       ghn: the hypernetwork; None takes the one shipped with the package (`ghn_jax.pretrained`), which was trained on
         Fashion-MNIST.
+      seed: of the model's own initialisers, for parameters that the hypernetwork cannot predict (`graph.report()`
+        lists them).
+      strict: raise if there are any.
+
+    Returns:
+      For a traced model a pytree of exactly its own parameters' structure, shapes and types.  For a graph of
+      `build_graph` a dictionary by name, in JAX layout and in the order of its tensors.
 
     Raises:
-      GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, or class
-        layers of another number of classes than the hypernetwork predicts.
+      GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, class layers
+        of another number of classes than the hypernetwork predicts (those of a traced model are then predicted as other
+        layers), parameters that cannot be predicted (with `strict`) or of which no initial values are known.
     """
     if ghn is None:
         from ghn_jax import pretrained
@@ -81,13 +90,62 @@ def predict_params(graph: Graph, ghn: GHN | None = None) -> dict[str, jax.Array]
     if not isinstance(ghn, GHN):
         raise TypeError(f"predict_params expected a GHN, got {type(ghn).__name__}")
     padding.check_graph(graph)
+    if graph.target is not None:
+        return _predict_tree(graph, graph.target, ghn, seed, strict)
+    names = [tensor.name for tensor in graph.tensors]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise GraphError(f"two tensors are called {twice!r}")
+    buffers = _allocate([tensor.shape for tensor in graph.tensors])
+    _predict_into(buffers, graph, ghn)
+    # All at once, and as lists: JAX would sort the names of a dictionary.
+    return dict(zip(names, jax.device_put(buffers, may_alias=True), strict=True))
+
+
+def _predict_tree(graph: Graph, target: Target, ghn: GHN, seed: int, strict: bool) -> Any:
+    """The parameter tree of a traced model."""
+    left = sorted(target.unpredicted)
+    if left and strict:
+        reasons = "; ".join(f"{target.leaves[index].name!r}: {target.unpredicted[index]}" for index in left)
+        raise GraphError(f"parameters that cannot be predicted: {reasons}")
+    initial = dict(zip(left, target.initial(left, seed), strict=True)) if left else {}
+    if missing := [repr(target.leaves[index].name) for index, values in initial.items() if values is None]:
+        raise GraphError(f"{', '.join(missing)}: not predicted, and only a shape was given; trace with arrays instead")
+    graph = dataclasses.replace(graph, tensors=tuple(_as_ordinary(t, ghn.config) for t in graph.tensors))
+    leaves = _allocate([leaf.shape for leaf in target.leaves])
+    for tensor in graph.tensors:
+        index = tensor.place.leaf
+        if index in initial:
+            leaves[index][...] = initial.pop(index)  # the parts that are not predicted
+    buffers = [tensor.place.buffer(leaves[tensor.place.leaf], tensor.shape) for tensor in graph.tensors]
+    apart = [index for index, buffer in enumerate(buffers) if buffer is None]
+    for index in apart:
+        buffers[index] = np.empty(graph.tensors[index].shape, np.float32)
+    _predict_into(buffers, graph, ghn)
+    for index in apart:
+        place = graph.tensors[index].place
+        place.write(leaves[place.leaf], buffers[index])
+    whole = [index for index in range(len(leaves)) if index not in initial]
+    arrays = [leaves[index].astype(target.leaves[index].dtype, copy=False) for index in whole]
+    predicted = dict(zip(whole, jax.device_put(arrays, may_alias=True), strict=True))
+    values = predicted | initial
+    return target.rebuild([values[index] for index in range(len(leaves))])
+
+
+def _as_ordinary(tensor: Tensor, config: HypernetConfig) -> Tensor:
+    """The tensor, as one of an ordinary layer if it is of a classification layer for another number of classes."""
+    ordinary = {Role.CLASS_WEIGHT: Role.WEIGHT, Role.CLASS_BIAS: Role.BIAS}
+    if tensor.role not in ordinary or tensor.shape[-1] == config.num_classes:
+        return tensor
+    return dataclasses.replace(tensor, role=ordinary[tensor.role])
+
+
+def _predict_into(buffers: list[np.ndarray], graph: Graph, ghn: GHN) -> None:
+    """Fills one array for every tensor of the graph."""
     nodes = padding.bucket(graph.num_nodes)
     requests, (placements,) = request([graph], nodes, ghn.config)
-    buffers = _allocate(graph.tensors)
     decoded = _decode(ghn, embed_nodes(graph, ghn), requests)
     _fit_all(buffers, graph.tensors, placements, decoded, ghn.config.weight_norm)
-    # All at once, and as lists: JAX would sort the names of a dictionary.
-    return dict(zip(buffers, jax.device_put(list(buffers.values()), may_alias=True), strict=True))
 
 
 def warm_up(ghn: GHN, max_nodes: int = 1023) -> None:
@@ -149,23 +207,21 @@ def _pad_rows(rows: np.ndarray, size: int) -> np.ndarray:
     return padded
 
 
-def _allocate(tensors: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
-    """Uninitialised aligned arrays of the tensors' shapes, all in one piece of memory."""
+def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Uninitialised aligned arrays of these shapes, all in one piece of memory."""
     per_unit = _ALIGNMENT // np.dtype(np.float32).itemsize
-    sizes = [math.prod(tensor.shape) for tensor in tensors]
+    sizes = [math.prod(shape) for shape in shapes]
     starts = np.cumsum([0] + [-(-size // per_unit) * per_unit for size in sizes])
     memory = np.empty(int(starts[-1]) + per_unit, np.float32)
     first = -(memory.ctypes.data // memory.itemsize) % per_unit
-    buffers = {}
-    for tensor, size, start in zip(tensors, sizes, (starts[:-1] + first).tolist(), strict=True):
-        if tensor.name in buffers:
-            raise GraphError(f"two tensors are called {tensor.name!r}")
-        buffers[tensor.name] = memory[start : start + size].reshape(tensor.shape)
-    return buffers
+    return [
+        memory[start : start + size].reshape(shape)
+        for shape, size, start in zip(shapes, sizes, (starts[:-1] + first).tolist(), strict=True)
+    ]
 
 
 def _fit_all(
-    buffers: dict[str, np.ndarray],
+    buffers: list[np.ndarray],
     tensors: tuple[Tensor, ...],
     placements: tuple[Placement, ...],
     decoded: dict[Table, np.ndarray],
@@ -174,11 +230,12 @@ def _fit_all(
     """Fills the buffers, on several threads if there is much to write."""
 
     def fill(first: int, last: int) -> None:
-        for tensor, place in zip(tensors[first:last], placements[first:last], strict=True):
+        part = slice(first, last)
+        for buffer, tensor, place in zip(buffers[part], tensors[part], placements[part], strict=True):
             rows = decoded[place.table][place.start : place.start + place.rows]
-            fit_into(buffers[tensor.name], rows, tensor, weight_norm)
+            fit_into(buffer, rows, tensor, weight_norm)
 
-    ends = np.cumsum([buffers[tensor.name].size for tensor in tensors])
+    ends = np.cumsum([buffer.size for buffer in buffers])
     if not len(ends):
         return
     workers = min(os.cpu_count() or 1, 1 + int(ends[-1]) // _ELEMENTS_PER_THREAD)

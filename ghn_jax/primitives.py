@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ghn_jax.blocking import blocks
-from ghn_jax.convolution import Size, Window, convolve, convolve_depthwise
+from ghn_jax.convolution import Size, Window, convolve, convolve_depthwise, native_operations, pool
 from ghn_jax.graph import Role
 
 NORM_EPSILON = 1e-5
@@ -228,14 +228,14 @@ class MaxPool(Primitive):
         return (*_pooling_window(self.kernel, self.stride).output_size((height, width)), channels)
 
     def __call__(self, params, *inputs):
-        # Rows, then columns: on CPUs an order of magnitude faster than XLA's reduce_window and its gradient.
         (x,) = inputs
+        if native_operations.value:
+            return pool(x, _pooling_window(self.kernel, self.stride), jnp.maximum)
+        # Rows, then columns: on CPUs an order of magnitude faster than XLA's reduce_window and its gradient.
         pad = self.kernel // 2
         along_rows = Window((self.kernel, 1), (self.stride, 1), (pad, 0))
         along_columns = Window((1, self.kernel), (1, self.stride), (0, pad))
-        for window in (along_rows, along_columns):
-            x = functools.reduce(jnp.maximum, [values for row in window.shifts(x, -jnp.inf) for values in row])
-        return x
+        return pool(pool(x, along_rows, jnp.maximum), along_columns, jnp.maximum)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -253,8 +253,7 @@ class AvgPool(Primitive):
         (x,) = inputs
         window = _pooling_window(self.kernel, self.stride)
         ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
-        total, count = (sum(v for row in window.shifts(values) for v in row) for values in (x, ones))
-        return total / count
+        return pool(x, window, jnp.add) / pool(ones, window, jnp.add)
 
 
 def _pooling_window(kernel: int, stride: int) -> Window:

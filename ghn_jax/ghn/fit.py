@@ -44,7 +44,7 @@ def block(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Arr
     """The part of the tensor that is decoded, normalised: `tensor.shape` or smaller along its channels."""
     shape = tensor.shape
     match tensor.role:
-        case Role.WEIGHT | Role.CLASS_WEIGHT:
+        case Role.WEIGHT | Role.CLASS_WEIGHT | Role.EMBEDDING:
             values = rows[:, : shape[-2], : shape[-1]]
         case Role.DEPTHWISE_WEIGHT:
             values = rows[:, None, : shape[-1]]
@@ -65,11 +65,11 @@ def block(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Arr
 def normalise(values: Array, tensor: Tensor, xp: ModuleType) -> Array:
     """Values of any part of `tensor` scaled by its fan-in, or squashed if they are norm weights or biases.
 
-    Positional encodings stay as they are.  (The original leaves only those alone that are 11 or more high, the ones
-    that its networks have.)
+    Positional encodings and embeddings stay as they are.  (The original leaves only those encodings alone that are 11
+    or more high, the ones that its networks have.)
     """
     match tensor.role:
-        case Role.POSITION:
+        case Role.POSITION | Role.EMBEDDING:
             return values
         case Role.NORM_WEIGHT:
             return 1 + xp.tanh(0.25 * values)  # 2 sigmoid(values / 2), without overflow

@@ -34,6 +34,7 @@ _TABLE_OF = {
     Role.BIAS: Table.VECTOR,
     Role.CLASS_WEIGHT: Table.CLASS_WEIGHT,
     Role.CLASS_BIAS: Table.CLASS_BIAS,
+    Role.EMBEDDING: Table.DENSE,
 }
 
 
@@ -193,6 +194,7 @@ _RANKS = {
     Role.BIAS: (1,),
     Role.CLASS_WEIGHT: (2,),
     Role.CLASS_BIAS: (1,),
+    Role.EMBEDDING: (2,),
 }
 
 

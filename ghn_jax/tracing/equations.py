@@ -1,0 +1,331 @@
+"""A jaxpr as one flat list of equations.
+
+Calls (jit, custom derivatives, remat, shard_map) are inlined, loops over stacked parameters are unrolled, other loops
+are entered once, all branches of a conditional are entered, and what does not reach the outputs is left out.  Four
+names stand for what loops and conditionals do with values:
+
+  loop_carry   init, and what else the carry comes from after the first round -> the carry in a round
+  loop_slice   a stack of values -> the one of a round
+  loop_stack   the value of every round (one, if the loop is entered once) -> their stack
+  branches     the value of every branch -> that of the one taken
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend import core
+
+from ghn_jax.tracing.errors import TraceError
+
+MAX_ROUNDS = 1024
+"""Of a loop over stacked parameters, which all become nodes."""
+
+MAX_STEPS = 64
+"""Of a loop that reads activations or counts its way through parameters: one with more of them is over time, not
+layers, and is entered once."""
+
+MAX_EQUATIONS = 500_000
+
+_CALLS = frozenset(
+    "jit pjit call closed_call core_call core_closed_call composite custom_jvp_call custom_vjp_call"
+    " custom_vjp_call_jaxpr custom_partitioning remat remat2 checkpoint shard_map".split()
+)
+"""Primitives that only call a jaxpr, one of their parameters."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Equation:
+    """`outputs = name(inputs)`; values are numbered.
+
+    Attributes:
+      name: of the primitive.
+      params: of the primitive.
+      inputs, outputs: numbers of values.
+      scope: where it is in the model: names of modules and functions, joined by "/".
+    """
+
+    name: str
+    params: Mapping[str, Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    scope: str
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Equations:
+    """A flat program.
+
+    Attributes:
+      equations: those that reach an output, in order.
+      inputs, outputs: numbers of values.
+      shapes: of every value.
+      known: integers and truth values that are known without running anything, by number.
+    """
+
+    equations: list[Equation]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    shapes: list[tuple[int, ...]]
+    known: dict[int, int]
+
+
+def flatten(closed: core.ClosedJaxpr, num_params: int, num_states: int) -> Equations:
+    """The equations of `closed`, whose inputs are parameters, then states (such as running statistics), then others.
+
+    Raises:
+      TraceError: a loop over more than `MAX_ROUNDS` stacked parameters, or too large a program.
+    """
+    flattener = _Flattener()
+    inputs = tuple(
+        flattener.new(var.aval, of_params=index < num_params, of_inputs=index >= num_params + num_states)
+        for index, var in enumerate(closed.jaxpr.invars)
+    )
+    outputs = tuple(flattener.inline(closed, inputs, scope=""))
+    equations = _live(flattener.equations, outputs)
+    return Equations(equations, inputs, outputs, flattener.shapes, flattener.known)
+
+
+def _live(equations: Sequence[Equation], outputs: Sequence[int]) -> list[Equation]:
+    needed = set(outputs)
+    kept = []
+    for equation in reversed(equations):
+        if not needed.isdisjoint(equation.outputs):
+            needed.update(equation.inputs)
+            kept.append(equation)
+    return kept[::-1]
+
+
+class _Flattener:
+    def __init__(self):
+        self.equations: list[Equation] = []
+        self.shapes: list[tuple[int, ...]] = []
+        self.of_params: list[bool] = []
+        self.of_inputs: list[bool] = []
+        self.known: dict[int, int] = {}
+
+    def new(self, aval: Any, of_params: bool = False, of_inputs: bool = False) -> int:
+        self.shapes.append(tuple(getattr(aval, "shape", ())))
+        self.of_params.append(of_params)
+        self.of_inputs.append(of_inputs)
+        return len(self.shapes) - 1
+
+    def constant(self, value: Any) -> int:
+        number = self.new(jax.typeof(value))
+        if np.shape(value) == () and not isinstance(value, jax.core.Tracer):
+            dtype = jax.typeof(value).dtype
+            if jax.dtypes.issubdtype(dtype, np.integer) or jax.dtypes.issubdtype(dtype, np.bool_):
+                self.known[number] = int(value)
+        return number
+
+    def emit(
+        self, name: str, params: Mapping[str, Any], inputs: Sequence[int], avals: Sequence[Any], scope: str
+    ) -> tuple[int, ...]:
+        of_params = any(self.of_params[number] for number in inputs)
+        of_inputs = any(self.of_inputs[number] for number in inputs)
+        outputs = tuple(self.new(aval, of_params, of_inputs) for aval in avals)
+        self.equations.append(Equation(name, params, tuple(inputs), outputs, scope))
+        if len(self.equations) > MAX_EQUATIONS:
+            raise TraceError(f"the model has more than {MAX_EQUATIONS} operations, counting those of unrolled loops")
+        if outputs and name in _INTEGER_RULES and all(number in self.known for number in inputs):
+            if self.shapes[outputs[0]] == ():
+                self.known[outputs[0]] = int(_INTEGER_RULES[name](*(self.known[number] for number in inputs)))
+        return outputs
+
+    def inline(self, closed: Any, arguments: Sequence[int], scope: str) -> list[int]:
+        """Appends the equations of a jaxpr applied to `arguments`; returns the numbers of its outputs."""
+        jaxpr, consts = (closed.jaxpr, closed.consts) if hasattr(closed, "consts") else (closed, ())
+        numbers: dict[Any, int] = dict(zip(jaxpr.invars, arguments, strict=True))
+        numbers |= {var: self.constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
+
+        def number(atom):
+            return self.constant(atom.val) if isinstance(atom, core.Literal) else numbers[atom]
+
+        for equation in jaxpr.eqns:
+            inputs = [number(atom) for atom in equation.invars]
+            inner = str(equation.source_info.name_stack)
+            place = f"{scope}/{inner}" if scope and inner else scope or inner
+            outputs = self.equation(equation, inputs, place)
+            numbers |= dict(zip(equation.outvars, outputs, strict=True))
+        return [number(atom) for atom in jaxpr.outvars]
+
+    def equation(self, equation: Any, inputs: list[int], scope: str) -> Sequence[int]:
+        name = equation.primitive.name
+        if name == "scan":
+            return self.scan(equation, inputs, scope)
+        if name == "while":
+            return self.while_loop(equation, inputs, scope)
+        if name == "cond":
+            return self.cond(equation, inputs, scope)
+        called = _called(equation) if name in _CALLS else None
+        if called is not None:
+            return self.inline(called, inputs, scope)
+        avals = [var.aval for var in equation.outvars]
+        return self.emit(name, equation.params, inputs, avals, scope)
+
+    def cond(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
+        branches = [self.inline(branch, inputs[1:], scope) for branch in equation.params["branches"]]
+        return [
+            self.emit("branches", {}, values, [var.aval], scope)[0]
+            for var, values in zip(equation.outvars, zip(*branches, strict=True), strict=True)
+        ]
+
+    def while_loop(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
+        """The body once; the condition only says how often."""
+        num_cond, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+        consts, carry = inputs[num_cond : num_cond + num_body], inputs[num_cond + num_body :]
+        body = equation.params["body_jaxpr"]
+        avals = [var.aval for var in equation.outvars]
+        return self.rolled(lambda carried: self.inline(body, [*consts, *carried], scope), consts, carry, avals, scope)
+
+    def scan(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
+        params = equation.params
+        body, length = params["jaxpr"], params["length"]
+        num_consts, num_carry = _sizes(params)
+        consts, rest = inputs[:num_consts], inputs[num_consts:]
+        carry, stacks = rest[:num_carry], rest[num_carry:]
+        avals = [var.aval for var in equation.outvars]
+        slice_avals = [var.aval for var in body.jaxpr.invars[len(inputs) - len(stacks) :]]
+        if not self.over_layers(stacks, length):
+            before = len(self.equations)
+            outputs = self.rolled_scan(body, consts, carry, stacks, slice_avals, avals, scope)
+            counts = any(self.picks_parameter(equation) for equation in self.equations[before:])
+            if not counts or length > MAX_STEPS:
+                return outputs
+            del self.equations[before:]
+        if length > MAX_ROUNDS:
+            raise TraceError(
+                f"{scope or 'the model'}: a loop over {length} stacked parameters; at most {MAX_ROUNDS} are unrolled"
+            )
+        order = range(length - 1, -1, -1) if params["reverse"] else range(length)
+        stacked: list[list[int]] = [[] for _ in avals[num_carry:]]
+        for index in order:
+            slices = [
+                self.emit("loop_slice", {"index": index}, [stack], [aval], scope)[0]
+                for stack, aval in zip(stacks, slice_avals, strict=True)
+            ]
+            results = self.inline(body, [*consts, *carry, *slices], f"{scope}[{index}]")
+            carry = results[:num_carry]
+            for values, value in zip(stacked, results[num_carry:], strict=True):
+                values.append(value)
+        stacks_out = [
+            self.emit("loop_stack", {}, values[::-1] if params["reverse"] else values, [aval], scope)[0]
+            for values, aval in zip(stacked, avals[num_carry:], strict=True)
+        ]
+        return [*carry, *stacks_out]
+
+    def over_layers(self, stacks: Sequence[int], length: int) -> bool:
+        """Whether every round has parameters of its own."""
+        params = any(self.of_params[number] and not self.of_inputs[number] for number in stacks)
+        activations = any(self.of_inputs[number] for number in stacks)
+        return params and (length <= MAX_STEPS or not activations)
+
+    def picks_parameter(self, equation: Equation) -> bool:
+        """Whether a parameter is picked from a stack by an index that only the loop counter decides."""
+        if equation.name not in ("dynamic_slice", "gather"):
+            return False
+        operand, *indices = equation.inputs
+        from_params = self.of_params[operand] and not self.of_inputs[operand]
+        unknown = any(number not in self.known for number in indices)
+        counted = not any(self.of_inputs[number] for number in indices)
+        scalar = equation.name == "dynamic_slice"
+        return from_params and unknown and counted and scalar
+
+    def rolled_scan(self, body, consts, carry, stacks, slice_avals, avals, scope) -> list[int]:
+        num_carry = len(carry)
+        slices = [
+            self.emit("loop_slice", {"index": None}, [stack], [aval], scope)[0]
+            for stack, aval in zip(stacks, slice_avals, strict=True)
+        ]
+
+        def run(carried: list[int]) -> list[int]:
+            return self.inline(body, [*consts, *carried, *slices], scope)
+
+        outputs = self.rolled(run, [*slices, *consts], carry, avals[:num_carry], scope)
+        stacks_out = [
+            self.emit("loop_stack", {}, [value], [aval], scope)[0]
+            for value, aval in zip(outputs[num_carry:], avals[num_carry:], strict=True)
+        ]
+        return [*outputs[:num_carry], *stacks_out]
+
+    def rolled(
+        self, run: Callable[[list[int]], list[int]], others: list[int], carry: list[int], avals: list[Any], scope: str
+    ) -> list[int]:
+        """A loop's body, entered once.
+
+        A carry that begins as a constant but depends on the inputs after a round is said to come from whatever else
+        of the loop depends on them, as in all rounds but the first.
+        """
+        changing = [number for number in [*others, *carry] if self.of_inputs[number]][:1]
+        drivers: list[list[int]] = [[] for _ in carry]
+        while True:
+            before = len(self.equations)
+            carried = [
+                self.emit("loop_carry", {}, [init, *more], [aval], scope)[0] if more else init
+                for init, more, aval in zip(carry, drivers, avals, strict=True)
+            ]
+            outputs = run(carried)
+            late = [
+                index
+                for index, (start, end) in enumerate(zip(carried, outputs[: len(carry)], strict=True))
+                if self.of_inputs[end] and not self.of_inputs[start]
+            ]
+            # A counter changes from round to round.
+            counters = [
+                index
+                for index, (start, end) in enumerate(zip(carried, outputs[: len(carry)], strict=True))
+                if start in self.known and self.known.get(end) != self.known[start] and not drivers[index]
+            ]
+            if not late and not counters:
+                return outputs
+            del self.equations[before:]
+            for index in late:
+                drivers[index] = changing
+            for index in counters:
+                drivers[index] = drivers[index] or [self.new(avals[index])]
+
+
+def _called(equation: Any) -> Any:
+    """The jaxpr that an equation applies to its inputs; None if there is none."""
+    for value in equation.params.values():
+        jaxpr = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
+        if isinstance(jaxpr, core.Jaxpr) and len(jaxpr.invars) == len(equation.invars):
+            return value
+    return None
+
+
+def _sizes(scan: Mapping[str, Any]) -> tuple[int, int]:
+    """How many constants a scan has, and how many values it carries."""
+    if "num_carry" in scan:
+        return scan["num_consts"], scan["num_carry"]
+    consts, carry, _ = scan["ft_in"].unpack()  # from jax 0.12 on
+    return len(list(consts)), len(list(carry))
+
+
+def _select(which: int, *cases: int) -> int:
+    return cases[which]
+
+
+_INTEGER_RULES: dict[str, Callable[..., int]] = {
+    "add": lambda x, y: x + y,
+    "sub": lambda x, y: x - y,
+    "mul": lambda x, y: x * y,
+    "lt": lambda x, y: x < y,
+    "le": lambda x, y: x <= y,
+    "gt": lambda x, y: x > y,
+    "ge": lambda x, y: x >= y,
+    "eq": lambda x, y: x == y,
+    "ne": lambda x, y: x != y,
+    "max": max,
+    "min": min,
+    "select_n": _select,
+    "convert_element_type": lambda x: x,
+    "squeeze": lambda x: x,
+    "reshape": lambda x: x,
+    "broadcast_in_dim": lambda x: x,
+}
+"""How integers that are known make others."""

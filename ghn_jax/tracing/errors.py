@@ -1,0 +1,7 @@
+"""What can go wrong when a model is traced."""
+
+from __future__ import annotations
+
+
+class TraceError(ValueError):
+    """A model that cannot be traced, or parameters that cannot be predicted where all have to be."""

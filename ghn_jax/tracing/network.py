@@ -1,0 +1,250 @@
+"""The graph of a model while it is read: nodes, their parents, and the parameters they claim.
+
+A parameter may be claimed several times: tied weights, or the layers of a loop, each its own part.  The first claim of
+a part owns it; claims of other nodes give these nodes their shape only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from ghn_jax.graph import NODE_ID, Graph, GraphError, Role, Tensor, oihw, shortest_paths
+from ghn_jax.program_graph import MAX_DISTANCE
+from ghn_jax.target import Leaf, Place, Target, whole
+from ghn_jax.tracing.layout import View
+
+NO_SHAPE = (0, 0, 0, 0)
+
+
+@dataclasses.dataclass(eq=False)
+class Node:
+    """A node.
+
+    Attributes:
+      type: one of `NODE_TYPES`.
+      parents: numbers of the nodes it reads.
+      shape: `(out, in, h, w)`.
+      scope: where it is in the model.
+      features: output features of a layer.
+      weighted, shifted: whether a norm layer has its weight and its bias.
+    """
+
+    type: str
+    parents: list[int]
+    shape: tuple[int, int, int, int]
+    scope: str
+    features: int = 0
+    weighted: bool = False
+    shifted: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A node's tensor: how it is predicted and where in the parameters it is."""
+
+    node: int
+    role: Role
+    shape: tuple[int, ...]
+    place: Place
+    rows: tuple[frozenset[int] | None, ...]
+    remark: str
+
+
+class Network:
+    """Nodes are numbered in topological order."""
+
+    def __init__(self, leaves: Sequence[Leaf]):
+        self.leaves = leaves
+        self.nodes: list[Node] = []
+        self.claims: list[Claim] = []
+        self.refused: dict[int, str] = {}
+        self.unsupported: dict[str, None] = {}
+        self._constant: int | None = None
+        self._pools: dict[tuple, int] = {}
+
+    def add(self, node_type: str, parents: Iterable[int], scope: str, shape=NO_SHAPE, features: int = 0) -> int:
+        """A new node; returns its number."""
+        self.nodes.append(Node(node_type, list(dict.fromkeys(parents)), shape, scope, features))
+        return len(self.nodes) - 1
+
+    def join(self, node_type: str, sources: Iterable[int], scope: str) -> int:
+        """A node for values from different nodes; none if they come from one."""
+        distinct = list(dict.fromkeys(sources))
+        return distinct[0] if len(distinct) == 1 else self.add(node_type, distinct, scope)
+
+    def pool(self, node_type: str, parent: int, scope: str, shape=NO_SHAPE) -> int:
+        """A pooling over the whole extent: one node, however often it is used."""
+        key = (node_type, parent, shape)
+        if key not in self._pools:
+            self._pools[key] = self.add(node_type, [parent], scope, shape)
+        return self._pools[key]
+
+    def constant(self) -> int:
+        """The node of values that do not depend on the inputs, such as coordinates that go through a layer."""
+        if self._constant is None:
+            self._constant = self.add("input", [], "constant")
+        return self._constant
+
+    def is_pooled(self, node: int) -> bool:
+        """Whether a node is a mean over all positions."""
+        return self.nodes[node].type == "glob_avg"
+
+    def pooled_from(self, node: int | None) -> int | None:
+        """What a node is the mean over all positions of; None if it is none."""
+        return self.nodes[node].parents[0] if node is not None and self.is_pooled(node) else None
+
+    def gate(self, gated: int, by: int, scope: str) -> int:
+        """A node for a product of activations.
+
+        If one is computed from the mean of the other over all positions, that is squeeze-and-excitation, and the mean
+        is part of this node (as in the published graphs).
+        """
+        for source, gate in ((gated, by), (by, gated)):
+            below = self._first_after_squeeze(gate, source)
+            if below is not None:
+                self.nodes[below].parents = [source]
+                return self.add("cse", [source, gate], scope)
+        return self.add("cse", [gated, by], scope)
+
+    def _first_after_squeeze(self, node: int, source: int) -> int | None:
+        while len(self.nodes[node].parents) == 1 and self.nodes[node].type in ("conv", "sep_conv", "bias", "bn", "ln"):
+            (parent,) = self.nodes[node].parents
+            if self.nodes[parent].type == "glob_avg" and self.nodes[parent].parents == [source]:
+                return node
+            node = parent
+        return None
+
+    def claim(
+        self,
+        node: int,
+        role: Role,
+        view: View,
+        groups: Sequence[Sequence],
+        shape: tuple[int, ...],
+        remark: str = "",
+        cut: int | None = None,
+    ) -> None:
+        """Lets `node` own (part of) a parameter as a tensor whose axes, split, are `groups`.
+
+        If the part is not known, it is the whole parameter.
+        """
+        place = view.place(groups, cut)
+        if place is None:
+            self.refuse(view.leaf, "its layout is lost on the way to the operation that uses it")
+            return
+        if self.nodes[node].shape == NO_SHAPE:
+            self.nodes[node].shape = oihw(role, shape)
+        self.claims.append(Claim(node, role, shape, place, view.rows(), remark))
+
+    def refuse(self, leaf: int, reason: str) -> None:
+        """Says why a parameter cannot be predicted (unless another operation can claim it)."""
+        self.refused.setdefault(leaf, reason)
+
+    def graph(self, outputs: Sequence[int], rebuild, initial, reached: set[int], inputs: Sequence[str]) -> Graph:
+        """The graph of all nodes that lead to `outputs`.
+
+        Args:
+          outputs: numbers of nodes.
+          rebuild, initial: as in `Target`.
+          reached: indices of the leaves that the outputs depend on.
+          inputs: as in `Target`.
+
+        Raises:
+          GraphError: no node leads to an output.
+        """
+        classes = self._class_layer(outputs)
+        live = self._live(outputs)
+        number = {node: index for index, node in enumerate(live)}
+        edges = [(number[parent], number[node]) for node in live for parent in self.nodes[node].parents]
+        tensors, unpredicted, remarks = self._owned(number, classes, reached)
+        target = Target(
+            rebuild, tuple(self.leaves), initial, unpredicted, remarks, tuple(self.unsupported), tuple(inputs)
+        )
+        return Graph(
+            node_types=np.array([NODE_ID[self.nodes[node].type] for node in live], np.int32),
+            node_shapes=np.array([self.nodes[node].shape for node in live], np.int32).reshape(-1, 4),
+            distances=shortest_paths(edges, len(live), MAX_DISTANCE),
+            tensors=tensors,
+            target=target,
+        )
+
+    def _live(self, outputs: Sequence[int]) -> list[int]:
+        if not outputs:
+            raise GraphError("the outputs depend on no input and no parameter")
+        live = set()
+        stack = list(outputs)
+        while stack:
+            node = stack.pop()
+            if node not in live:
+                live.add(node)
+                stack.extend(self.nodes[node].parents)
+        return sorted(live)
+
+    def _class_layer(self, outputs: Sequence[int]) -> dict[int, Role]:
+        """Nodes of the layer that ends in the first output: a linear layer (or 1x1 convolution) and its bias."""
+        node = outputs[0] if outputs else None
+        found = {}
+        if node is not None and self.nodes[node].type == "bias" and len(self.nodes[node].parents) == 1:
+            found[node] = Role.CLASS_BIAS
+            (node,) = self.nodes[node].parents
+        if node is None or self.nodes[node].type != "conv" or self.nodes[node].shape[2:] != (1, 1):
+            return {}
+        return found | {node: Role.CLASS_WEIGHT}
+
+    def _owned(
+        self, number: dict[int, int], classes: dict[int, Role], reached: set[int]
+    ) -> tuple[tuple[Tensor, ...], dict[int, str], dict[int, str]]:
+        """The tensors to be predicted, the leaves that are not (wholly) predicted, and remarks on others."""
+        owned: dict[int, list[Claim]] = {}
+        for claim in self.claims:
+            if claim.node not in number:
+                self.refuse(claim.place.leaf, "it only decides which way the computation takes")
+                continue
+            claims = owned.setdefault(claim.place.leaf, [])
+            if all(_disjoint(claim.rows, other.rows) for other in claims):
+                claims.append(claim)
+        tensors, remarks, unpredicted = [], {}, {}
+        for index, leaf in enumerate(self.leaves):
+            claims = owned.get(index, ())
+            covered = sum(_count(claim.rows, leaf) for claim in claims)
+            if covered < leaf.size:
+                reason = self.refused.get(index, "no operation that tracing knows uses it")
+                if index not in reached:
+                    reason = "the output does not depend on it"
+                elif claims:
+                    reason = f"only {covered} of {leaf.size} elements are used"
+                unpredicted[index] = reason
+        tensors_of = Counter(claim.node for claims in owned.values() for claim in claims)
+        position = {id(claim): order for order, claim in enumerate(self.claims)}
+        kept = sorted((claim for claims in owned.values() for claim in claims), key=lambda claim: position[id(claim)])
+        for claim in kept:
+            leaf = self.leaves[claim.place.leaf]
+            role = claim.role
+            alone = tensors_of[claim.node] == len(owned[claim.place.leaf]) == 1
+            if claim.node in classes and role in (Role.WEIGHT, Role.BIAS) and alone:
+                role = classes[claim.node]
+            shape = claim.shape[-2:] if role is Role.CLASS_WEIGHT else claim.shape
+            if claim.remark:
+                remarks.setdefault(claim.place.leaf, claim.remark)
+            part = [rows for rows in claim.rows if rows is not None]
+            name = leaf.name + (f"[{', '.join(_listed(rows) for rows in part)}]" if part else "")
+            plain = claim.place == whole(claim.place.leaf, leaf) and shape == leaf.shape
+            place = whole(claim.place.leaf, leaf) if plain else claim.place
+            tensors.append(Tensor(name, number[claim.node], role, shape, place))
+        return tuple(tensors), unpredicted, remarks
+
+
+def _disjoint(rows: tuple[frozenset[int] | None, ...], other: tuple[frozenset[int] | None, ...]) -> bool:
+    return any(a is not None and b is not None and a.isdisjoint(b) for a, b in zip(rows, other, strict=True))
+
+
+def _count(rows: tuple[frozenset[int] | None, ...], leaf: Leaf) -> int:
+    return int(np.prod([size if part is None else len(part) for part, size in zip(rows, leaf.shape, strict=True)]))
+
+
+def _listed(rows: frozenset[int]) -> str:
+    return str(min(rows)) if len(rows) == 1 else f"{min(rows)}:{max(rows) + 1}"

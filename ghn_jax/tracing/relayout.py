@@ -1,0 +1,91 @@
+"""Layout operations on parameters: reshapes, transposes, broadcasts, and cutting out parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ghn_jax.tracing.layout import View
+from ghn_jax.tracing.values import Parameter
+
+OPERATIONS = ("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "tile")
+
+Shape = tuple[int, ...]
+
+
+def change(parameter: Parameter, operation: str, params: Mapping[str, Any], shape: Shape) -> Parameter:
+    """`operation`, one of `OPERATIONS`, on a parameter; `shape` is that of the result."""
+    if len(parameter.parts) > 1 and operation == "transpose":
+        order = params["permutation"]
+        return Parameter(tuple(part.transpose(order) for part in parameter.parts), order.index(parameter.axis))
+
+    def of_view(view: View) -> View:
+        match operation:
+            case "reshape":
+                order = params.get("dimensions")
+                return (view if order is None else view.transpose(order)).reshape(shape)
+            case "transpose":
+                return view.transpose(params["permutation"])
+            case "squeeze":
+                return view.squeeze([axis % len(view.shape) for axis in params["dimensions"]])
+            case "expand_dims":
+                return view.reshape(shape)
+            case "broadcast_in_dim":
+                return view.broadcast(shape, params["broadcast_dimensions"])
+            case "rev":
+                return view
+        return view.lost(shape)
+
+    return _on_view(parameter, of_view, shape)
+
+
+def lose(parameter: Parameter, shape: Shape) -> Parameter:
+    """The parameter after an operation that mixes up its layout."""
+    return Parameter(tuple(part.lost(shape) for part in parameter.parts))
+
+
+def broadcast_to(parameter: Parameter, shape: Shape) -> Parameter:
+    """The parameter broadcast as in arithmetic."""
+    own = parameter.view.shape
+    first = len(shape) - len(own)
+    if first < 0 or any(size not in (1, other) for size, other in zip(own, shape[first:], strict=True)):
+        return lose(parameter, shape)
+    return _on_view(parameter, lambda view: view.broadcast(shape, range(first, len(shape))), shape)
+
+
+def reduce(parameter: Parameter, axes: Sequence[int], shape: Shape) -> Parameter:
+    """The parameter summed (or the like) over axes: what is left of it is laid out as before."""
+
+    def of_view(view: View) -> View:
+        left = view.transpose([axis for axis in range(len(view.shape)) if axis not in axes])
+        return left if left.shape == shape else view.lost(shape)
+
+    return _on_view(parameter, of_view, shape)
+
+
+def cut(parameter: Parameter, axis: int, start: int, stop: int) -> Parameter:
+    """Indices from `start` up to `stop` along an axis; of concatenated parameters, those that these are in."""
+    if len(parameter.parts) == 1 or axis != parameter.axis:
+        return Parameter(tuple(part.slice(axis, start, stop) for part in parameter.parts), parameter.axis)
+    kept, offset = [], 0
+    for part in parameter.parts:
+        first, last = max(start - offset, 0), min(stop - offset, part.shape[axis])
+        if first < last:
+            kept.append(part.slice(axis, first, last))
+        offset += part.shape[axis]
+    return Parameter(tuple(kept), axis if len(kept) > 1 else None)
+
+
+def pick(parameter: Parameter, axis: int, index: int) -> Parameter:
+    """The part at one index of an axis."""
+    picked = cut(parameter, axis, index, index + 1)
+    return Parameter(tuple(part.squeeze([axis]) for part in picked.parts))
+
+
+def concatenate(parameters: Sequence[Parameter], axis: int) -> Parameter:
+    """Parameters one after the other along an axis."""
+    return Parameter(tuple(part for parameter in parameters for part in parameter.parts), axis)
+
+
+def _on_view(parameter: Parameter, function: Callable[[View], View], shape: Shape) -> Parameter:
+    return Parameter((function(parameter.view),)) if len(parameter.parts) == 1 else lose(parameter, shape)

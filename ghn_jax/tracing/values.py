@@ -1,0 +1,76 @@
+"""What tracing knows of a value: a constant, a parameter, an activation, or something on the way to one."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from ghn_jax.tracing.layout import View
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """Depends on no input and no parameter."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Parameter:
+    """One parameter, or several concatenated along `axis`, perhaps transformed element by element."""
+
+    parts: tuple[View, ...]
+    axis: int | None = None
+
+    @property
+    def view(self) -> View:
+        """The parameter, or the first of several."""
+        return self.parts[0]
+
+    @property
+    def size(self) -> int:
+        """Number of different elements."""
+        return sum(part.size for part in self.parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """Values that come from a node.
+
+    Attributes:
+      node: its number.
+      direct: they are the node's output in some layout, nothing was computed since.
+    """
+
+    node: int
+    direct: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistic:
+    """A reduction of an activation, not yet known to be pooling or part of a normalisation.
+
+    Attributes:
+      node: where the activation comes from; None for running statistics, which are given.
+      over_batch: the batch is reduced too.
+      largest: it is a maximum.
+      window: sizes of the reduced axes.
+      root: a square root was taken: dividing by it normalises.
+      scales, shifts: parameters that were multiplied with it and added to it.
+    """
+
+    node: int | None
+    over_batch: bool = False
+    largest: bool = False
+    window: tuple[int, ...] = ()
+    root: bool = False
+    scales: tuple[Parameter, ...] = ()
+    shifts: tuple[Parameter, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """A product of two activations, such as attention scores, waiting for a third; `sources` are numbers of nodes."""
+
+    sources: tuple[int, ...]
+
+
+Value = Constant | Parameter | Activation | Statistic | Scores
+CONSTANT = Constant()

@@ -1,0 +1,176 @@
+"""Random Linen models: every layer becomes its node, and the predicted tree is the model's own."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_predict import SMALL, random_ghn
+from traced import assert_tree, counts, edges
+
+import ghn_jax
+from ghn_jax.predict import predict_params
+
+CHANNELS = 8
+GHN = random_ghn(SMALL)
+
+
+class SqueezeExcite(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = nn.relu(nn.Dense(4)(x.mean(axis=(1, 2))))
+        return x * nn.sigmoid(nn.Dense(CHANNELS)(y))[:, None, None]
+
+
+class Attention(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        y = x.reshape(x.shape[0], -1, CHANNELS)
+        return nn.MultiHeadDotProductAttention(2)(y).reshape(x.shape)
+
+
+class Positions(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x + self.param("positions", nn.initializers.normal(), x.shape[1:])
+
+
+class LayerScale(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(x) * self.param("gamma", nn.initializers.ones, (CHANNELS,))
+
+
+class ScanBody(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.relu(nn.LayerNorm()(nn.Dense(CHANNELS)(x))), None
+
+
+class Scan(nn.Module):
+    layers: int = 3
+
+    @nn.compact
+    def __call__(self, x):
+        body = nn.scan(nn.remat(ScanBody), variable_axes={"params": 0}, split_rngs={"params": True}, length=self.layers)
+        return body()(x, None)[0]
+
+
+def conv(**options):
+    return lambda name: nn.Conv(CHANNELS, name=name, **options)
+
+
+LAYERS = {
+    "conv3": (conv(kernel_size=(3, 3)), {"conv": 1, "bias": 1}),
+    "conv1x5": (conv(kernel_size=(1, 5), use_bias=False), {"conv": 1}),
+    "grouped": (conv(kernel_size=(3, 3), feature_group_count=2, use_bias=False), {"conv": 1}),
+    "depthwise": (conv(kernel_size=(3, 3), feature_group_count=CHANNELS), {"sep_conv": 1, "bias": 1}),
+    "dilated": (
+        conv(kernel_size=(3, 3), feature_group_count=CHANNELS, kernel_dilation=2, use_bias=False), {"dil_conv": 1},
+    ),
+    "transposed": (lambda name: nn.ConvTranspose(CHANNELS, (3, 3), name=name), {"conv": 1, "bias": 1}),
+    "dense": (lambda name: nn.Dense(CHANNELS, name=name), {"conv": 1, "bias": 1}),
+    "batch norm": (lambda name: nn.BatchNorm(use_running_average=False, name=name), {"bn": 1}),
+    "running norm": (lambda name: nn.BatchNorm(use_running_average=True, name=name), {"bn": 1}),
+    "layer norm": (lambda name: nn.LayerNorm(name=name), {"ln": 1}),
+    "group norm": (lambda name: nn.GroupNorm(2, name=name), {"ln": 1}),
+    "rms norm": (lambda name: nn.RMSNorm(name=name), {"ln": 1}),
+    "excite": (lambda name: SqueezeExcite(name=name), {"conv": 2, "bias": 2, "cse": 1}),
+    "attention": (lambda name: Attention(name=name), {"conv": 4, "bias": 4, "msa": 1}),
+    "positions": (lambda name: Positions(name=name), {"pos_enc": 1, "sum": 1}),
+    "layer scale": (lambda name: LayerScale(name=name), {"bn": 1}),
+    "scan": (lambda name: Scan(name=name), {"conv": 3, "bias": 3, "ln": 3}),
+    "max pool": (lambda name: lambda x: nn.max_pool(x, (3, 3), padding="SAME"), {"max_pool": 1}),
+    "average pool": (lambda name: lambda x: nn.avg_pool(x, (3, 3), padding="SAME"), {"avg_pool": 1}),
+    "gelu": (lambda name: nn.gelu, {}),
+    "half precision": (lambda name: lambda x: x.astype(jnp.bfloat16).astype(jnp.float32), {}),
+    "transpose": (lambda name: lambda x: jnp.swapaxes(x, 1, 2), {}),
+}  # fmt: skip
+"""How to make a layer of a name, and the nodes that it is."""
+
+NORMS = ("batch norm", "running norm", "layer norm", "group norm", "rms norm")
+
+steps = st.lists(
+    st.tuples(st.sampled_from(sorted(LAYERS)), st.sampled_from(["plain", "residual", "shared", "concat"])),
+    min_size=1,
+    max_size=6,
+)
+
+
+class RandomModel(nn.Module):
+    """Layers one after the other; a step may add its input, call its layer twice or concatenate input and output."""
+
+    steps: tuple
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(CHANNELS, (3, 3), use_bias=False, name="stem")(x)
+        for index, (kind, wiring) in enumerate(self.steps):
+            layer = LAYERS[kind][0](f"layer{index}")
+            y = layer(x)
+            if wiring == "shared":
+                y = layer(y)
+            elif wiring == "residual":
+                y = x + y
+            elif wiring == "concat":
+                y = nn.Dense(CHANNELS, use_bias=False, name=f"mix{index}")(jnp.concatenate([x, y], axis=-1))
+            x = y
+        return nn.Dense(10, name="head")(x.mean(axis=(1, 2)))
+
+
+def expected_counts(steps):
+    """Nodes of `RandomModel(steps)`."""
+    expected = Counter(input=1, conv=2, bias=1, glob_avg=1)
+    for kind, wiring in steps:
+        nodes = LAYERS[kind][1]
+        expected.update(nodes)
+        if wiring == "shared":
+            expected.update(nodes)
+        elif wiring == "residual" and nodes:
+            expected["sum"] += 1
+        elif wiring == "concat":
+            expected["conv"] += 1
+            if nodes:  # a concatenation of values of one node is no node
+                expected["concat"] += 1
+    return expected
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(steps)
+def test_every_layer_is_its_node(steps):
+    model = RandomModel(tuple(steps))
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    graph = ghn_jax.trace(model, images, strict=True)
+    assert +counts(graph) == +expected_counts(steps)
+    assert all(start < end for start, end in edges(graph))
+    reached = graph.distances[0] > 0
+    without_input = {"input", "pos_enc"}
+    assert all(reached[node] or kind in without_input for node, kind in enumerate(map(str, node_names(graph))))
+    params = predict_params(graph, GHN)
+    expected = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert_tree(params, expected["params"])
+    assert sum(tensor.size for tensor in graph.tensors) == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def node_names(graph):
+    return [ghn_jax.graph.NODE_TYPES[node_type] for node_type in graph.node_types]
+
+
+@settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(steps)
+def test_predicted_parameters_run(steps):
+    model = RandomModel(tuple(steps))
+    images = np.random.default_rng(0).standard_normal((2, 8, 8, 3), np.float32)
+    params = predict_params(ghn_jax.trace(model, images), GHN)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), images).get("batch_stats", {})
+    stats = {"mean": jnp.zeros, "var": jnp.ones}
+    stats = jax.tree_util.tree_map_with_path(lambda path, leaf: stats[path[-1].key](leaf.shape), shapes)
+    logits, _ = jax.jit(lambda p, x: model.apply({"params": p, "batch_stats": stats}, x, mutable=["batch_stats"]))(
+        params, images
+    )
+    assert logits.shape == (2, 10) and np.isfinite(logits).all()
