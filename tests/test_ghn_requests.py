@@ -7,7 +7,6 @@ from ghn_jax.ghn.requests import (
     Requests,
     Sizes,
     Table,
-    fitting_sizes,
     kernel_positions,
     pad_requests,
     request,
@@ -86,31 +85,6 @@ def test_padding_asks_for_the_first_node():
         pad_requests(requests, Sizes(2, 4, 3, 2))
 
 
-def test_sizes_climb_one_ladder():
-    smallest = fitting_sizes(Sizes(1, 1, 1, 1))
-    rungs = {fitting_sizes(Sizes(dense, 0, 0, 1)) for dense in range(1, 20000, 37)}
-    assert smallest in rungs and len(rungs) < 15
-    ordered = sorted(rungs)
-    for lower, upper in zip(ordered, ordered[1:], strict=False):
-        assert all(low < high for low, high in zip(lower[:3], upper[:3], strict=True))
-        assert upper.dense <= 1.51 * lower.dense
-        assert fitting_sizes(lower) == lower
-        assert fitting_sizes(lower._replace(vector=lower.vector + 1)) == upper
-    assert [fitting_sizes(Sizes(1, 1, 1, classes)).classes for classes in (0, 1, 3, 8, 9)] == [1, 1, 4, 8, 16]
-
-
-@pytest.mark.parametrize(
-    ("tensor", "message"),
-    [
-        (Tensor("w", 0, Role.WEIGHT, (3, 4, 5)), r"'w' of role weight has shape \(3, 4, 5\): expected 2 or 4"),
-        (Tensor("w", 0, Role.WEIGHT, (0, 4)), "expected 2 or 4 positive sizes"),
-        (Tensor("w", 0, Role.BIAS, (4, 4)), "'w' of role bias"),
-        (Tensor("w", 0, Role.DEPTHWISE_WEIGHT, (3, 3, 2, 8)), r"\(3, 3, 2, 8\): expected \[kh, kw, 1, channels\]"),
-        (Tensor("w", 0, Role.POSITION, (2, 11, 11, 8)), r"expected \[1, h, w, channels\]"),
-        (Tensor("w", 0, Role.CLASS_WEIGHT, (64, 100)), "'w' has 100 classes, but the hypernetwork predicts for 10"),
-        (Tensor("w", 0, Role.CLASS_BIAS, (100,)), "'w' has 100 classes, but the hypernetwork predicts for 10"),
-    ],
-)
 def test_tensors_that_cannot_be_predicted_are_named(tensor, message):
     with pytest.raises(GraphError, match=message):
         request([graph_of(tensor)], 64, CONFIG)

@@ -85,26 +85,6 @@ class Sizes(NamedTuple):
     classes: int
 
 
-# One ladder of sizes for all tables, so that few combinations are compiled.  The proportions are those of DeepNets-1M,
-# where a network needs 300 dense rows, 250 depthwise ones and 120 vectors on average.
-_SMALLEST = Sizes(dense=320, depthwise=256, vector=128, classes=1)
-
-
-def fitting_sizes(needed: Sizes) -> Sizes:
-    """The smallest rung of the ladder (1, 1.5, 2, 3, 4, 6, ... times the smallest) that holds `needed`.
-
-    The rows of class layers, one a network, are rounded to a power of two by themselves.
-    """
-    classes = 1 << (max(needed.classes, 1) - 1).bit_length()
-    doublings = 0
-    while True:
-        for halves in (2, 3):
-            dense, depthwise, vector = (size * halves * 2**doublings // 2 for size in _SMALLEST[:3])
-            if needed.dense <= dense and needed.depthwise <= depthwise and needed.vector <= vector:
-                return Sizes(dense, depthwise, vector, classes)
-        doublings += 1
-
-
 def rows_of(requests: Requests) -> Sizes:
     """Numbers of rows in `requests`, padding included."""
     return Sizes(
@@ -164,7 +144,7 @@ def request(
 
 
 def pad_requests(requests: Requests, sizes: Sizes) -> Requests:
-    """The requests padded to `sizes`, usually `fitting_sizes(rows_of(requests))`.
+    """The requests padded to `sizes`.
 
     Raises:
       GraphError: more rows than `sizes` has room for.
