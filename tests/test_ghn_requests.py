@@ -85,6 +85,18 @@ def test_padding_asks_for_the_first_node():
         pad_requests(requests, Sizes(2, 4, 3, 2))
 
 
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (Tensor("w", 0, Role.WEIGHT, (3, 4, 5)), r"'w' of role weight has shape \(3, 4, 5\): expected 2 or 4"),
+        (Tensor("w", 0, Role.WEIGHT, (0, 4)), "expected 2 or 4 positive sizes"),
+        (Tensor("w", 0, Role.BIAS, (4, 4)), "'w' of role bias"),
+        (Tensor("w", 0, Role.DEPTHWISE_WEIGHT, (3, 3, 2, 8)), r"\(3, 3, 2, 8\): expected \[kh, kw, 1, channels\]"),
+        (Tensor("w", 0, Role.POSITION, (2, 11, 11, 8)), r"expected \[1, h, w, channels\]"),
+        (Tensor("w", 0, Role.CLASS_WEIGHT, (64, 100)), "'w' has 100 classes, but the hypernetwork predicts for 10"),
+        (Tensor("w", 0, Role.CLASS_BIAS, (100,)), "'w' has 100 classes, but the hypernetwork predicts for 10"),
+    ],
+)
 def test_tensors_that_cannot_be_predicted_are_named(tensor, message):
     with pytest.raises(GraphError, match=message):
         request([graph_of(tensor)], 64, CONFIG)
