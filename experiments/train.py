@@ -13,7 +13,7 @@ All devices of the machine are used.  With several machines, start the same comm
 import sys
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ghn_jax.architecture import ArchitectureError
@@ -37,6 +37,7 @@ def main(argv):
         sys.exit(f"unknown arguments {' '.join(argv[1:])}")
     if _CONFIG.value is None:
         sys.exit("which run? Give --config=configs/cifar.py (or imagenet.py, digits.py, fashion_mnist.py, smoke.py)")
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every step of a save
     use_compilation_cache()
     parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
     try:
