@@ -4,7 +4,7 @@ With --config.start=random it starts from random weights, and learns more slowly
 
 Command:  python experiments/train.py --config=configs/digits.py
 Hardware: 2 CPU cores
-Time:     at most 6.5 minutes, of which compiling takes up to two
+Time:     at most 6 minutes, of which compiling takes up to two
 Score:    see the README
 """
 
@@ -21,14 +21,14 @@ def get_config() -> ConfigDict:
             "seed": 0,
             "ghn": "ghn2",
             "start": "pretrained",
-            "steps": 480,
+            "steps": 1200,
             "batch_size": 32,
             "meta_batch": 2,
             "learning_rate": 1e-3,
-            "decay_at": (0.8,),
+            "decay_at": (0.7,),
             "network_clip_norm": 1.0,
             "max_multiply_adds": 12_000_000,
             "fixed_width": 32,
-            "max_minutes": 6.5,
+            "max_minutes": 6.0,
         }
     )
