@@ -3,7 +3,7 @@
 Command:  python experiments/train.py --config=configs/fashion_mnist.py
 Hardware: 2 CPU cores
 Time:     45 minutes
-Score:    see the README
+Score:    mean top-1 of 64% on 50 unseen networks (first 256 test images)
 """
 
 from ml_collections import ConfigDict, config_dict
