@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
 from ghn_jax.architecture import Task
@@ -47,6 +48,8 @@ class Description:
 def save(path: str | os.PathLike, description: Description, arrays: Any) -> None:
     """Writes a checkpoint, replacing the one at `path` only when the new one is complete.
 
+    With several processes all of them must call it, with the same folder.
+
     Args:
       path: the checkpoint's folder.
       description: what it holds.
@@ -55,12 +58,14 @@ def save(path: str | os.PathLike, description: Description, arrays: Any) -> None
     path = Path(path).absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     new, old = (path.with_name(f"{path.name}.{kind}") for kind in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir()
-    # With several processes the one that calls this writes all; the others need not take part.
-    alone = ocp.options.MultiprocessingOptions(active_processes={jax.process_index()}, primary_host=jax.process_index())
-    with ocp.Context(multiprocessing_options=alone):
-        ocp.save(new / _ARRAYS, arrays)
+    first = jax.process_index() == 0
+    if first:
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+    _wait_for_all("made")
+    ocp.save(new / _ARRAYS, arrays)
+    if not first:
+        return
     fields = {
         "format": FORMAT,
         "ghn": json.loads(ghn_config.to_json(description.ghn)),
@@ -74,6 +79,12 @@ def save(path: str | os.PathLike, description: Description, arrays: Any) -> None
         path.rename(old)
     new.rename(path)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _wait_for_all(what: str) -> None:
+    """Returns when all processes are here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"checkpoint {what}")
 
 
 def describe(path: str | os.PathLike) -> Description:

@@ -1,5 +1,6 @@
 """Meta-batches: the budget, no overlap among processes, and positions that are restored exactly."""
 
+import dataclasses
 import json
 import zlib
 
@@ -65,10 +66,11 @@ def test_networks_that_are_passed_over():
 
 def test_the_batches_of_training():
     """The same as those that training draws, for the real stream."""
-    config = TrainConfig(meta_batch=8, seed=3)
+    config = TrainConfig(meta_batch=8, seed=3, fixed_width=32)  # with several widths training groups by width
 
     def make(position):
-        return make_target(train_index(3, position), train_architecture(3, position), CIFAR10)
+        architecture = dataclasses.replace(train_architecture(3, position), C=32)
+        return make_target(train_index(3, position), architecture, CIFAR10)
 
     mine = take(MetaBatches(make, lambda target: target.graph.num_nodes, 8), 4)
     theirs = meta_batches(config, CIFAR10)

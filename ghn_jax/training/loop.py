@@ -146,10 +146,12 @@ class _Run:
             self.state, result = engine.step(self.state, prepared, batch.images, batch.labels)
             self._report(step, _Pending(prepared, result, began, waited, engine.passed_over), metrics, bar)
             now = time.monotonic()
-            if config.max_minutes is not None and now - self.started > 60 * config.max_minutes:
+            over = config.max_minutes is not None and now - self.started > 60 * config.max_minutes
+            over, due = parallel.decided_by_first(over, now - saved > 60 * CHECKPOINT_MINUTES)
+            if over:
                 bar.write(f"stopped after config.max_minutes={config.max_minutes:g}, {step + 1} steps")
                 break
-            if now - saved > 60 * CHECKPOINT_MINUTES:
+            if due:
                 self.save()
                 saved = now
 
@@ -209,8 +211,6 @@ class _Run:
 
     def save(self) -> None:
         """Writes the checkpoint."""
-        if not parallel.is_first():
-            return
         state = parallel.first_copy(self.state)
         description = Description(self.hypernet, self.task, int(state.step), dataclasses.asdict(self.config))
         arrays = {"params": state.params, "opt_state": jax.tree.leaves(state.opt_state)}

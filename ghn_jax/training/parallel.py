@@ -39,6 +39,13 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def decided_by_first(*decisions: bool) -> list[bool]:
+    """The decisions of the first process, in all of them."""
+    if jax.process_count() == 1:
+        return list(decisions)
+    return np.asarray(multihost_utils.broadcast_one_to_all(np.array(decisions))).astype(bool).tolist()
+
+
 def num_devices() -> int:
     """Devices of all processes."""
     return jax.device_count()
