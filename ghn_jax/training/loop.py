@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -137,23 +138,25 @@ class _Run:
         """Updates until the steps or the time are used up."""
         config = self.config
         saved = time.monotonic()
-        meta_batches = prefetch(self._prepared(engine))
-        batches = prefetch(self._batches(dataset), BATCHES_AHEAD)
-        for step in range(config.steps):
-            began = time.monotonic()
-            prepared, batch = next(meta_batches), next(batches)
-            waited = time.monotonic() - began
-            self.state, result = engine.step(self.state, prepared, batch.images, batch.labels)
-            self._report(step, _Pending(prepared, result, began, waited, engine.passed_over), metrics, bar)
-            now = time.monotonic()
-            over = config.max_minutes is not None and now - self.started > 60 * config.max_minutes
-            over, due = parallel.decided_by_first(over, now - saved > 60 * CHECKPOINT_MINUTES)
-            if over:
-                bar.write(f"stopped after config.max_minutes={config.max_minutes:g}, {step + 1} steps")
-                break
-            if due:
-                self.save()
-                saved = now
+        with (
+            contextlib.closing(prefetch(self._prepared(engine))) as meta_batches,
+            contextlib.closing(prefetch(self._batches(dataset), BATCHES_AHEAD)) as batches,
+        ):
+            for step in range(config.steps):
+                began = time.monotonic()
+                prepared, batch = next(meta_batches), next(batches)
+                waited = time.monotonic() - began
+                self.state, result = engine.step(self.state, prepared, batch.images, batch.labels)
+                self._report(step, _Pending(prepared, result, began, waited, engine.passed_over), metrics, bar)
+                now = time.monotonic()
+                over = config.max_minutes is not None and now - self.started > 60 * config.max_minutes
+                over, due = parallel.decided_by_first(over, now - saved > 60 * CHECKPOINT_MINUTES)
+                if over:
+                    bar.write(f"stopped after config.max_minutes={config.max_minutes:g}, {step + 1} steps")
+                    break
+                if due:
+                    self.save()
+                    saved = now
 
     def _prepared(self, engine: Engine) -> Iterator[Prepared]:
         """Meta-batches as arrays, whose steps are being compiled."""

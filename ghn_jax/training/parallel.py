@@ -97,6 +97,8 @@ def compile_step(step: Callable, *args: Any) -> Callable:
       A function of the same arguments.  State and memory are used up, their space is that of the new ones.
     """
     mapped = jax.pmap(step, axis_name=DEVICES, donate_argnums=(0, 1))
+    if jax.process_count() > 1:
+        return mapped  # compiled by the first call: pmap cannot lower shapes of arrays of several processes
     return mapped.lower(*args).compile()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -13,7 +13,7 @@ AHEAD = 8
 """Items that are prepared before they are asked for."""
 
 
-def prefetch(items: Iterable[Item], ahead: int = AHEAD) -> Iterator[Item]:
+def prefetch(items: Iterable[Item], ahead: int = AHEAD) -> Generator[Item, None, None]:
     """The same items in the same order, made ahead of time in a thread; its errors come out where they would have."""
     ready: queue.Queue = queue.Queue(ahead)
     stop = threading.Event()
@@ -38,8 +38,10 @@ def prefetch(items: Iterable[Item], ahead: int = AHEAD) -> Iterator[Item]:
                 yield item
         finally:
             stop.set()
+            producer.join()  # a thread that still works when the interpreter ends can crash it
 
-    threading.Thread(target=produce, name="ghn_jax_prefetch", daemon=True).start()
+    producer = threading.Thread(target=produce, name="ghn_jax_prefetch", daemon=True)
+    producer.start()
     return consume()
 
 
