@@ -13,6 +13,7 @@ import time
 import jax
 
 from ghn_jax.architecture import CIFAR10, named
+from ghn_jax.compilations import counted
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.ghn.config import ghn2
 from ghn_jax.predict import GHN, predict_params, warm_up
@@ -20,13 +21,6 @@ from ghn_jax.program_graph import build_graph
 
 NEVER_SEEN = 20
 REPEATS = 20
-
-compilations: list[float] = []
-
-
-def count_compilation(event, seconds, **_):
-    if event == "/jax/core/compile/backend_compile_duration":
-        compilations.append(seconds)
 
 
 def measure(architecture, ghn):
@@ -40,7 +34,12 @@ def measure(architecture, ghn):
 
 
 def main():
-    jax.monitoring.register_event_duration_secs_listener(count_compilation)
+    with counted() as compilations:
+        report(compilations)
+
+
+def report(compilations):
+    """Prints the table; `compilations` grows by itself."""
     ghn = GHN.init(ghn2(CIFAR10), seed=0)
     compilations.clear()
     print(f"{jax.default_backend()}, {jax.local_device_count()} device(s)\n")

@@ -165,8 +165,8 @@ def _loss(table, labels, label_smoothing, context: Context, network, carry):
         jax.ShapeDtypeStruct((), jnp.int32),
         jax.ShapeDtypeStruct((batch, table.num_classes), jnp.float32),
     )
-    never = jnp.minimum(word.opcode, 0)  # zero, which XLA does not know
-    loss, correct, bar = before_writing(never, [compute], shapes, memory)
+    first = jnp.minimum(word.opcode, 0)  # zero, which XLA does not know
+    loss, correct, bar = before_writing(first, [compute], shapes, memory)
     losses = outcome.losses.at[network].set(loss)
     correct = outcome.correct.at[network].set(correct)
     return write(memory, bar, word.output_bar), outcome._replace(losses=losses, correct=correct)

@@ -105,8 +105,8 @@ def start_params(config: TrainConfig, hypernet: HypernetConfig) -> Any:
     return ghn.params
 
 
-class _Pending(NamedTuple):
-    """A step that has been started."""
+class _Step(NamedTuple):
+    """A step and what is known of it besides its metrics."""
 
     prepared: Prepared
     metrics: Metrics
@@ -125,7 +125,6 @@ class _Run:
     workdir: Path
     state: TrainState
     started: float = dataclasses.field(default_factory=time.monotonic)
-    skipped: int = 0
     skipped_in_a_row: int = 0
     smooth_loss: float | None = None
     smooth_accuracy: float = 0.0
@@ -147,7 +146,7 @@ class _Run:
                 prepared, batch = next(meta_batches), next(batches)
                 waited = time.monotonic() - began
                 self.state, result = engine.step(self.state, prepared, batch.images, batch.labels)
-                self._report(step, _Pending(prepared, result, began, waited, engine.passed_over), metrics, bar)
+                self._report(step, _Step(prepared, result, began, waited, engine.passed_over), metrics, bar)
                 now = time.monotonic()
                 over = config.max_minutes is not None and now - self.started > 60 * config.max_minutes
                 over, due = parallel.decided_by_first(over, now - saved > 60 * CHECKPOINT_MINUTES)
@@ -170,9 +169,9 @@ class _Run:
         for step in range(self.config.steps):
             yield images.train_batch(dataset, self.config.batch_size, self.config.seed, step)
 
-    def _report(self, step: int, pending: _Pending, metrics, bar: tqdm) -> None:
+    def _report(self, step: int, made: _Step, metrics, bar: tqdm) -> None:
         """Writes a line of metrics; ends the run after too many skipped steps."""
-        prepared, result = pending.prepared, parallel.first_copy(pending.metrics)
+        prepared, result = made.prepared, parallel.first_copy(made.metrics)
         losses = result.losses.reshape(-1)
         loss, accuracy = float(np.mean(losses)), float(np.mean(result.correct)) / self.config.batch_size
         numbers = [target.number for target in prepared.targets]
@@ -180,14 +179,14 @@ class _Run:
         fields = {
             "step": step + 1,
             "minutes": round((now - self.started) / 60, 4),
-            "seconds": round(now - pending.began, 4),
-            "waiting": round(pending.waited, 4),
-            "networks_per_second": round(len(numbers) / (now - pending.began), 4),
+            "seconds": round(now - made.began, 4),
+            "waiting": round(made.waited, 4),
+            "networks_per_second": round(len(numbers) / (now - made.began), 4),
             "loss": loss,
             "accuracy": accuracy,
             "grad_norm": float(result.grad_norm),
             "applied": bool(result.applied),
-            "passed_over": pending.passed_over,
+            "passed_over": made.passed_over,
             "balance": round(prepared.balance, 4),
             "memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "architectures": numbers,
@@ -197,7 +196,6 @@ class _Run:
         metrics.write(json.dumps(fields) + "\n")
         metrics.flush()
         if not result.applied:
-            self.skipped += 1
             self.skipped_in_a_row += 1
             bar.write(f"step {step + 1} skipped: losses {losses.tolist()} of train architectures {numbers}")
             if self.skipped_in_a_row == MAX_SKIPPED:
