@@ -33,7 +33,7 @@ def in_order(costs: list[int], devices: int) -> list[list[int]]:
 
 def main():
     config = TrainConfig(meta_batch=1, fixed_width=32)
-    stream = (targets[0].program.multiply_adds for targets in meta_batches(config, CIFAR10))
+    stream = (drawn.targets[0].program.multiply_adds for drawn in meta_batches(config, CIFAR10))
     costs = list(itertools.islice(stream, 800))
     print(f"{'devices':>8}{'networks':>10}{'a device':>10}{'balanced':>10}{'in order':>10}")
     for devices in (2, 4, 8, 16):

@@ -53,7 +53,8 @@ def main():
         engine = Engine(config, ghn, optimizer, ahead)
         state = parallel.replicate(init_state(GHN.init(ghn, seed=0).params, optimizer))
         print(f"{sum(len(table.signatures) for table in ahead.tables.values())} operations, widths {[*ahead.tables]}")
-        stream = prefetch(map(engine.prepare, meta_batches(config, CIFAR10, engine.accepts)))
+        drawn = meta_batches(config, CIFAR10, engine.accepts)
+        stream = prefetch(engine.prepare(meta_batch.targets) for meta_batch in drawn)
         first_step, warm_up = None, 0
         for step in range(config.steps):
             prepared = next(stream)

@@ -133,7 +133,7 @@ def main():
     rng = np.random.default_rng(0)
     images = rng.standard_normal((config.batch_size, 32, 32, 3)).astype(np.float32)
     labels = rng.integers(0, 10, config.batch_size).astype(np.int32)
-    meta_batch_list = list(itertools.islice(meta_batches(config, CIFAR10), config.steps))
+    meta_batch_list = [drawn.targets for drawn in itertools.islice(meta_batches(config, CIFAR10), config.steps)]
     targets = list(itertools.chain.from_iterable(meta_batch_list))
     print(f"{jax.default_backend()}, {jax.local_device_count()} device(s), {len(targets)} networks, {args.dtype}")
     interpreted(config, meta_batch_list, images, labels)

@@ -5,6 +5,8 @@
 Every field of a configuration can be changed on the command line: --config.steps=1000 --config.seed=1
 --config.data_dir=~/data --config.meta_batch=4.  `ghn_jax.training.config.TrainConfig` explains them.
 
+Killed or interrupted, the same command goes on from the last checkpoint in the workdir.
+
 All devices of the machine are used.  With several machines, start the same command on each:
 
     python experiments/train.py --config=configs/cifar.py --coordinator=HOST:1234 --num_processes=2 --process=0
@@ -24,7 +26,7 @@ from ghn_jax.images import ImageError
 from ghn_jax.machine.table import MachineError
 from ghn_jax.training import parallel
 from ghn_jax.training.config import from_fields
-from ghn_jax.training.loop import NonFiniteLossError, train
+from ghn_jax.training.loop import NonFiniteLossError, Outcome, train
 
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, if several processes train together.")
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many there are, one a machine.")
@@ -43,10 +45,29 @@ def main(argv):
     try:
         config = from_fields(dict(_CONFIG.value))
         print(f"training {config.ghn} on {config.dataset}, {jax.device_count()} {jax.default_backend()} device(s)")
-        checkpoint = train(config)
+        outcome = train(config)
     except (ArchitectureError, CheckpointError, ConfigError, ImageError, MachineError, NonFiniteLossError) as error:
         sys.exit(str(error))
-    print(f"\ncheckpoint: {checkpoint}\nnext: python experiments/evaluate.py --checkpoint={checkpoint} --split=val")
+    except OSError as error:
+        sys.exit(f"{error}\nThe last checkpoint is good: the same command goes on from it")
+    if parallel.is_first():
+        print(summary(outcome))
+    sys.exit(0 if outcome.signal is None else 128 + outcome.signal)
+
+
+def summary(outcome: Outcome) -> str:
+    """How the run ended and what to do next."""
+    lines = [
+        f"\n{outcome.step} of {outcome.steps} steps in {outcome.minutes:.1f} minutes; {outcome.skipped} skipped as not "
+        f"finite, {outcome.passed_over} architectures passed over"
+    ]
+    if outcome.accuracy is not None:
+        lines.append(f"top-1 {outcome.accuracy:.1%} on unseen val networks")
+    lines.append(f"in {outcome.workdir}: checkpoints/, metrics.jsonl, training.png")
+    if outcome.step < outcome.steps:
+        lines.append("to go on: the same command" + (", with a larger --config.max_minutes" if outcome.over else ""))
+    lines.append(f"next: python experiments/evaluate.py --checkpoint={outcome.workdir} --split=val --predefined")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import itertools
 import os
 
 parser = argparse.ArgumentParser()
@@ -19,7 +20,7 @@ from ghn_jax.architecture import Architecture, Genotype  # noqa: E402
 from ghn_jax.ghn.config import HypernetConfig  # noqa: E402
 from ghn_jax.training import loop, parallel, survey  # noqa: E402
 from ghn_jax.training.config import TrainConfig  # noqa: E402
-from ghn_jax.training.targets import make_target  # noqa: E402
+from ghn_jax.training.targets import START, MetaBatch, Position, make_target  # noqa: E402
 
 CELL = Genotype(
     normal=(("sep_conv_3x3", 0), ("conv_1x1", 1)),
@@ -29,14 +30,14 @@ CELL = Genotype(
 )
 
 
-def fixed_meta_batches(config, task, accepts=None):
+def fixed_meta_batches(config, task, accepts=None, start=START):
     """Always the same eight small networks, of very different cost; half of them with dropout."""
     base = Architecture(CELL, n_cells=1, C=8, fc_dim=16)
     targets = tuple(
         make_target(i, dataclasses.replace(base, n_cells=1 + i % 4, fc_layers=1 + i // 4), task) for i in range(8)
     )
-    while True:
-        yield targets
+    for step in itertools.count(1):
+        yield MetaBatch(targets, Position(8 * step))
 
 
 loop.meta_batches = survey.meta_batches = fixed_meta_batches

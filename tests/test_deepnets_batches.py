@@ -73,7 +73,7 @@ def test_the_batches_of_training():
         return make_target(train_index(3, position), architecture, CIFAR10)
 
     mine = take(MetaBatches(make, lambda target: target.graph.num_nodes, 8), 4)
-    theirs = meta_batches(config, CIFAR10)
+    theirs = (drawn.targets for drawn in meta_batches(config, CIFAR10))
     for batch in mine:
         assert [target.architecture for target in batch] == [target.architecture for target in next(theirs)]
         assert sum(target.graph.num_nodes for target in batch) <= 2200

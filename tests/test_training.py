@@ -3,6 +3,8 @@
 import dataclasses
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +32,7 @@ from ghn_jax.training.loop import NonFiniteLossError
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import init_state, make_optimizer
 from ghn_jax.training.survey import of_targets
-from ghn_jax.training.targets import make_target, meta_batches
+from ghn_jax.training.targets import Position, make_target, meta_batches
 
 ROOT = Path(__file__).parent.parent
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
@@ -191,16 +193,33 @@ def test_optimizer_is_adam_with_l2_and_clipping():
 
 def test_meta_batches_are_reproducible_and_bounded():
     config = TrainConfig(meta_batch=3, max_multiply_adds=30_000_000, fixed_width=32)
-    first, again = (list(itertools.islice(meta_batches(config, CIFAR10), 4)) for _ in range(2))
+    first, again = ([m.targets for m in itertools.islice(meta_batches(config, CIFAR10), 4)] for _ in range(2))
     assert [[t.number for t in m] for m in first] == [[t.number for t in m] for m in again]
     for meta_batch in first:
         assert len(meta_batch) == 3
         assert sum(t.graph.num_nodes for t in meta_batch) <= MAX_NODES_BATCH
         assert all(t.program.multiply_adds <= 30_000_000 and t.architecture.C == 32 for t in meta_batch)
-    other = next(meta_batches(dataclasses.replace(config, seed=1), CIFAR10))
+    other = next(meta_batches(dataclasses.replace(config, seed=1), CIFAR10)).targets
     assert [t.number for t in other] != [t.number for t in first[0]]
     with pytest.raises(ArchitectureError, match="max_multiply_adds=10"):
         next(meta_batches(dataclasses.replace(config, max_multiply_adds=10), CIFAR10))
+
+
+def test_meta_batches_go_on_from_any_position():
+    """Also with networks that wait for others of their width, and with networks that are passed over."""
+    config = TrainConfig(meta_batch=3, max_multiply_adds=60_000_000)
+
+    def accepts(target):
+        return target.number % 4 > 0
+
+    whole = list(itertools.islice(meta_batches(config, CIFAR10, accepts), 12))
+    assert any(meta_batch.after.waiting for meta_batch in whole) and whole[-1].after.passed_over > 0
+    for done in (1, 4, 7):
+        position = Position(**json.loads(json.dumps(whole[done - 1].after._asdict())))
+        rest = itertools.islice(meta_batches(config, CIFAR10, accepts, position), 12 - done)
+        for mine, known in zip(rest, whole[done:], strict=True):
+            assert [t.number for t in mine.targets] == [t.number for t in known.targets]
+            assert mine.after == known.after
 
 
 def test_grouping_by_width_keeps_the_distribution():
@@ -208,7 +227,7 @@ def test_grouping_by_width_keeps_the_distribution():
     config = TrainConfig(meta_batch=4)
     drawn = [train_architecture(config.seed, position) for position in range(400)]
     grouped = []
-    for meta_batch in meta_batches(config, CIFAR10):
+    for meta_batch, _ in meta_batches(config, CIFAR10):
         assert len({target.architecture.C for target in meta_batch}) == 1
         grouped += [target.architecture for target in meta_batch]
         if len(grouped) > 300:
@@ -254,10 +273,11 @@ def test_bad_configuration(fields, message):
 
 
 def test_checkpoint_round_trip(tmp_path, ghn):
-    path = tmp_path / "checkpoint"
-    description = checkpoint.Description(SMALL, CIFAR10, 7, {"seed": 0})
+    path = tmp_path / "run" / checkpoint.FOLDER
+    description = checkpoint.Description(SMALL, CIFAR10, 7, {"seed": 0}, {"minutes": 1.5})
     checkpoint.save(path, description, {"params": ghn.params, "opt_state": [np.arange(3)]})
-    assert checkpoint.describe(path) == description
+    for place in (tmp_path / "run", path, path / "7"):
+        assert checkpoint.describe(place) == description
     loaded = checkpoint.load_ghn(path)
     assert loaded.config == SMALL
     jax.tree.map(np.testing.assert_array_equal, loaded.params, ghn.params)
@@ -265,7 +285,21 @@ def test_checkpoint_round_trip(tmp_path, ghn):
     checkpoint.save(path, dataclasses.replace(description, step=8), {"params": changed})
     assert checkpoint.describe(path).step == 8
     jax.tree.map(np.testing.assert_array_equal, checkpoint.load_ghn(path).params, changed)
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint"]
+    assert sorted(p.name for p in path.iterdir()) == ["7", "8"]
+
+
+def test_newest_and_best_checkpoints_stay(tmp_path, ghn):
+    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    for step, accuracy in enumerate((0.3, 0.9, None, 0.5, None, 0.4, None)):
+        description = checkpoint.Description(SMALL, CIFAR10, step, {}, {}, accuracy)
+        checkpoints.save(description, {"params": jax.tree.map(lambda x, step=step: x + step, ghn.params)})
+    checkpoints.close()
+    assert checkpoint.saved_steps(tmp_path) == [1, 5, 6]
+    assert checkpoint.describe(tmp_path).step == 1  # the most accurate
+    best = checkpoint.load_ghn(tmp_path).params
+    jax.tree.map(np.testing.assert_array_equal, best, jax.tree.map(lambda x: x + 1, ghn.params))
+    restored = checkpoint.restore_newest(tmp_path, {"params": ghn.params}, warn=pytest.fail)
+    assert restored.description.step == 6
 
 
 # Orbax leaves the tasks that failed on damaged files to the garbage collector.
@@ -274,24 +308,23 @@ def test_bad_checkpoints(tmp_path, ghn):
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         checkpoint.load_ghn(tmp_path / "nothing")
     (tmp_path / "foreign").mkdir()
-    with pytest.raises(CheckpointError, match="description.json"):
+    with pytest.raises(CheckpointError, match="no checkpoint at"):
         checkpoint.load_ghn(tmp_path / "foreign")
-    path = tmp_path / "checkpoint"
-    checkpoint.save(path, checkpoint.Description(SMALL, CIFAR10, 1, {}), {"params": ghn.params})
-    text = (path / "description.json").read_text()
-    fields = json.loads(text)
-    fields["ghn"]["hid"] = 16
-    (path / "description.json").write_text(json.dumps(fields))
+    checkpoint.save(tmp_path / "run", checkpoint.Description(SMALL, CIFAR10, 1, {}), {"params": ghn.params})
+    path = tmp_path / "run" / "1"
+    about = path / "_CHECKPOINT_METADATA"
+    text = about.read_text()
+    about.write_text(text.replace('"hid": 8', '"hid": 16'))
     with pytest.raises(CheckpointError, match="has shape .* expected"):
         checkpoint.load_ghn(path)
-    (path / "description.json").write_text(text[:40])
+    about.write_text(text[:40])
     with pytest.raises(CheckpointError, match="damaged"):
         checkpoint.load_ghn(path)
-    (path / "description.json").write_text(text.replace("checkpoint 1", "checkpoint 99"))
+    about.write_text(text.replace("checkpoint 2", "checkpoint 99"))
     with pytest.raises(CheckpointError, match="format"):
         checkpoint.load_ghn(path)
-    (path / "description.json").write_text(text)
-    for files in ("arrays/state/**/d/*", "arrays/state/_METADATA"):  # values, then their description
+    about.write_text(text)
+    for files in ("state/**/d/*", "state/_METADATA"):  # values, then their description
         for file in path.glob(files):
             file.write_bytes(file.read_bytes()[:100])
         with pytest.raises(CheckpointError, match="damaged"):
@@ -311,18 +344,19 @@ def small_hypernetwork(monkeypatch):
 
 
 def test_two_steps(tmp_path, small_hypernetwork):
-    path = loop.train(smoke_config(tmp_path))
+    outcome = loop.train(smoke_config(tmp_path))
+    assert (outcome.step, outcome.steps, outcome.skipped, outcome.signal) == (2, 2, 0, None)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert all(np.isfinite(row["loss"]) and len(row["architectures"]) == 2 for row in rows)
     assert (tmp_path / "training.png").stat().st_size > 5000
-    description = checkpoint.describe(path)
+    description = checkpoint.describe(tmp_path)
     assert description.step == 2 and description.train_config["batch_size"] == 8
-    trained, fresh = checkpoint.load_ghn(path), GHN.init(SMALL, seed=0)
+    trained, fresh = checkpoint.load_ghn(tmp_path), GHN.init(SMALL, seed=0)
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), trained.params, fresh.params)
     assert max(jax.tree.leaves(moved)) > 1e-4
     again = loop.train(smoke_config(tmp_path / "again"))
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_ghn(again).params, trained.params)
+    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_ghn(again.workdir).params, trained.params)
 
 
 def test_start_from_a_checkpoint(tmp_path, ghn, small_hypernetwork):
@@ -342,16 +376,19 @@ def test_start_from_a_checkpoint(tmp_path, ghn, small_hypernetwork):
 
 
 def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, monkeypatch):
-    real, calls = Engine.step, []
+    real = Engine.step
 
     def interrupted(self, *args):
-        calls.append(args)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
+        os.kill(os.getpid(), signal.SIGINT)
         return real(self, *args)
 
     monkeypatch.setattr(Engine, "step", interrupted)
-    assert checkpoint.describe(loop.train(smoke_config(tmp_path / "a"))).step == 1
+    outcome = loop.train(smoke_config(tmp_path / "a"))
+    assert (outcome.step, outcome.signal) == (1, signal.SIGINT)
+    assert checkpoint.describe(tmp_path / "a").step == 1
+    # Another configuration is refused, but for what does not change what is learned.
+    with pytest.raises(ConfigError, match=r"learning_rate was 0.001, is 0.01; steps was 2, is 3"):
+        loop.train(dataclasses.replace(smoke_config(tmp_path / "a"), learning_rate=0.01, steps=3))
 
     def broken(self, state, prepared, pixels, labels):
         return real(self, state, prepared, np.full_like(pixels, np.nan), labels)
@@ -360,8 +397,7 @@ def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, monkeypatch):
     monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
     with pytest.raises(NonFiniteLossError, match=r"step 2: .* not finite for 2 steps in a row; .* were \[\d+, \d+\]"):
         loop.train(smoke_config(tmp_path / "b"))
-    kept = checkpoint.load_ghn(tmp_path / "b" / "checkpoint")
-    jax.tree.map(np.testing.assert_array_equal, kept.params, GHN.init(SMALL, seed=0).params)
+    assert checkpoint.saved_steps(tmp_path / "b" / checkpoint.FOLDER) == []
     rows = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     assert [row["applied"] for row in rows] == [False, False]
 
@@ -379,4 +415,4 @@ def test_command_line_errors(tmp_path):
     )  # fmt: skip
     assert missing.returncode == 1 and "cifar-10" in missing.stderr and "Traceback" not in missing.stderr
     foreign = run_script("experiments/evaluate.py", f"--checkpoint={tmp_path}")
-    assert foreign.returncode == 1 and "description.json" in foreign.stderr and "Traceback" not in foreign.stderr
+    assert foreign.returncode == 1 and "no checkpoint at" in foreign.stderr and "Traceback" not in foreign.stderr

@@ -61,7 +61,7 @@ def test_a_run_on_photographs(tree, tmp_path, monkeypatch, real):
     if not real:
         monkeypatch.setattr(Engine, "compile", lambda self, state, prepared: None)
     config = run_config(tree, tmp_path / "run")
-    description = checkpoint.describe(loop.train(config))
+    description = checkpoint.describe(loop.train(config).workdir)
     assert description.task == Task(num_classes=2, image_size=224, large_images=True) and description.step == 2
     data = load("image_folder", tree)
     for number, (images, labels) in enumerate(seen):
@@ -82,4 +82,4 @@ def test_a_damaged_image_ends_a_run_with_a_checkpoint(tree, tmp_path, monkeypatc
         path.write_bytes(path.read_bytes()[:500])
     with pytest.raises(ImageError, match=r"\d.jpeg \(500 bytes\) is not an image, or is damaged"):
         loop.train(run_config(tree, tmp_path / "run"))
-    assert checkpoint.describe(tmp_path / "run" / "checkpoint").step == 1
+    assert checkpoint.describe(tmp_path / "run").step == 1

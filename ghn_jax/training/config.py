@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from ghn_jax.architecture import Task
 from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
+
+MAY_CHANGE = frozenset(
+    ("workdir", "data_dir", "max_minutes", "checkpoint_minutes", "keep_checkpoints")
+    + ("val_networks", "val_images", "val_minutes")
+)
+"""Fields that do not change what is learned: a run that goes on may have others than it began with."""
 
 HYPERNETWORKS = {"ghn1": ghn_config.ghn1, "ghn2": ghn_config.ghn2, "mlp": ghn_config.mlp}
 
@@ -41,7 +48,14 @@ class TrainConfig:
         float32 always.
       max_multiply_adds: architectures that cost more per image are passed over; None takes all.
       fixed_width: channels of all training networks; None draws them as in the paper.
-      max_minutes: stop with a checkpoint after so many minutes, None for no limit; the learning rate follows `steps`.
+      max_minutes: stop with a checkpoint after so many minutes of training, those before an interruption included; None
+        for no limit; the learning rate follows `steps`.
+      checkpoint_minutes: a checkpoint is written this often.
+      keep_checkpoints: so many of the newest stay, and the one with the best validation accuracy.
+      val_networks: held-out architectures, the first of the val split that `max_multiply_adds` admits, whose accuracy
+        is measured now and then; 0 for none.
+      val_images: how many of the held-out training images they classify.
+      val_minutes: accuracy is measured this often, and at the end.
     """
 
     dataset: str = "cifar10"
@@ -63,6 +77,11 @@ class TrainConfig:
     max_multiply_adds: int | None = None
     fixed_width: int | None = None
     max_minutes: float | None = None
+    checkpoint_minutes: float = 5.0
+    keep_checkpoints: int = 3
+    val_networks: int = 0
+    val_images: int = 256
+    val_minutes: float = 10.0
 
     def __post_init__(self):
         def require(holds: bool, field: str, expected: str) -> None:
@@ -71,10 +90,11 @@ class TrainConfig:
 
         object.__setattr__(self, "decay_at", tuple(self.decay_at))
         require(self.ghn in HYPERNETWORKS, "ghn", " or ".join(HYPERNETWORKS))
-        for field in ("steps", "batch_size", "meta_batch"):
+        for field in ("steps", "batch_size", "meta_batch", "keep_checkpoints", "val_images"):
             require(getattr(self, field) >= 1, field, "at least 1")
-        require(self.seed >= 0, "seed", "at least 0")
-        for field in ("learning_rate", "clip_norm"):
+        for field in ("seed", "val_networks"):
+            require(getattr(self, field) >= 0, field, "at least 0")
+        for field in ("learning_rate", "clip_norm", "checkpoint_minutes", "val_minutes"):
             require(getattr(self, field) > 0, field, "a positive number")
         require(self.weight_decay >= 0, "weight_decay", "at least 0")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number from 0 up to 1")
@@ -101,3 +121,14 @@ def from_fields(fields: Mapping[str, Any]) -> TrainConfig:
             near = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(f"config has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return TrainConfig(**fields)
+
+
+def differences(config: TrainConfig, stored: Mapping[str, Any]) -> list[str]:
+    """How a configuration differs from the stored fields of another, in what `MAY_CHANGE` does not allow."""
+    fields = json.loads(json.dumps(dataclasses.asdict(config)))
+    names = sorted((fields.keys() | stored.keys()) - MAY_CHANGE)
+    return [
+        f"{name} was {stored.get(name, 'not there')!r}, is {fields.get(name, 'not there')!r}"
+        for name in names
+        if name not in fields or name not in stored or fields[name] != stored[name]
+    ]

@@ -62,13 +62,10 @@ class Engine:
         check_memory(config, survey.bounds)
         self._memory = parallel.new_memory(survey.bounds.units, jnp.dtype(config.compute_dtype))
         self.compile_seconds = 0.0
-        self.passed_over = 0
 
     def accepts(self, target: Target) -> bool:
         """Whether the compiled steps can run a network."""
-        accepted = self._survey.foresees(target, self._config.batch_size)
-        self.passed_over += not accepted
-        return accepted
+        return self._survey.foresees(target, self._config.batch_size)
 
     def prepare(self, targets: Sequence[Target]) -> Prepared:
         """Deals a meta-batch out to the devices and makes their arrays.

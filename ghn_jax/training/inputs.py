@@ -50,9 +50,7 @@ def shares(costs: Sequence[float], devices: int) -> list[list[int]]:
       MachineError: the number of devices does not divide that of costs.
     """
     if len(costs) % devices:
-        raise MachineError(
-            f"config.meta_batch={len(costs)}: expected a multiple of {devices}, the number of devices"
-        )
+        raise MachineError(f"config.meta_batch={len(costs)}: expected a multiple of {devices}, the number of devices")
     room = len(costs) // devices
     dealt: list[list[int]] = [[] for _ in range(devices)]
     sums = [0.0] * devices
@@ -91,9 +89,9 @@ def step_inputs(
     requests, placements = request(graphs, nodes, ghn)
     rows = np.array(rows_of(requests)[:2], np.int32)
     count = len(targets)
-    sizes = Sizes(
-        dense=-(-count * bounds.dense // CHUNK) * CHUNK,
-        depthwise=-(-count * bounds.depthwise // CHUNK) * CHUNK,
+    sizes = Sizes(  # a chunk at least: the decoders slice chunks out of them
+        dense=-(-max(1, count * bounds.dense) // CHUNK) * CHUNK,
+        depthwise=-(-max(1, count * bounds.depthwise) // CHUNK) * CHUNK,
         vector=count * bounds.vector,
         classes=count,
     )

@@ -1,39 +1,38 @@
-"""A training run from its configuration to a checkpoint, watched by a person."""
+"""A training run from its configuration to its checkpoints, watched by a person, and going on after interruptions."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
 import json
-import os
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from ghn_jax import checkpoint, images, pretrained
 from ghn_jax.architecture import Task
-from ghn_jax.checkpoint import Description
+from ghn_jax.checkpoint import CheckpointError, Checkpoints, Description
+from ghn_jax.deepnets.sampler import GENERATOR_VERSION
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.images import Batch, Dataset
 from ghn_jax.predict import GHN
 from ghn_jax.training import parallel
-from ghn_jax.training.config import TrainConfig
+from ghn_jax.training.config import TrainConfig, differences
 from ghn_jax.training.engine import Engine, Prepared
 from ghn_jax.training.inputs import shares
-from ghn_jax.training.plot import plot_training
+from ghn_jax.training.plot import plot_runs
 from ghn_jax.training.prefetch import prefetch
+from ghn_jax.training.signals import Stop, asked_to_stop
 from ghn_jax.training.step import Metrics, TrainState, init_state, make_optimizer
 from ghn_jax.training.survey import survey
-from ghn_jax.training.targets import meta_batches
-
-CHECKPOINT_MINUTES = 5
-"""A checkpoint is written at least this often."""
+from ghn_jax.training.targets import START, Position, meta_batches
+from ghn_jax.training.validation import Validation
+from ghn_jax.training.watch import METRICS, VALIDATION, Watch
 
 MAX_SKIPPED = 5
 """So many steps in a row without an update end a run."""
@@ -43,21 +42,86 @@ BATCHES_AHEAD = 2
 
 
 class NonFiniteLossError(FloatingPointError):
-    """Losses or gradients that are not finite, step after step; the state before them is still good."""
+    """Losses or gradients that are not finite, step after step; the last checkpoint is still good."""
 
 
-def train(config: TrainConfig) -> Path:
-    """Trains a hypernetwork; returns the folder of its checkpoint, `workdir/checkpoint`.
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a run is, besides the arrays; random keys and images follow from the seed and the step alone.
 
-    Next to it go `metrics.jsonl` (a line for every step) and `training.png`.  Ctrl-C ends the run with a checkpoint.
+    Attributes:
+      step: steps made.
+      minutes: time they took.
+      position: in the stream of architectures.
+      skipped: steps without an update.
+      skipped_in_a_row: of those, the last ones.
+      generator_version: of the stream of architectures.
+    """
+
+    step: int = 0
+    minutes: float = 0.0
+    position: Position = START
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    generator_version: int = GENERATOR_VERSION
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**dataclasses.asdict(self), "position": self.position._asdict()}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> Progress:
+        """What `to_json` gave."""
+        position = fields["position"]
+        return cls(**{**fields, "position": Position(**{**position, "waiting": tuple(position["waiting"])})})
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+      workdir: of the run.
+      step: steps made in all.
+      steps: steps of the whole run.
+      minutes: time they took.
+      skipped: steps without an update.
+      passed_over: architectures without a place in the compiled steps.
+      accuracy: the last validation accuracy (0..1), None if there was none.
+      signal: number of the signal that ended it, None if it ended by itself.
+    """
+
+    workdir: Path
+    step: int
+    steps: int
+    minutes: float
+    skipped: int
+    passed_over: int
+    accuracy: float | None
+    signal: int | None
+
+    @property
+    def over(self) -> bool:
+        """Whether it ran out of its time."""
+        return self.step < self.steps and self.signal is None
+
+
+def train(config: TrainConfig) -> Outcome:
+    """Trains a hypernetwork, or goes on with it where the run in `workdir` was interrupted.
+
+    A run that goes on ends with the same parameters, bit for bit, as one that was never interrupted, on the same
+    machine.  Checkpoints go to `workdir/checkpoints`, next to them `metrics.jsonl` (a line for every step),
+    `validation.jsonl` and `training.png`.  Ctrl-C or SIGTERM end the run after the step at hand, with a checkpoint.
     A step with a loss or gradient that is not finite changes nothing and is counted; `MAX_SKIPPED` of them in a row
-    end the run, with the checkpoint of the last good step.
+    end the run.
 
     Raises:
       ImageError: the data set is not there, or has a damaged photograph.
-      CheckpointError, ConfigError: see `start_params`; processes that disagree on the configuration.
+      CheckpointError, ConfigError: see `start_params`; a run with another configuration in `workdir`; a checkpoint that
+        cannot be written; processes that disagree on the configuration.
       MachineError: devices that do not divide the meta-batch, or a meta-batch larger than memory allows.
       NonFiniteLossError: naming steps and architectures.
+      OSError: files that cannot be written.
     """
     dataset = images.load(config.dataset, config.data_dir)
     images.steps_per_epoch(dataset, config.batch_size)  # an error now rather than at the first step
@@ -65,29 +129,65 @@ def train(config: TrainConfig) -> Path:
     hypernet = config.hypernetwork(task)
     parallel.check_same_everywhere(json.dumps(dataclasses.asdict(config), sort_keys=True))
     shares([0.0] * config.meta_batch, parallel.num_devices())
-    params = start_params(config, hypernet)
     workdir = Path(config.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     optimizer = make_optimizer(config)
+    state, progress = _start(config, hypernet, optimizer)
+    if progress.step >= config.steps:
+        print(f"{workdir}: all {config.steps} steps are made already")
+        return _Run(config, task, hypernet, workdir, state, progress).outcome()
     ahead = survey(config, task)
     engine = Engine(config, hypernet, optimizer, ahead, task.image_size)
     print(
         f"{sum(len(table.signatures) for table in ahead.tables.values())} operations, "
         f"{ahead.bounds.memory_bytes / 2**20:.0f} MiB for activations; compiling takes a minute or two the first time"
     )
-    run = _Run(config, task, hypernet, workdir, parallel.replicate(init_state(params, optimizer)))
-    first = parallel.is_first()
-    path = workdir / "metrics.jsonl" if first else os.devnull
-    with open(path, "w") as metrics, tqdm(total=config.steps, unit="step", disable=not first) as bar:
-        try:
-            run.steps(engine, dataset, metrics, bar)
-        except KeyboardInterrupt:
-            bar.write("interrupted; the checkpoint holds what was learned")
-        finally:
-            run.save()
-    if first:
-        plot_training(path, workdir / "training.png")
-    return run.checkpoint
+    run = _Run(config, task, hypernet, workdir, parallel.replicate(state), progress)
+    del state
+    validation = Validation(config, hypernet, dataset) if config.val_networks and parallel.is_first() else None
+    with (
+        contextlib.closing(Checkpoints(workdir / checkpoint.FOLDER, config.keep_checkpoints)) as checkpoints,
+        contextlib.closing(Watch(workdir, progress.step, config.steps, parallel.is_first())) as watch,
+        asked_to_stop(watch.bar.write) as stop,
+    ):
+        run.steps(engine, dataset, validation, checkpoints, watch, stop)
+    if parallel.is_first():
+        plot_runs([workdir], workdir / "training.png")
+    return dataclasses.replace(run.outcome(), signal=stop.signal)
+
+
+def _start(config: TrainConfig, hypernet: HypernetConfig, optimizer) -> tuple[TrainState, Progress]:
+    """The state that a run goes on from, or begins with."""
+    folder = Path(config.workdir) / checkpoint.FOLDER
+    fresh = jax.eval_shape(lambda: init_state(GHN.init(hypernet, 0).params, optimizer))
+    for step in checkpoint.saved_steps(folder)[::-1][:1]:
+        with contextlib.suppress(CheckpointError):  # a damaged one is dealt with below
+            _check_same_run(config, checkpoint.describe(folder / str(step)))
+    restored = checkpoint.restore_newest(folder, _arrays(fresh), warn=print)
+    if restored is None:
+        return init_state(start_params(config, hypernet), optimizer), Progress()
+    _check_same_run(config, restored.description)
+    progress = Progress.from_json(restored.description.progress)
+    leaves = [*jax.tree.leaves(restored.arrays["opt_state"])]
+    opt_state = jax.tree.unflatten(jax.tree.structure(fresh.opt_state), leaves)
+    print(f"{config.workdir}: going on after step {progress.step}, {progress.minutes:.1f} minutes")
+    return TrainState(np.int32(progress.step), restored.arrays["params"], opt_state), progress
+
+
+def _check_same_run(config: TrainConfig, description: Description) -> None:
+    different = differences(config, description.train_config)
+    version = description.progress["generator_version"]
+    if version != GENERATOR_VERSION:
+        different.append(f"generator_version was {version}, is {GENERATOR_VERSION}")
+    if different:
+        raise ConfigError(
+            f"{config.workdir} has a run of another configuration: {'; '.join(different)}. Give the same one to go on, "
+            "or another config.workdir for another run"
+        )
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+    return {"params": state.params, "opt_state": jax.tree.leaves(state.opt_state)}
 
 
 def start_params(config: TrainConfig, hypernet: HypernetConfig) -> Any:
@@ -105,14 +205,11 @@ def start_params(config: TrainConfig, hypernet: HypernetConfig) -> Any:
     return ghn.params
 
 
-class _Step(NamedTuple):
-    """A step and what is known of it besides its metrics."""
+class _Upcoming(NamedTuple):
+    """A meta-batch whose step is being compiled, and the position that follows it."""
 
     prepared: Prepared
-    metrics: Metrics
-    began: float
-    waited: float
-    passed_over: int
+    after: Position
 
 
 @dataclasses.dataclass
@@ -124,95 +221,162 @@ class _Run:
     hypernet: HypernetConfig
     workdir: Path
     state: TrainState
-    started: float = dataclasses.field(default_factory=time.monotonic)
-    skipped_in_a_row: int = 0
+    progress: Progress
+    accuracy: float | None = None
     smooth_loss: float | None = None
-    smooth_accuracy: float = 0.0
+    smooth_accuracy: float | None = None
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.workdir / "checkpoint"
+    def outcome(self) -> Outcome:
+        made = self.progress
+        return Outcome(
+            self.workdir, made.step, self.config.steps, made.minutes, made.skipped, made.position.passed_over,
+            self.accuracy, None,
+        )  # fmt: skip
 
-    def steps(self, engine: Engine, dataset: Dataset, metrics, bar: tqdm) -> None:
-        """Updates until the steps or the time are used up."""
+    def steps(
+        self,
+        engine: Engine,
+        dataset: Dataset,
+        validation: Callable[[Any], dict[str, Any]] | None,
+        checkpoints: Checkpoints,
+        watch: Watch,
+        stop: Stop,
+    ) -> None:
+        """Updates until the steps or the time are used up, or somebody asks to stop; the last state is saved."""
         config = self.config
-        saved = time.monotonic()
+        began = time.monotonic() - 60 * self.progress.minutes
+        saved = validated = time.monotonic()
         with (
-            contextlib.closing(prefetch(self._prepared(engine))) as meta_batches,
+            contextlib.closing(prefetch(self._upcoming(engine))) as upcoming,
             contextlib.closing(prefetch(self._batches(dataset), BATCHES_AHEAD)) as batches,
         ):
-            for step in range(config.steps):
-                began = time.monotonic()
-                prepared, batch = next(meta_batches), next(batches)
-                waited = time.monotonic() - began
-                self.state, result = engine.step(self.state, prepared, batch.images, batch.labels)
-                self._report(step, _Step(prepared, result, began, waited, engine.passed_over), metrics, bar)
+            while self.progress.step < config.steps:
+                asked = time.monotonic()
+                try:
+                    (prepared, after), batch = next(upcoming), next(batches)
+                except Exception:  # of preparing; the state is that of a completed step
+                    self._save(checkpoints, None)
+                    raise
+                waited = time.monotonic() - asked
+                self.state, metrics = engine.step(self.state, prepared, batch.images, batch.labels)
+                metrics = parallel.first_copy(metrics)  # waits for the step
                 now = time.monotonic()
-                over = config.max_minutes is not None and now - self.started > 60 * config.max_minutes
-                over, due = parallel.decided_by_first(over, now - saved > 60 * CHECKPOINT_MINUTES)
-                if over:
-                    bar.write(f"stopped after config.max_minutes={config.max_minutes:g}, {step + 1} steps")
-                    break
-                if due:
-                    self.save()
-                    saved = now
+                self._note(metrics, (now - began) / 60, after)
+                self._report(watch, prepared, metrics, now - asked, waited)
 
-    def _prepared(self, engine: Engine) -> Iterator[Prepared]:
-        """Meta-batches as arrays, whose steps are being compiled."""
-        for targets in meta_batches(self.config, self.task, engine.accepts):
+                over = config.max_minutes is not None and self.progress.minutes > config.max_minutes
+                stopped, over, to_save, to_validate = parallel.decide(
+                    bool(stop),
+                    over,
+                    now - saved > 60 * config.checkpoint_minutes,
+                    now - validated > 60 * config.val_minutes,
+                )
+                if over:
+                    watch.bar.write(f"config.max_minutes={config.max_minutes:g} are over")
+                if over or stopped:
+                    break
+                if to_validate and config.val_networks and self.progress.step < config.steps:
+                    self._save(checkpoints, self._validate(validation, watch, began))
+                    saved = validated = time.monotonic()
+                elif to_save:
+                    self._save(checkpoints, None)
+                    saved = time.monotonic()
+        accuracy = self._validate(validation, watch, began) if config.val_networks and not stop else None
+        self._save(checkpoints, accuracy)
+
+    def _upcoming(self, engine: Engine) -> Iterator[_Upcoming]:
+        for targets, after in meta_batches(self.config, self.task, engine.accepts, self.progress.position):
             prepared = engine.prepare(targets)
             engine.compile(self.state, prepared)
-            yield prepared
+            yield _Upcoming(prepared, after)
 
     def _batches(self, dataset: Dataset) -> Iterator[Batch]:
-        """The images of every step."""
-        for step in range(self.config.steps):
+        """The images of every step to come."""
+        for step in range(self.progress.step, self.config.steps):
             yield images.train_batch(dataset, self.config.batch_size, self.config.seed, step)
 
-    def _report(self, step: int, made: _Step, metrics, bar: tqdm) -> None:
+    def _note(self, metrics: Metrics, minutes: float, after: Position) -> None:
+        """Moves on by a step."""
+        made, applied = self.progress, bool(metrics.applied)
+        self.progress = dataclasses.replace(
+            made,
+            step=made.step + 1,
+            minutes=minutes,
+            position=after,
+            skipped=made.skipped + (not applied),
+            skipped_in_a_row=0 if applied else made.skipped_in_a_row + 1,
+        )
+
+    def _report(self, watch: Watch, prepared: Prepared, metrics: Metrics, seconds: float, waited: float) -> None:
         """Writes a line of metrics; ends the run after too many skipped steps."""
-        prepared, result = made.prepared, parallel.first_copy(made.metrics)
-        losses = result.losses.reshape(-1)
-        loss, accuracy = float(np.mean(losses)), float(np.mean(result.correct)) / self.config.batch_size
+        losses = metrics.losses.reshape(-1)
+        loss, accuracy = float(np.mean(losses)), float(np.mean(metrics.correct)) / self.config.batch_size
         numbers = [target.number for target in prepared.targets]
-        now = time.monotonic()
+        made = self.progress
         fields = {
-            "step": step + 1,
-            "minutes": round((now - self.started) / 60, 4),
-            "seconds": round(now - made.began, 4),
-            "waiting": round(made.waited, 4),
-            "networks_per_second": round(len(numbers) / (now - made.began), 4),
+            "step": made.step,
+            "minutes": round(made.minutes, 4),
+            "seconds": round(seconds, 4),
+            "waiting": round(waited, 4),
+            "networks_per_second": round(len(numbers) / seconds, 4),
             "loss": loss,
             "accuracy": accuracy,
-            "grad_norm": float(result.grad_norm),
-            "applied": bool(result.applied),
-            "passed_over": made.passed_over,
+            "grad_norm": float(metrics.grad_norm),
+            "applied": bool(metrics.applied),
+            "skipped": made.skipped,
+            "passed_over": made.position.passed_over,
             "balance": round(prepared.balance, 4),
             "memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "architectures": numbers,
             "nodes": sum(target.graph.num_nodes for target in prepared.targets),
             "losses": [float(f"{loss:.5g}") for loss in losses],
         }
-        metrics.write(json.dumps(fields) + "\n")
-        metrics.flush()
-        if not result.applied:
-            self.skipped_in_a_row += 1
-            bar.write(f"step {step + 1} skipped: losses {losses.tolist()} of train architectures {numbers}")
-            if self.skipped_in_a_row == MAX_SKIPPED:
+        watch.report(METRICS, fields)
+        watch.bar.update()
+        if not metrics.applied:
+            watch.bar.write(f"step {made.step} skipped: losses {losses.tolist()} of train architectures {numbers}")
+            if made.skipped_in_a_row >= MAX_SKIPPED:
                 raise NonFiniteLossError(
-                    f"step {step + 1}: losses or gradients were not finite for {MAX_SKIPPED} steps in a row; the last "
-                    f"train architectures were {numbers}"
+                    f"step {made.step}: losses or gradients were not finite for {MAX_SKIPPED} steps in a row; the last "
+                    f"train architectures were {numbers}. Checkpoints in {self.workdir / checkpoint.FOLDER} are good: "
+                    "start another run from them, with a lower learning rate"
                 )
             return
-        self.skipped_in_a_row = 0
-        self.smooth_loss = loss if self.smooth_loss is None else 0.95 * self.smooth_loss + 0.05 * loss
-        self.smooth_accuracy += (accuracy - self.smooth_accuracy) * max(0.05, 1 / (step + 1))
-        bar.set_postfix(loss=f"{self.smooth_loss:.3f}", accuracy=f"{self.smooth_accuracy:.1%}", refresh=False)
-        bar.update()
+        first = self.smooth_loss is None
+        self.smooth_loss = loss if first else 0.95 * self.smooth_loss + 0.05 * loss
+        self.smooth_accuracy = accuracy if first else 0.95 * self.smooth_accuracy + 0.05 * accuracy
+        watch.bar.set_postfix(loss=f"{self.smooth_loss:.3f}", accuracy=f"{self.smooth_accuracy:.1%}", refresh=False)
 
-    def save(self) -> None:
-        """Writes the checkpoint."""
-        state = parallel.first_copy(self.state)
-        description = Description(self.hypernet, self.task, int(state.step), dataclasses.asdict(self.config))
-        arrays = {"params": state.params, "opt_state": jax.tree.leaves(state.opt_state)}
-        checkpoint.save(self.checkpoint, description, arrays)
+    def _validate(self, validation: Callable[[Any], dict[str, Any]] | None, watch: Watch, began: float) -> float:
+        """Mean accuracy on the held-out architectures, measured by the first process."""
+        accuracy = 0.0
+        if validation is not None:
+            result = validation(_host_copy(self.state.params))
+            accuracy = result["accuracy"]
+            minutes = round((time.monotonic() - began) / 60, 4)
+            watch.report(VALIDATION, {"step": self.progress.step, "minutes": minutes, **result})
+            watch.bar.write(
+                f"step {self.progress.step}: top-1 {accuracy:.1%} on {len(result['accuracies'])} unseen val networks, "
+                f"best {result['best']:.1%}"
+            )
+        self.accuracy = parallel.from_first(accuracy)
+        return self.accuracy
+
+    def _save(self, checkpoints: Checkpoints, accuracy: float | None) -> None:
+        """Begins to write the checkpoint of the last step."""
+        checkpoints.save(
+            Description(
+                self.hypernet,
+                self.task,
+                self.progress.step,
+                dataclasses.asdict(self.config),
+                self.progress.to_json(),
+                accuracy,
+            ),
+            _arrays(_host_copy(self.state)),
+        )
+
+
+def _host_copy(tree: Any) -> Any:
+    """Arrays that stay as they are while the next step reuses the memory of those on the device."""
+    return jax.tree.map(np.array, parallel.first_copy(tree))

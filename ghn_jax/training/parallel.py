@@ -39,11 +39,18 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
-def decided_by_first(*decisions: bool) -> list[bool]:
-    """The decisions of the first process, in all of them."""
+def decide(anywhere: bool, *by_first: bool) -> list[bool]:
+    """What all processes do next: whether `anywhere` holds in one of them, and the other decisions of the first."""
     if jax.process_count() == 1:
-        return list(decisions)
-    return np.asarray(multihost_utils.broadcast_one_to_all(np.array(decisions))).astype(bool).tolist()
+        return [anywhere, *by_first]
+    votes = np.asarray(multihost_utils.process_allgather(np.array([anywhere, *by_first])))
+    votes = votes.reshape(jax.process_count(), -1).astype(bool)
+    return [bool(votes[:, 0].any()), *votes[0, 1:].tolist()]
+
+
+def from_first(value: float) -> float:
+    """The value of the first process, in all of them."""
+    return float(multihost_utils.broadcast_one_to_all(np.float64(value)))
 
 
 def num_devices() -> int:

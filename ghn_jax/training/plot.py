@@ -1,38 +1,62 @@
-"""A picture of a training run."""
+"""Pictures of training runs."""
 
 from __future__ import annotations
 
-import json
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.figure
 import numpy as np
 
+from ghn_jax.training.watch import METRICS, VALIDATION, read
+
 _WINDOW = 50
 
 
-def plot_training(metrics: str | os.PathLike, path: str | os.PathLike) -> None:
-    """Draws loss and accuracy of every step in `metrics.jsonl`, and over them their course.
+def plot_runs(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike, against: str = "step") -> None:
+    """Draws the course of loss and accuracy of runs into one picture.
 
     That is the median of 50 steps for the loss, since single networks without normalisation lose thousands, and the
-    mean for the accuracy.
+    mean for the accuracy on training images; points are accuracies on unseen architectures with their standard error.
+    For a single run the values of every step are drawn too.
+
+    Args:
+      workdirs: of the runs; those that have not made a step yet are left out.
+      path: of the picture.
+      against: "step" or "minutes".
     """
-    with open(metrics) as lines:
-        rows = [json.loads(line) for line in lines]
-    if not rows:
-        return
-    steps = np.array([row["step"] for row in rows])
-    window = min(_WINDOW, len(rows))
-    figure = matplotlib.figure.Figure(figsize=(9, 3.5), layout="constrained")
-    panels = (("loss", "loss", np.median), ("accuracy", "accuracy on training images", np.mean))
-    for axes, (field, label, middle) in zip(figure.subplots(1, 2), panels, strict=True):
-        values = np.array([row[field] for row in rows])
-        axes.plot(steps, values, color="0.8", linewidth=0.6)
-        windows = np.lib.stride_tricks.sliding_window_view(values, window)
-        axes.plot(steps[window - 1 :], middle(windows, axis=-1), color="tab:blue")
-        axes.set(xlabel="step", ylabel=label)
+    figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2)
+    highest = 0.0
+    for number, workdir in enumerate(workdirs):
+        rows = list(read(Path(workdir) / METRICS))
+        if not rows:
+            continue
+        color, label = f"C{number % 10}", Path(workdir).name
+        position = np.array([row[against] for row in rows])
+        window = min(_WINDOW, len(rows))
+        for axes, field, middle in ((loss, "loss", np.median), (accuracy, "accuracy", np.mean)):
+            values = np.array([row[field] for row in rows])
+            if len(workdirs) == 1:
+                axes.plot(position, values, color="0.8", linewidth=0.6)
+            course = middle(np.lib.stride_tricks.sliding_window_view(values, window), axis=-1)
+            axes.plot(position[window - 1 :], course, color=color, label=label)
+            if field == "loss":
+                highest = max(highest, float(np.nanmax(values if len(workdirs) == 1 else course)))
+        validation = Path(workdir) / VALIDATION
+        if validation.exists() and (measured := list(read(validation))):
+            accuracy.errorbar(
+                [row[against] for row in measured],
+                [row["accuracy"] for row in measured],
+                [row["standard_error"] or 0 for row in measured],
+                color=color, marker="o", markersize=4, linestyle=":", markeredgecolor="black",
+                label=f"{label}, unseen networks",
+            )  # fmt: skip
+    loss.set(xlabel=against, ylabel="loss", ylim=(0, min(4.0, 1.1 * highest) or 1))
+    accuracy.set(xlabel=against, ylabel="top-1 accuracy", ylim=(0, 1))
+    for axes in (loss, accuracy):
         axes.grid(alpha=0.3)
-    figure.axes[0].set_ylim(0, min(4.0, 1.1 * max(row["loss"] for row in rows)))
-    figure.axes[1].set_ylim(0, 1)
-    figure.suptitle(f"{len(rows)} steps, {rows[-1]['minutes']:.1f} minutes")
+    if accuracy.has_data():
+        accuracy.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=120)

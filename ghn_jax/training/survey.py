@@ -45,7 +45,7 @@ def survey(config: TrainConfig, task: Task) -> Survey:
     steps = min(config.steps, -(-LOOK_AHEAD // config.meta_batch))
     ahead = itertools.islice(meta_batches(config, task), steps)
     bar = tqdm(ahead, total=steps, desc="looking ahead", unit="step", leave=False)
-    return of_targets(itertools.chain.from_iterable(bar), config.batch_size)
+    return of_targets((target for meta_batch in bar for target in meta_batch.targets), config.batch_size)
 
 
 def of_targets(targets: Iterable[Target], batch_size: int) -> Survey:

@@ -1,0 +1,62 @@
+"""Accuracy on held-out architectures and images while a hypernetwork is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ghn_jax.architecture import Task
+from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.evaluation import BATCH_SIZE, Interpreted, accuracy, summary
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.images import Dataset, in_memory
+from ghn_jax.predict import GHN, predict_params
+from ghn_jax.training.config import TrainConfig
+from ghn_jax.training.targets import Target, make_target
+
+
+def val_targets(config: TrainConfig, task: Task) -> list[Target]:
+    """The first architectures of the val split, of the run's width and as cheap as those it trains on."""
+    targets: list[Target] = []
+    number = 0
+    while len(targets) < config.val_networks:
+        architecture = sample_architecture("val", number, task.large_images)
+        if config.fixed_width is not None:
+            architecture = dataclasses.replace(architecture, C=config.fixed_width)
+        target = make_target(number, architecture, task)
+        if config.max_multiply_adds is None or target.program.multiply_adds <= config.max_multiply_adds:
+            targets.append(target)
+        number += 1
+    return targets
+
+
+class Validation:
+    """Measures hypernetworks; compiles one program for all networks when it is first used.
+
+    Raises:
+      ImageError: images that do not fit into memory, or are damaged.
+    """
+
+    def __init__(self, config: TrainConfig, ghn: HypernetConfig, dataset: Dataset):
+        self._ghn = ghn
+        self._dataset = dataset
+        self._targets = val_targets(config, dataset.task)
+        self._images = in_memory(dataset.val, dataset, config.val_images)
+        batch_size = min(BATCH_SIZE, len(self._images.labels))
+        self._networks = Interpreted([target.program for target in self._targets], batch_size)
+
+    def __call__(self, params: Any) -> dict[str, Any]:
+        """Mean top-1 accuracy (0..1) of the predicted networks, its standard error, the best, and all of them."""
+        accuracies = []
+        for target in self._targets:
+            logits = self._networks(target.program, predict_params(target.graph, GHN(self._ghn, params)))
+            accuracies.append(accuracy(logits, self._images, self._dataset))
+        of_all = summary(accuracies)
+        return {
+            "accuracy": of_all["mean"],
+            "standard_error": of_all["standard_error"] if np.isfinite(of_all["standard_error"]) else None,
+            "best": of_all["best"],
+            "accuracies": accuracies,
+        }

@@ -1,0 +1,77 @@
+"""What a person sees of a run: files with a JSON line for every step and every validation, and TensorBoard's."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+METRICS = "metrics.jsonl"
+VALIDATION = "validation.jsonl"
+
+
+class Watch:
+    """Writes what a run reports into its working directory; processes other than the first write nothing.
+
+    Lines of steps after `step`, from before an interruption, are removed: those steps are made again.
+
+    Args:
+      workdir: of the run.
+      step: where the run goes on.
+      steps: how many it will make.
+      first: whether this is the process that writes.
+    """
+
+    def __init__(self, workdir: Path, step: int, steps: int, first: bool):
+        self._files = {}
+        self._board = None
+        self.bar = tqdm(total=steps, initial=step, unit="step", disable=not first)
+        if not first:
+            return
+        for name in (METRICS, VALIDATION):
+            rewind(workdir / name, step)
+            self._files[name] = open(workdir / name, "a")
+        with contextlib.suppress(ImportError):
+            tensorboard = importlib.import_module("tensorboardX")
+            self._board = tensorboard.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def report(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Adds a line to the file `name`; numbers go to TensorBoard too."""
+        if name in self._files:
+            self._files[name].write(json.dumps(fields) + "\n")
+            self._files[name].flush()
+        if self._board is not None:
+            kind = Path(name).stem
+            for key, value in fields.items():
+                if isinstance(value, (int, float)) and key != "step":
+                    self._board.add_scalar(f"{kind}/{key}", value, fields["step"])
+
+    def close(self) -> None:
+        """Ends the progress bar and closes the files."""
+        self.bar.close()
+        for file in self._files.values():
+            file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def read(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The lines of a file that `Watch` writes, but for one that is cut off or follows one that is."""
+    with open(path) as lines, contextlib.suppress(json.JSONDecodeError):
+        for line in lines:
+            yield json.loads(line)
+
+
+def rewind(path: Path, step: int) -> None:
+    """Removes lines of steps after `step` from a file, if there is one."""
+    if path.exists():
+        kept = [row for row in read(path) if row["step"] <= step]
+        temporary = path.with_name(path.name + ".new")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        temporary.replace(path)

@@ -1,0 +1,184 @@
+"""Runs that are killed, interrupted or damaged go on to the parameters of a run that was left alone."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ghn_jax import checkpoint
+from ghn_jax.training.watch import read, rewind
+
+WORKER = Path(__file__).with_name("resume_worker.py")
+STEPS = 20
+
+
+def start(workdir, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-u", str(WORKER), f"--workdir={workdir}", f"--steps={STEPS}", *arguments],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    output = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, output
+    return output
+
+
+def kill_after(process, steps, number=signal.SIGKILL):
+    """Sends a signal after so many more steps (and validations); False if the run ended before."""
+    reported = 0
+    for line in process.stdout:
+        if "metrics.jsonl" in line:
+            reported += 1
+            if reported == steps:
+                process.send_signal(number)
+                return True
+    process.wait()
+    return False
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    finish(start(workdir))
+    return workdir
+
+
+def newest(workdir):
+    folder = workdir / checkpoint.FOLDER
+    path = folder / str(checkpoint.saved_steps(folder)[-1])
+    like = jax.eval_shape(lambda: checkpoint.load_ghn(path).params)
+    return checkpoint.describe(path), checkpoint.load_arrays(path, {"params": like})
+
+
+def check_same(workdir, undisturbed):
+    """Parameters, position and every line of metrics but for times."""
+    (description, arrays), (known, known_arrays) = newest(workdir), newest(undisturbed)
+    assert description.step == known.step == STEPS
+    jax.tree.map(np.testing.assert_array_equal, arrays, known_arrays)
+    assert {**description.progress, "minutes": 0} == {**known.progress, "minutes": 0}
+    rows, known_rows = (list(read(folder / "metrics.jsonl")) for folder in (workdir, undisturbed))
+    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
+    for row, known_row in zip(rows, known_rows, strict=True):
+        for field in ("architectures", "losses", "loss", "accuracy", "grad_norm", "skipped", "passed_over"):
+            assert row[field] == known_row[field], (row["step"], field)
+    assert np.all(np.diff([row["minutes"] for row in rows]) >= 0)
+
+
+def test_killed_at_random_moments(undisturbed, tmp_path):
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(3):
+        process = start(tmp_path)
+        killed = kill_after(process, rng.randint(2, 5))
+        process.communicate()
+        kills += killed
+    output = finish(start(tmp_path))
+    assert kills == 3 and "going on after step" in output
+    check_same(tmp_path, undisturbed)
+    again = finish(start(tmp_path))
+    assert f"all {STEPS} steps are made already" in again
+    check_same(tmp_path, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop(undisturbed, tmp_path, number):
+    process = start(tmp_path)
+    assert kill_after(process, 4, number)
+    output = process.communicate(timeout=100)[0]
+    assert "stopping after this step" in output
+    step = newest(tmp_path)[0].step
+    assert f"ended {step} {number.value}" in output  # nothing of what was done is lost
+    assert len(list(read(tmp_path / "metrics.jsonl"))) == step
+    finish(start(tmp_path))
+    check_same(tmp_path, undisturbed)
+
+
+def test_disk_full(undisturbed, tmp_path):
+    process = start(tmp_path)
+    kill_after(process, 6)
+    process.communicate()
+    kept = checkpoint.saved_steps(tmp_path / checkpoint.FOLDER)
+    assert kept
+    process = start(tmp_path, "--largest_file=20000")
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode != 0
+    assert "CheckpointError" in output and f"the newest complete one is of step {kept[-1]}" in output, output
+    assert checkpoint.saved_steps(tmp_path / checkpoint.FOLDER) == kept
+    finish(start(tmp_path))
+    check_same(tmp_path, undisturbed)
+
+
+def damage_values(path):
+    for file in path.glob("state/**/d/*"):
+        file.write_bytes(file.read_bytes()[:50])
+
+
+def damage_description(path):
+    (path / "_CHECKPOINT_METADATA").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [damage_values, damage_description, shutil.rmtree])
+def test_damaged_checkpoints_fall_back(undisturbed, tmp_path, damage):
+    process = start(tmp_path)
+    kill_after(process, 12)
+    process.communicate()
+    steps = checkpoint.saved_steps(tmp_path / checkpoint.FOLDER)
+    assert len(steps) >= 2
+    path = tmp_path / checkpoint.FOLDER / str(steps[-1])
+    damage(path)
+    if damage is shutil.rmtree:
+        path.mkdir()  # an empty folder
+    output = finish(start(tmp_path))
+    assert f"moved to {tmp_path / 'damaged' / str(steps[-1])}" in output
+    assert f"going on after step {steps[-2]}" in output
+    check_same(tmp_path, undisturbed)
+
+
+def test_flipped_bits_never_go_unnoticed(undisturbed, tmp_path):
+    """Every file of a checkpoint, a bit here and there: what is read is right, or it is an error."""
+    folder = undisturbed / checkpoint.FOLDER
+    source = folder / str(checkpoint.saved_steps(folder)[-1])
+    ghn = checkpoint.load_ghn(source)
+    rng, refused = random.Random(0), 0
+    files = [file.relative_to(source) for file in source.rglob("*") if file.is_file()]
+    for number in range(24):
+        shutil.copytree(source, path := tmp_path / str(number))
+        file = path / files[number % len(files)]
+        data = bytearray(file.read_bytes())
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        file.write_bytes(data)
+        try:
+            read_back = checkpoint.load_ghn(path)
+        except checkpoint.CheckpointError:
+            refused += 1
+        else:
+            jax.tree.map(np.testing.assert_array_equal, read_back.params, ghn.params)
+    assert refused > 5
+
+
+def test_another_configuration_is_refused(undisturbed, tmp_path):
+    shutil.copytree(undisturbed, tmp_path / "run")
+    process = start(tmp_path / "run", "--seed=1")
+    output = process.communicate(timeout=100)[0]
+    assert process.returncode != 0
+    assert "has a run of another configuration: seed was 0, is 1" in output
+
+
+def test_rewind(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    rewind(path, 3)
+    assert not path.exists()
+    lines = [json.dumps({"step": step, "loss": 0.1 * step}) for step in range(1, 6)]
+    path.write_text("\n".join(lines) + '\n{"step": 6, "lo')
+    assert [row["step"] for row in read(path)] == [1, 2, 3, 4, 5]
+    rewind(path, 3)
+    assert path.read_text() == "\n".join(lines[:3]) + "\n"
