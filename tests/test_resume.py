@@ -89,25 +89,30 @@ def test_killed_at_random_moments(undisturbed, tmp_path):
     check_same(tmp_path, undisturbed)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop(undisturbed, tmp_path, number):
+def test_asked_to_stop(undisturbed, tmp_path):
     process = start(tmp_path)
-    assert kill_after(process, 4, number)
+    assert kill_after(process, 4, signal.SIGTERM)
     output = process.communicate(timeout=100)[0]
     assert "stopping after this step" in output
     step = newest(tmp_path)[0].step
-    assert f"ended {step} {number.value}" in output  # nothing of what was done is lost
+    assert f"ended {step} {signal.SIGTERM.value}" in output  # nothing of what was done is lost
     assert len(list(read(tmp_path / "metrics.jsonl"))) == step
     finish(start(tmp_path))
     check_same(tmp_path, undisturbed)
 
 
-def test_disk_full(undisturbed, tmp_path):
-    process = start(tmp_path)
-    kill_after(process, 6)
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("killed")
+    process = start(workdir)
+    assert kill_after(process, 12)
     process.communicate()
+    return workdir
+
+
+def test_disk_full(undisturbed, killed, tmp_path):
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     kept = checkpoint.saved_steps(tmp_path / checkpoint.FOLDER)
-    assert kept
     process = start(tmp_path, "--largest_file=20000")
     output = process.communicate(timeout=100)[0]
     assert process.returncode != 0
@@ -126,21 +131,33 @@ def damage_description(path):
     (path / "_CHECKPOINT_METADATA").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [damage_values, damage_description, shutil.rmtree])
-def test_damaged_checkpoints_fall_back(undisturbed, tmp_path, damage):
-    process = start(tmp_path)
-    kill_after(process, 12)
-    process.communicate()
+def damage_all(path):
+    shutil.rmtree(path)
+    path.mkdir()
+
+
+@pytest.mark.parametrize("damage", [damage_values, damage_description, damage_all])
+def test_damaged_checkpoints_fall_back(undisturbed, killed, tmp_path, damage):
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
     steps = checkpoint.saved_steps(tmp_path / checkpoint.FOLDER)
     assert len(steps) >= 2
     path = tmp_path / checkpoint.FOLDER / str(steps[-1])
     damage(path)
-    if damage is shutil.rmtree:
-        path.mkdir()  # an empty folder
     output = finish(start(tmp_path))
     assert f"moved to {tmp_path / 'damaged' / str(steps[-1])}" in output
     assert f"going on after step {steps[-2]}" in output
     check_same(tmp_path, undisturbed)
+
+
+def test_all_checkpoints_damaged(killed, tmp_path):
+    """Nothing is begun again without being asked for."""
+    shutil.copytree(killed, tmp_path, dirs_exist_ok=True)
+    steps = checkpoint.saved_steps(tmp_path / checkpoint.FOLDER)
+    for step in steps:
+        damage_description(tmp_path / checkpoint.FOLDER / str(step))
+    process = start(tmp_path)
+    assert "can be read; remove the folder to begin again" in process.communicate(timeout=100)[0]
+    assert checkpoint.saved_steps(tmp_path / checkpoint.FOLDER) == steps
 
 
 def test_flipped_bits_never_go_unnoticed(undisturbed, tmp_path):
