@@ -12,7 +12,6 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import sys

@@ -52,7 +52,7 @@ def describe(path: Path, published: Published) -> str:
         ("with", used),
         ("predicts", f"networks for {config.num_classes:,} classes"),
         ("decodes", f"tensors of up to {out}x{inputs}x{height}x{width}, larger ones are tiled"),
-        ("trained", "not recorded" if published.epochs is None else f"{published.epochs} epochs"),
+        ("epochs", "not recorded" if published.epochs is None else str(published.epochs)),
         ("parameters", f"{sum(leaf.size for leaf in leaves):,} in {len(leaves)} arrays"),
     ]
     return "\n".join([f"{path} ({path.stat().st_size:,} bytes)", *(f"  {name:<11} {text}" for name, text in lines)])
