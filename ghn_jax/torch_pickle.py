@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import pickletools
-from collections.abc import Iterator
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -109,23 +109,21 @@ class _Machine:
         """The object that was pickled."""
         for name, argument in self._instructions(pickled):
             if name == "STOP":
-                return self._pop(object)
+                break
             method = getattr(self, f"_op_{name.lower()}", None)
             if method is None:
                 raise self._error(f"the instruction {name} is not one that a state dictionary needs")
             method(argument)
-        raise self._error("it has no end")
+        return self._pop(object)
 
-    def _instructions(self, pickled: bytes) -> Iterator[tuple[str, Any]]:
-        instructions = pickletools.genops(pickled)
-        while True:
-            try:
-                instruction, argument, _ = next(instructions)
-            except StopIteration:
-                return
-            except (ValueError, IndexError, OverflowError) as error:
-                raise self._error(str(error)[:200]) from error
-            yield instruction.name, argument
+    def _instructions(self, pickled: bytes) -> list[tuple[str, Any]]:
+        """Names and arguments of all instructions."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # of odd escapes in a name
+                return [(instruction.name, argument) for instruction, argument, _ in pickletools.genops(pickled)]
+        except (ValueError, IndexError, OverflowError, Warning) as error:
+            raise self._error(str(error)[:200]) from error
 
     def _error(self, what: str) -> CheckpointError:
         return CheckpointError(f"refused the pickle: {what}")
