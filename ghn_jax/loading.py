@@ -172,8 +172,7 @@ def _find(what: str | os.PathLike[str]) -> Path:
         return shipped[what]
     path = Path(what)
     try:
-        # A checkpoint that is just being replaced is found by `checkpoint.load_ghn`.
-        if path.exists() or path.with_name(f"{path.name}.old").is_dir():
+        if path.exists():
             return path
         beside = [str(path.parent / entry.name) for entry in path.parent.iterdir()] if path.parent.is_dir() else []
     except (OSError, ValueError) as error:  # a name that no file can have

@@ -115,7 +115,9 @@ def zipped(entries: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) 
     return buffer.getvalue()
 
 
-def checkpoint(config: HypernetConfig, state: Mapping[str, np.ndarray], **changes: Any) -> tuple[Any, dict[str, bytes]]:
+def checkpoint(
+    config: HypernetConfig, state: Mapping[str, np.ndarray], changes: Mapping[str, Any] | None = None
+) -> tuple[Any, dict[str, bytes]]:
     """What the original's training script saves, to be pickled, and the bytes of the storages."""
     tensors, storages = {}, {}
     for number, (name, values) in enumerate(state.items()):
@@ -130,7 +132,7 @@ def checkpoint(config: HypernetConfig, state: Mapping[str, np.ndarray], **change
         "epoch": 299,
         "config": dataclasses.asdict(config),
     }
-    return contents | changes, storages
+    return contents | (changes or {}), storages
 
 
 def _items(values: Mapping[str, Any]) -> bytes:
@@ -148,8 +150,10 @@ def random_state_dict(config: HypernetConfig) -> dict[str, np.ndarray]:
     return {name: rng.standard_normal(e.shape).astype(np.float32) for name, e in convert.entries(config).items()}
 
 
-def write_checkpoint(path: pathlib.Path, config: HypernetConfig, **changes: Any) -> dict[str, np.ndarray]:
+def write_checkpoint(
+    path: pathlib.Path, config: HypernetConfig, changes: Mapping[str, Any] | None = None
+) -> dict[str, np.ndarray]:
     """Writes a checkpoint of the original with random weights; returns its state dictionary."""
     state = random_state_dict(config)
-    path.write_bytes(archived(*checkpoint(config, state, **changes)))
+    path.write_bytes(archived(*checkpoint(config, state, changes)))
     return state
