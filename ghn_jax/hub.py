@@ -91,9 +91,7 @@ def _errors_named(repo_id: str, revision: str | None) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError as error:
-        raise HubError(
-            f"{repo_id!r} is no name of a repository: expected 'user/name' ({_first_line(error)})"
-        ) from error
+        raise HubError(f"{repo_id!r} names no repository, expected 'user/name': {_first_line(error)}") from error
     except errors.GatedRepoError as error:
         raise HubError(f"{where} is gated: ask for access on its page, and log in with `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ghn_jax import convert
 from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.predict import GHN
 
 STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "int64": "LongStorage"}
 
@@ -144,10 +145,15 @@ def archived(contents: Any, storages: Mapping[str, bytes]) -> bytes:
     return zipped({"ghn/data.pkl": pickled(contents), **storages, "ghn/version": b"3\n"})
 
 
-def random_state_dict(config: HypernetConfig) -> dict[str, np.ndarray]:
+def random_state_dict(config: HypernetConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """A state dictionary of the original for `config`."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     return {name: rng.standard_normal(e.shape).astype(np.float32) for name, e in convert.entries(config).items()}
+
+
+def random_ghn(config: HypernetConfig, seed: int = 0) -> GHN:
+    """A hypernetwork with random weights, without compiling anything."""
+    return GHN(config, convert.from_torch(random_state_dict(config, seed), config))
 
 
 def write_checkpoint(

@@ -149,9 +149,9 @@ def _max_shape(task: Task) -> tuple[int, int, int, int]:
 
 
 def title(config: HypernetConfig) -> str:
-    """What the hypernetwork is called in the paper, or else its kind."""
+    """What the paper calls such a hypernetwork, whatever its sizes are; or else its kind."""
+    sizes = {"max_shape": config.max_shape, "num_classes": config.num_classes, "hid": config.hid}
     for name, make in (("GHN-1", ghn1), ("GHN-2", ghn2), ("MLP", mlp)):
-        usual = make()
-        if dataclasses.replace(usual, max_shape=config.max_shape, num_classes=config.num_classes) == config:
+        if dataclasses.replace(make(), **sizes) == config:
             return name
     return config.hypernet

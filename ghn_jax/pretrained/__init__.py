@@ -163,6 +163,7 @@ def _about(zipped: zipfile.ZipFile) -> tuple[HypernetConfig, dict[str, Any]]:
     return config, description
 
 
+@functools.lru_cache(maxsize=8)
 def _shapes(config: HypernetConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of a hypernetwork's parameters, by name."""
     params = jax.eval_shape(lambda: GHN.init(config, seed=0).params)
