@@ -99,7 +99,7 @@ def _errors_named(repo_id: str, revision: str | None) -> Iterator[None]:
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{where} has no revision {revision!r}") from error
     except errors.LocalEntryNotFoundError as error:
-        raise HubError(f"{where} cannot be reached and is not in the cache: is there a network?") from error
+        raise HubError(f"{where} cannot be reached (no network, or the hub is down), nor is it in the cache") from error
     except errors.EntryNotFoundError as error:
         raise HubError(f"{where} has no file {WEIGHTS}: expected a repository of ghn_jax.push_to_hub") from error
     except errors.LocalTokenNotFoundError as error:
@@ -107,7 +107,7 @@ def _errors_named(repo_id: str, revision: str | None) -> Iterator[None]:
     except errors.HfHubHTTPError as error:
         status = getattr(error.response, "status_code", None)
         if status in (401, 403):
-            reason = "not logged in" if status == 401 else "no right to do this with your token"
+            reason = "not logged in, or an invalid token" if status == 401 else "no right to do this with your token"
             raise HubError(f"{where}: {reason}; run `hf auth login` or set HF_TOKEN") from error
         raise HubError(f"{where} answered: {_first_line(error)}") from error
     except (errors.HTTPError, OSError) as error:

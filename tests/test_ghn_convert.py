@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import REFERENCE, needs_reference
+from reference import HYPERNETWORKS, REFERENCE, needs_reference
 from torch_files import archived, checkpoint, random_state_dict, tensor, write_checkpoint, zipped
 
 from ghn_jax import convert
@@ -200,6 +200,19 @@ def test_the_reference_checkpoint():
     published = convert.load_checkpoint(REFERENCE / "ghn2_cifar10.pt")
     config, params = convert.load_npz(REFERENCE / "ghn2_cifar10.npz")
     assert published.config == config and published.epochs == 1
+    jax.tree.map(np.testing.assert_array_equal, published.params, params)
+
+
+@needs_reference
+@pytest.mark.parametrize("name", HYPERNETWORKS)
+def test_every_published_kind_at_its_size(tmp_path, name):
+    """The reference has one file of PyTorch; the others' arrays are written as it would."""
+    config, params = convert.load_npz(REFERENCE / f"{name}.npz")
+    with np.load(REFERENCE / f"{name}.npz") as arrays:
+        state = {entry: arrays[entry] for entry in arrays.files if entry != convert.CONFIG_ENTRY}
+    (tmp_path / "ghn.pt").write_bytes(archived(*checkpoint(config, state)))
+    published = convert.load_checkpoint(tmp_path / "ghn.pt")
+    assert published.config == config and config.num_classes == (1000 if "imagenet" in name else 10)
     jax.tree.map(np.testing.assert_array_equal, published.params, params)
 
 

@@ -152,9 +152,15 @@ FAILURES = [
     (lambda: http_error(errors.GatedRepoError, 403), "'a/b' on the hub is gated: ask for access"),
     (lambda: http_error(errors.RevisionNotFoundError, 404), "'a/b' on the hub has no revision 'v2'"),
     (lambda: http_error(errors.RemoteEntryNotFoundError, 404), "'a/b' on the hub has no file ghn.npz: expected a repo"),
-    (lambda: errors.LocalEntryNotFoundError("offline"), "'a/b' on the hub cannot be reached and is not in the cache"),
+    (
+        lambda: errors.LocalEntryNotFoundError("offline"),
+        "'a/b' on the hub cannot be reached .no network, or the hub is down",
+    ),
     (lambda: errors.LocalTokenNotFoundError("no token"), "'a/b' on the hub: not logged in, run `hf auth login`"),
-    (lambda: http_error(errors.HfHubHTTPError, 401), "'a/b' on the hub: not logged in; run `hf auth login`"),
+    (
+        lambda: http_error(errors.HfHubHTTPError, 401),
+        "'a/b' on the hub: not logged in, or an invalid token; run `hf auth",
+    ),
     (lambda: http_error(errors.HfHubHTTPError, 403), "'a/b' on the hub: no right to do this with your token"),
     (lambda: http_error(errors.HfHubHTTPError, 500), "'a/b' on the hub answered: the server says no$"),
     (lambda: errors.HTTPError("name or service not known"), "'a/b' on the hub cannot be reached: name or service"),
