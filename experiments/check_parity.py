@@ -12,7 +12,6 @@ import argparse
 import concurrent.futures
 import dataclasses
 import functools
-import json
 import os
 import pathlib
 import sys
@@ -21,9 +20,11 @@ from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 import tqdm
+from flax import traverse_util
 
 from ghn_jax import convert, parity
 from ghn_jax.architecture import ArchitectureError, Task
+from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.deepnets.nodes import node_labels
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.graph import Graph, GraphError
@@ -83,7 +84,7 @@ class Section:
                 check(key)
             except KeyError as error:
                 self.failures.append(f"{file}: {key}: no entry {error}")
-            except (ParityError, ArchitectureError, GraphError, MismatchError) as error:
+            except (ParityError, ArchitectureError, CheckpointError, GraphError, MismatchError) as error:
                 self.failures.append(f"{file}: {key}: {error}")
 
         with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -265,27 +266,22 @@ def check_predictions(reference: Reference, hypernetworks: dict[str, GHN]) -> tu
 
 
 def check_checkpoints(reference: Reference) -> Section | None:
-    """Published checkpoint files hold the same as the arrays of the same name; None if that is not checked."""
+    """Published checkpoint files hold the same as the arrays of the same name; None if there are none."""
     names = sorted(path.name for path in reference.folder.glob("*.pt"))
     if not names:
         print("checkpoints: none in this folder")
         return None
-    try:
-        import torch
-    except ImportError:
-        print(f"checkpoints: {', '.join(names)} not checked, torch is not installed")
-        return None
     section = Section("checkpoints", 0)
 
     def check(name: str) -> None:
-        checkpoint = torch.load(reference.folder / name, map_location="cpu", weights_only=True)
-        with np.load(reference.folder / f"{name.removesuffix('.pt')}.npz") as archive:
-            stored = {key: archive[key] for key in archive.files}
-        config = json.loads(str(stored.pop(convert.CONFIG_ENTRY)))
-        section.equal(f"{name}: config", json.loads(json.dumps(checkpoint["config"])), config)
-        section.equal(f"{name}: names", sorted(checkpoint["state_dict"]), sorted(stored))
-        for key in stored.keys() & checkpoint["state_dict"].keys():
-            same = np.array_equal(checkpoint["state_dict"][key].numpy(), stored[key])
+        published = convert.load_checkpoint(reference.folder / name)
+        config, stored = convert.load_npz(reference.folder / f"{name.removesuffix('.pt')}.npz")
+        section.equal(f"{name}: config", published.config, config)
+        if published.config != config:
+            return
+        params = traverse_util.flatten_dict(published.params, sep="/")
+        for key, values in traverse_util.flatten_dict(stored, sep="/").items():
+            same = np.array_equal(params[key], values)
             section.equal(f"{name}: {key}", "the same" if same else "different", "the same")
 
     return section.each("checkpoint", names, check)

@@ -27,8 +27,8 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ghn_jax import checkpoint, pretrained
-from ghn_jax.architecture import CIFAR10, ArchitectureError, Task, named
+from ghn_jax import loading, pretrained
+from ghn_jax.architecture import ArchitectureError, Task, named
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
@@ -57,7 +57,7 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
         "--arg", action="append", default=[], help="another argument of its call, as in --arg=train=false; once each"
     )
     parser.add_argument("--out", type=Path, help="params.npz, or a folder; nothing is written without")
-    parser.add_argument("--checkpoint", help="folder of a hypernetwork (the one shipped with the package)")
+    parser.add_argument("--checkpoint", help="what ghn_jax.load takes (the one shipped with the package)")
     parser.add_argument("--strict", action="store_true", help="fail if a parameter cannot be predicted")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     parser.add_argument("--seed", type=int, default=0, help="of the model's own initialisers")
@@ -130,12 +130,11 @@ def make_graph(args: argparse.Namespace, task: Task) -> Graph:
     return build_graph(architecture, task)
 
 
-def load_hypernetwork(path: str | None) -> tuple[GHN, Task]:
-    """The hypernetwork of a checkpoint or of the package, and what it was trained for."""
-    if path is None:
-        ghn = pretrained.load()
-        return ghn, Task(num_classes=ghn.config.num_classes, image_size=CIFAR10.image_size)
-    return checkpoint.load_ghn(path), checkpoint.describe(path).task
+def load_hypernetwork(what: str | None) -> tuple[GHN, Task]:
+    """A hypernetwork, by default the one in the package, and what it was trained for."""
+    what = pretrained.DEFAULT if what is None else what
+    ghn = loading.load(what)
+    return ghn, loading.task(what, ghn.config)
 
 
 def write(path: Path, arrays: dict[str, jax.Array]) -> None:

@@ -12,17 +12,34 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from ghn_jax import torch_file
+from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.ghn import config as hypernet_config
-from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.shape_encoder import channel_vocabulary, spatial_vocabulary
 from ghn_jax.graph import NODE_TYPES
+from ghn_jax.torch_pickle import Stored
 
 CONFIG_ENTRY = "__config__"
 """Entry of an npz file that holds the configuration as JSON."""
 
 
-class ConversionError(ValueError):
-    """A state dictionary that does not belong to the hypernetwork."""
+class ConversionError(CheckpointError):
+    """A state dictionary or configuration that does not belong to a hypernetwork."""
+
+
+class Published(NamedTuple):
+    """A checkpoint of the published implementation.
+
+    Attributes:
+      config: of the hypernetwork.
+      params: of `Hypernetwork(config)`, float32.
+      epochs: of training, None if the file does not say.
+    """
+
+    config: HypernetConfig
+    params: dict[str, Any]
+    epochs: int | None
 
 
 class Entry(NamedTuple):
@@ -33,31 +50,122 @@ class Entry(NamedTuple):
     layout: Callable[[np.ndarray], np.ndarray]
 
 
+def load_checkpoint(path: str | os.PathLike[str]) -> Published:
+    """A checkpoint file of the published implementation (`torch.save`), without running anything in it.
+
+    The original's training script writes `state_dict`, `config`, `epoch` (counted from 0) and its optimiser's state;
+    the optimiser's is not read.
+
+    Raises:
+      CheckpointError: no such file, one that is damaged or holds anything but a state dictionary's parts, or a state
+        dictionary that does not belong to the configuration beside it.
+    """
+    name = os.fspath(path)
+    with torch_file.opened(path) as file:
+        contents = file.contents
+        if not isinstance(contents, dict) or not {"state_dict", "config"} <= set(contents):
+            found = f"entries {sorted(map(str, contents))[:8]}" if isinstance(contents, dict) else "no dictionary"
+            raise ConversionError(f"{name} has {found}: expected state_dict and config, as the original writes them")
+        try:
+            config = published_config(contents["config"], os.path.getsize(path))
+            stored = _stored(contents["state_dict"])
+            _check(stored, config)
+            params = from_torch({entry: file.array(tensor) for entry, tensor in stored.items()}, config)
+        except ConversionError as error:
+            raise ConversionError(f"{name}: {error}") from error
+    epoch = contents.get("epoch")
+    return Published(config, params, epoch + 1 if type(epoch) is int and epoch >= 0 else None)
+
+
+def published_config(fields: Any, largest: int) -> HypernetConfig:
+    """The configuration that a published checkpoint holds: the arguments of the original's `GHN`.
+
+    Fields that are left out take the original's defaults, which are those of `HypernetConfig`; `max_shape` and
+    `num_classes` have none.  No field is ignored.
+
+    Args:
+      fields: as they were read.
+      largest: no size may exceed it, such as the number of bytes that all weights take.
+
+    Raises:
+      ConversionError: naming what is missing, unknown or wrong.
+    """
+    if not isinstance(fields, dict):
+        raise ConversionError("config is no dictionary")
+    missing = {"max_shape", "num_classes"} - set(fields)
+    if missing:
+        raise ConversionError(f"config has no {', '.join(sorted(missing))}")
+    plain = {str(field): _plain(field, value) for field, value in fields.items()}
+    sizes = [plain["num_classes"], plain.get("hid", 0), *np.atleast_1d(np.array(plain["max_shape"], object))]
+    for size in sizes:
+        if type(size) is int and size > largest:
+            raise ConversionError(f"config asks for {size:,} of something, more than the file has bytes")
+    try:
+        return hypernet_config.from_fields(plain)
+    except ConfigError as error:
+        raise ConversionError(f"config: {error}") from error
+
+
+def _plain(field: Any, value: Any) -> Any:
+    """A number, a short text, or a few of them; other values could not even be shown in a message."""
+    single = (bool, int, float, str, type(None))
+    items = value if type(value) in (tuple, list) else (value,)
+    if len(items) > 8 or any(type(item) not in single or len(str(item)) > 80 for item in items):
+        raise ConversionError(f"config[{str(field)[:80]!r}] is a {type(value).__name__}: expected numbers or a name")
+    return tuple(value) if type(value) is list else value
+
+
+def _stored(state_dict: Any) -> dict[str, Stored]:
+    """The entries of a state dictionary, all of them tensors."""
+    if not isinstance(state_dict, dict):
+        raise ConversionError("state_dict is no dictionary")
+    for entry, value in state_dict.items():
+        if not isinstance(value, Stored) or type(entry) is not str:
+            raise ConversionError(f"state_dict[{str(entry)[:80]!r}] is no tensor")
+    return state_dict
+
+
 def from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> dict[str, Any]:
     """Parameters of `Hypernetwork(config)` from a state dictionary of the published implementation.
 
     Raises:
-      ConversionError: naming entries that are missing, too many, of another shape or not numbers.
+      ConversionError: naming entries that are missing, too many, of another shape, not numbers or not finite.
     """
+    expected = _check(state_dict, config)
+    params: dict[str, Any] = {}
+    for name, entry in expected.items():
+        with np.errstate(over="ignore"):
+            values = np.asarray(state_dict[name], np.float32)
+        if not np.isfinite(values).all():
+            raise ConversionError(f"{name} has values that are not finite float32 numbers")
+        tree = params
+        for key in entry.path[:-1]:
+            tree = tree.setdefault(key, {})
+        tree[entry.path[-1]] = jnp.asarray(entry.layout(values))
+    return params
+
+
+def _check(state_dict: Mapping[str, np.ndarray | Stored], config: HypernetConfig) -> dict[str, Entry]:
+    """The entries that `config` has, after checking that the state dictionary has these."""
     expected = entries(config)
     missing = sorted(set(expected) - set(state_dict))
     surplus = sorted(set(state_dict) - set(expected))
     if missing or surplus:
         found = (("missing", missing), ("surplus", surplus))
-        parts = "; ".join(f"{label} {', '.join(names)}" for label, names in found if names)
+        parts = "; ".join(f"{label} {_listed(names)}" for label, names in found if names)
         raise ConversionError(f"the state dictionary does not belong to {config}: {parts}")
-    params: dict[str, Any] = {}
     for name, entry in expected.items():
-        values = np.asarray(state_dict[name])
+        values = state_dict[name]
         if values.shape != entry.shape:
             raise ConversionError(f"{name} has shape {values.shape}: expected {entry.shape} for {config}")
         if not np.issubdtype(values.dtype, np.floating):
             raise ConversionError(f"{name} has type {values.dtype}: expected floating point numbers")
-        tree = params
-        for key in entry.path[:-1]:
-            tree = tree.setdefault(key, {})
-        tree[entry.path[-1]] = jnp.asarray(entry.layout(values), jnp.float32)
-    return params
+    return expected
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:12])
+    return shown if len(names) <= 12 else f"{shown} and {len(names) - 12} more"
 
 
 def load_npz(path: str | os.PathLike[str]) -> tuple[HypernetConfig, dict[str, Any]]:
@@ -90,21 +198,34 @@ def entries(config: HypernetConfig) -> dict[str, Entry]:
     if config.layernorm:
         found["ln.weight"] = Entry((hid,), ("norm", "scale"), _same)
         found["ln.bias"] = Entry((hid,), ("norm", "bias"), _same)
-    if config.hypernet == "mlp":
-        found |= _mlp("gnn", ("gnn",), hid, hid, hid)
-    else:
-        hidden = hid // 2 if config.ve else hid
-        found |= _mlp("gnn.mlp", ("gnn", "message"), hid, hidden, hid)
-        if config.ve:
-            found |= _mlp("gnn.mlp_ve", ("gnn", "message_ve"), hid, hidden, hid)
-        for name, layer in (("ih", "gru_input"), ("hh", "gru_hidden")):
-            found[f"gnn.gru.weight_{name}"] = Entry((3 * hid, hid), ("gnn", layer, "kernel"), np.transpose)
-            found[f"gnn.gru.bias_{name}"] = Entry((3 * hid,), ("gnn", layer, "bias"), _same)
+    if config.hypernet not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise ConversionError(f"no published checkpoints of hypernet={config.hypernet!r} are known, only of {known}")
+    found |= _KINDS[config.hypernet](config)
     found |= _conv_decoder(config) if config.decoder == "conv" else _mlp_decoder(config)
     channels = max(config.max_out, config.max_in)
     found |= _mlp("decoder_1d", ("vector_decoder", "mlp"), hid, 2 * hid, 2 * channels)
     found |= _linear("bias_class.1", ("vector_decoder", "classes"), channels, config.num_classes)
     return found
+
+
+def _gated_gnn(config: HypernetConfig) -> dict[str, Entry]:
+    hid = config.hid
+    hidden = hid // 2 if config.ve else hid
+    found = _mlp("gnn.mlp", ("gnn", "message"), hid, hidden, hid)
+    if config.ve:
+        found |= _mlp("gnn.mlp_ve", ("gnn", "message_ve"), hid, hidden, hid)
+    for name, layer in (("ih", "gru_input"), ("hh", "gru_hidden")):
+        found[f"gnn.gru.weight_{name}"] = Entry((3 * hid, hid), ("gnn", layer, "kernel"), np.transpose)
+        found[f"gnn.gru.bias_{name}"] = Entry((3 * hid,), ("gnn", layer, "bias"), _same)
+    return found
+
+
+def _node_mlp(config: HypernetConfig) -> dict[str, Entry]:
+    return _mlp("gnn", ("gnn",), config.hid, config.hid, config.hid)
+
+
+_KINDS = {"gatedgnn": _gated_gnn, "mlp": _node_mlp}
 
 
 def _same(values: np.ndarray) -> np.ndarray:

@@ -1,10 +1,13 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
+from ghn_jax import build_graph, named
 from ghn_jax.architecture import CIFAR10, IMAGENET
 from ghn_jax.ghn import config as hypernet_config
-from ghn_jax.ghn.config import ConfigError, HypernetConfig, ghn1, ghn2, mlp
+from ghn_jax.ghn.config import ConfigError, HypernetConfig, ghn1, ghn2, mlp, title
+from ghn_jax.predict import GHN, embed_nodes
 
 
 def test_presets_are_the_published_configurations():
@@ -53,3 +56,44 @@ def test_text_that_is_no_configuration_is_refused(text):
 def test_unknown_fields_are_named():
     with pytest.raises(ConfigError, match="no field 'heads'; known are max_shape, num_classes"):
         hypernet_config.from_json('{"hid": 32, "heads": 8}')
+
+
+def test_titles_are_those_of_the_paper():
+    assert [title(make(task)) for make in (ghn1, ghn2, mlp) for task in (CIFAR10, IMAGENET)] == [
+        *("GHN-1", "GHN-1", "GHN-2", "GHN-2", "MLP", "MLP")
+    ]
+    assert title(dataclasses.replace(ghn2(), ve=False)) == "gatedgnn"
+
+
+def test_another_kind_is_a_file_and_a_line(tmp_path, monkeypatch):
+    """A kind of its own predicts, without a change anywhere else."""
+    (tmp_path / "averaging.py").write_text(AVERAGING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(hypernet_config.KINDS, "averaging", "averaging:Averaging")
+    config = HypernetConfig(max_shape=(8, 8, 3, 3), hypernet="averaging", hid=8)
+    assert title(config) == "averaging"
+    ghn = GHN.init(config, seed=0)
+    assert ghn.params["gnn"]["shift"].shape == (8,)
+    graph = build_graph(named("vit"))
+    moved = GHN(config, ghn.params | {"gnn": {"shift": ghn.params["gnn"]["shift"] + 1}})
+    features = embed_nodes(graph, ghn)
+    np.testing.assert_allclose(features, np.broadcast_to(features[:1], features.shape), rtol=1e-5)
+    np.testing.assert_allclose(embed_nodes(graph, moved), features + 1, rtol=1e-5)
+    monkeypatch.undo()
+    with pytest.raises(ConfigError, match="hypernet='averaging': expected 'gatedgnn' or 'mlp'"):
+        hypernet_config.from_json(hypernet_config.to_json(config))
+
+
+AVERAGING = """
+import jax.numpy as jnp
+from flax import linen as nn
+
+
+class Averaging(nn.Module):
+    config: object
+
+    @nn.compact
+    def __call__(self, features, graphs):
+        shift = self.param("shift", nn.initializers.zeros, (self.config.hid,))
+        return jnp.broadcast_to(features.mean(1, keepdims=True), features.shape) + shift
+"""

@@ -5,6 +5,7 @@ import pytest
 import reference
 from reference import HYPERNETWORKS, needs_reference
 
+import ghn_jax
 from ghn_jax import convert
 from ghn_jax.predict import GHN, embed_nodes, predict_params
 
@@ -48,6 +49,15 @@ def check_parameters(predicted, graph, expected) -> None:
 @pytest.mark.parametrize("hypernetwork", HYPERNETWORKS)
 def test_embeddings_and_parameters(hypernetwork):
     check(hypernetwork, set(QUICK))
+
+
+def test_the_published_file_gives_the_same_predictions():
+    """`ghn2_cifar10.pt`, as a user loads it."""
+    ghn = ghn_jax.load(reference.REFERENCE / "ghn2_cifar10.pt")
+    predictions = reference.load_json("predictions.json")
+    for key in ("val/0", "bnfree/0", "predefined/resnet50", "predefined/vit"):
+        graph = reference.graph(key, "cifar10")
+        check_parameters(predict_params(graph, ghn), graph, predictions[f"ghn2_cifar10/{key}"]["params"])
 
 
 @pytest.mark.slow

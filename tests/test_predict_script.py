@@ -130,7 +130,7 @@ def test_architectures(run, tmp_path, architecture):
         (["--arch=resnet5000"], "no architecture is called 'resnet5000'"),
         (["--arch=test/500"], "--arch=test/500: index 500"),
         (["--arch=tests/1"], "--arch=tests/1: expected a name, or an index of one of"),
-        (["--arch=vit", "--checkpoint=nowhere"], "no checkpoint at .*nowhere"),
+        (["--arch=vit", "--checkpoint=nowhere"], "there is no 'nowhere': expected the name of"),
     ],
 )
 def test_bad_input(run, tmp_path, arguments, message):

@@ -12,6 +12,16 @@ from ghn_jax.architecture import CIFAR10, Task
 MAX_DISTANCE = 50
 """Longest virtual edge (section 4.1; the published networks were trained with it)."""
 
+KINDS = {
+    "gatedgnn": "ghn_jax.ghn.gated_gnn:GatedGNN",
+    "mlp": "ghn_jax.ghn.node_mlp:NodeMLP",
+}
+"""What makes embeddings of nodes, by `HypernetConfig.hypernet`: a module of Flax, as `file:class`.
+
+`Kind(config)` takes node features `[G, N, hid]` and the padded graphs that they are of (`padding.stack`), and returns
+embeddings `[G, N, hid]`.  Another kind is a file of its own and a line here.
+"""
+
 
 class ConfigError(ValueError):
     """A configuration that describes no valid hypernetwork."""
@@ -24,7 +34,7 @@ class HypernetConfig:
     Attributes:
       max_shape: largest decoded tensor as `(out, in, h, w)`; larger targets are tiled.
       num_classes: classes of the networks it predicts.
-      hypernet: "gatedgnn", or "mlp" for one that looks at every node alone.
+      hypernet: one of `KINDS`: "gatedgnn", or "mlp" for one that looks at every node alone.
       decoder: "conv" or "mlp".
       weight_norm: normalise predicted tensors (section 4.3).
       ve: virtual edges (section 4.1); no effect with `hypernet="mlp"`.
@@ -55,7 +65,7 @@ class HypernetConfig:
         object.__setattr__(self, "max_shape", tuple(shape))
         require(shape[2] == shape[3], "max_shape", "a square kernel")
         require(_positive(self.num_classes), "num_classes", "a positive integer")
-        require(self.hypernet in ("gatedgnn", "mlp"), "hypernet", "'gatedgnn' or 'mlp'")
+        require(self.hypernet in tuple(KINDS), "hypernet", " or ".join(map(repr, KINDS)))
         require(self.decoder in ("conv", "mlp"), "decoder", "'conv' or 'mlp'")
         for field in ("weight_norm", "ve", "layernorm"):
             require(isinstance(getattr(self, field), bool), field, "True or False")
@@ -136,3 +146,12 @@ def mlp(task: Task = CIFAR10) -> HypernetConfig:
 
 def _max_shape(task: Task) -> tuple[int, int, int, int]:
     return (64, 64, 16, 16) if task.large_images else (64, 64, 11, 11)
+
+
+def title(config: HypernetConfig) -> str:
+    """What the paper calls such a hypernetwork, whatever its sizes are; or else its kind."""
+    sizes = {"max_shape": config.max_shape, "num_classes": config.num_classes, "hid": config.hid}
+    for name, make in (("GHN-1", ghn1), ("GHN-2", ghn2), ("MLP", mlp)):
+        if dataclasses.replace(make(), **sizes) == config:
+            return name
+    return config.hypernet

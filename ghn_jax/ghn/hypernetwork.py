@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import NamedTuple
 
 import jax
 import jraph
 from flax import linen as nn
 
-from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.config import KINDS, HypernetConfig
 from ghn_jax.ghn.decoders import ConvDecoder, MLPDecoder, VectorDecoder
-from ghn_jax.ghn.gated_gnn import GatedGNN
-from ghn_jax.ghn.layers import MLP
 from ghn_jax.ghn.requests import Requests
 from ghn_jax.ghn.shape_encoder import ShapeEncoder
 from ghn_jax.graph import NODE_TYPES
@@ -37,6 +36,12 @@ class Decoded(NamedTuple):
     class_bias: jax.Array
 
 
+def kind(name: str) -> type[nn.Module]:
+    """The module called `name` in `config.KINDS`."""
+    file, _, module = KINDS[name].partition(":")
+    return getattr(importlib.import_module(file), module)
+
+
 class Hypernetwork(nn.Module):
     """A graph hypernetwork (Knyazev et al. 2021, section 2.2).
 
@@ -49,10 +54,7 @@ class Hypernetwork(nn.Module):
         config = self.config
         self.node_type = nn.Embed(len(NODE_TYPES), config.hid, embedding_init=nn.initializers.normal(1.0))
         self.shape_encoder = ShapeEncoder(config)
-        if config.hypernet == "gatedgnn":
-            self.gnn = GatedGNN(config)
-        else:
-            self.gnn = MLP(config.hid, config.hid, config.hid)
+        self.gnn = kind(config.hypernet)(config)
         if config.layernorm:
             self.norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
         self.decoder = ConvDecoder(config) if config.decoder == "conv" else MLPDecoder(config)
@@ -71,10 +73,7 @@ class Hypernetwork(nn.Module):
     def embed(self, graphs: jraph.GraphsTuple) -> jax.Array:
         """Embeddings of the nodes, `[G, N, hid]`; those of padding nodes mean nothing."""
         features = self.node_type(graphs.nodes["type"]) + self.shape_encoder(graphs.nodes["shape"])
-        if self.config.hypernet == "gatedgnn":
-            features = self.gnn(features, graphs)
-        else:
-            features = nn.relu(self.gnn(features))
+        features = self.gnn(features, graphs)
         return self.norm(features) if self.config.layernorm else features
 
     def dense(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:

@@ -1,0 +1,124 @@
+"""`ghn_jax.load`: from the package, a checkpoint folder, and files."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from torch_files import random_ghn, write_checkpoint
+
+import ghn_jax
+from ghn_jax import checkpoint, convert, loading, pretrained
+from ghn_jax.architecture import CIFAR10, IMAGENET, Task
+from ghn_jax.checkpoint import CheckpointError
+from ghn_jax.ghn.config import HypernetConfig, ghn2
+from ghn_jax.predict import GHN
+
+SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, ve=True, layernorm=True, hid=8)
+
+
+def same(ghn, other) -> None:
+    assert ghn.config == other.config
+    jax.tree.map(np.testing.assert_array_equal, ghn.params, other.params)
+
+
+def test_list_of_what_the_package_has():
+    shelf = ghn_jax.load()
+    assert set(shelf) == set(pretrained.paths()) >= {"ghn2_fashion_mnist"} and len(shelf) == len(pretrained.paths())
+    one = shelf["ghn2_fashion_mnist"]
+    assert one.name == "ghn2_fashion_mnist" and one.config == ghn2() and one.dataset == "fashion_mnist"
+    assert one.steps == pretrained.about()["steps"] and 0.1 < one.accuracy < 1
+    lines = repr(shelf).splitlines()
+    assert lines[0].split() == ["name", "kind", "data", "set", "steps", "accuracy"] and len(lines) == 1 + len(shelf)
+    row = next(line for line in lines if line.startswith("ghn2_fashion_mnist "))
+    assert row.split() == ["ghn2_fashion_mnist", "GHN-2", "fashion_mnist", f"{one.steps:,}", f"{one.accuracy:.1%}"]
+    with pytest.raises(TypeError, match="does not support item assignment"):
+        shelf["other"] = one
+
+
+def test_a_provenance_with_less_in_it_is_listed_too():
+    shelf = loading.Shelf({"mine": loading.Shipped("mine", SMALL, {})})
+    assert repr(shelf).splitlines()[1].split() == ["mine", "GHN-2"]
+
+
+def test_by_name():
+    assert ghn_jax.load("ghn2_fashion_mnist") is pretrained.load()
+    assert ghn_jax.provenance("ghn2_fashion_mnist") == pretrained.about()
+
+
+def test_a_name_in_the_package_wins_over_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ghn2_fashion_mnist").write_text("text")
+    assert ghn_jax.load("ghn2_fashion_mnist") is pretrained.load()
+    with pytest.raises(CheckpointError, match="no file of weights"):
+        ghn_jax.load("./ghn2_fashion_mnist")
+
+
+def test_a_checkpoint_folder(tmp_path):
+    ghn = random_ghn(SMALL)
+    task = Task(num_classes=5, image_size=28)
+    run = {"dataset": "digits", "seed": 3, "data_dir": "/home/someone/data"}
+    checkpoint.save(tmp_path / "checkpoint", checkpoint.Description(SMALL, task, 7, run), {"params": ghn.params})
+    same(ghn_jax.load(tmp_path / "checkpoint"), ghn)
+    same(ghn_jax.load(str(tmp_path / "checkpoint")), ghn)
+    assert loading.task(tmp_path / "checkpoint", SMALL) == task
+    found = ghn_jax.provenance(tmp_path / "checkpoint")
+    assert found["dataset"] == "digits" and found["steps"] == 7 and found["task"]["image_size"] == 28
+    assert found["train_config"] == {"dataset": "digits", "seed": 3}
+
+
+def test_our_files(tmp_path):
+    ghn = random_ghn(SMALL)
+    pretrained.write(tmp_path / "mine.npz", ghn, {"dataset": "digits"}, np.float32)
+    same(ghn_jax.load(tmp_path / "mine.npz"), ghn)
+    assert ghn_jax.provenance(tmp_path / "mine.npz") == {"dataset": "digits"}
+
+
+@pytest.mark.parametrize("name", ["ghn.pt", "ghn.pth", "checkpoint"])
+def test_published_files(tmp_path, name):
+    state = write_checkpoint(tmp_path / name, SMALL)
+    same(ghn_jax.load(tmp_path / name), GHN(SMALL, convert.from_torch(state, SMALL)))
+    found = ghn_jax.provenance(tmp_path / name)
+    assert found["converted_from"] == name and found["epochs"] == 300 and len(found["sha256"]) == 64
+
+
+def test_tasks_of_files(tmp_path):
+    pretrained.write(tmp_path / "mine.npz", random_ghn(SMALL), {})
+    assert loading.task(tmp_path / "mine.npz", SMALL) == Task(num_classes=5)
+    assert loading.task("ghn2_fashion_mnist", ghn2()) == CIFAR10
+    assert loading.task("ghn2_fashion_mnist", ghn2(IMAGENET)) == IMAGENET
+
+
+def test_what_is_not_there(tmp_path):
+    write_checkpoint(tmp_path / "ghn2_cifar10.pt", SMALL)
+    close = tmp_path / "ghn2_cifar10.pt"
+    with pytest.raises(CheckpointError, match=f"there is no '{tmp_path}/ghn2_cifar10.tp'.*close to it: {close}"):
+        ghn_jax.load(tmp_path / "ghn2_cifar10.tp")
+    with pytest.raises(CheckpointError, match="there is no 'ghn2_fashon_mnist': expected.*close.*: ghn2_fashion_mnist"):
+        ghn_jax.load("ghn2_fashon_mnist")
+    with pytest.raises(CheckpointError, match="there is no '/nowhere/x/y': expected.*in the package: .*ghn2_fashion"):
+        ghn_jax.provenance("/nowhere/x/y")
+
+
+@pytest.mark.parametrize("what", [3, "", b"bytes", ghn2, "a" * 5000, "a\0b", "a/" * 3000, ["list"]])
+def test_what_nothing_can_be_called(what):
+    with pytest.raises(CheckpointError, match="expected the name of a hypernetwork in the package, a checkpoint"):
+        ghn_jax.load(what)
+
+
+def test_other_files_and_folders(tmp_path):
+    with pytest.raises(CheckpointError, match=f"{tmp_path}"):
+        ghn_jax.load(tmp_path)
+    (tmp_path / "README.md").write_text("# Text")
+    with pytest.raises(CheckpointError, match="README.md is damaged, or no file of weights"):
+        ghn_jax.load(tmp_path / "README.md")
+
+
+def test_nothing_of_pytorch_or_the_hub_is_imported():
+    """Loading a published file needs neither, and importing the package still loads nothing."""
+    code = (
+        "import sys, ghn_jax; assert 'jax' not in sys.modules; from ghn_jax import load, push_to_hub, from_hub;"
+        "assert not {'torch', 'huggingface_hub'} & set(sys.modules); assert 'load' in dir(ghn_jax)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
