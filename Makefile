@@ -15,7 +15,7 @@ test: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(PYTHON) experiments/train.py --config=configs/digits.py --config.workdir=runs/digits
-	$(PYTHON) experiments/evaluate.py --checkpoint=runs/digits/checkpoint --split=val --num=20 --predefined --num_images=256
+	$(PYTHON) experiments/evaluate.py --checkpoint=runs/digits --split=val --num=20 --predefined --num_images=256
 
 $(INSTALLED): requirements.txt setup.cfg pyproject.toml | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --editable '.[test]'

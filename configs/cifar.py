@@ -6,25 +6,21 @@ Time:     days on one GPU
 Score:    mean top-1 of 66.9% on unseen test architectures (published for the original; not yet measured here)
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+from ghn_jax.training.config import config_dict
 
 
 def get_config() -> ConfigDict:
     """The run; fields are explained in `ghn_jax.training.config.TrainConfig`."""
-    return ConfigDict(
-        {
-            "dataset": "cifar10",
-            "data_dir": config_dict.placeholder(str),
-            "workdir": "runs/cifar",
-            "seed": 0,
-            "ghn": "ghn2",
-            "start": "random",
-            "steps": 300 * 703,
-            "batch_size": 64,
-            "meta_batch": 8,
-            "learning_rate": 1e-3,
-            "max_multiply_adds": config_dict.placeholder(int),
-            "fixed_width": config_dict.placeholder(int),
-            "max_minutes": config_dict.placeholder(float),
-        }
+    return config_dict(
+        dataset="cifar10",
+        workdir="runs/cifar",
+        steps=300 * 703,
+        batch_size=64,
+        meta_batch=8,
+        learning_rate=1e-3,
+        val_networks=50,
+        val_images=1024,
+        val_minutes=60.0,
     )

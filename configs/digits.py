@@ -8,27 +8,24 @@ Time:     at most 6 minutes, of which compiling takes up to two
 Score:    mean top-1 of 62% on 20 unseen networks (first 256 test images)
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+from ghn_jax.training.config import config_dict
 
 
 def get_config() -> ConfigDict:
     """The run; fields are explained in `ghn_jax.training.config.TrainConfig`."""
-    return ConfigDict(
-        {
-            "dataset": "digits",
-            "data_dir": config_dict.placeholder(str),
-            "workdir": "runs/digits",
-            "seed": 0,
-            "ghn": "ghn2",
-            "start": "pretrained",
-            "steps": 1200,
-            "batch_size": 32,
-            "meta_batch": 2,
-            "learning_rate": 1e-3,
-            "decay_at": (0.7,),
-            "network_clip_norm": 1.0,
-            "max_multiply_adds": 12_000_000,
-            "fixed_width": 32,
-            "max_minutes": 6.0,
-        }
+    return config_dict(
+        dataset="digits",
+        workdir="runs/digits",
+        start="pretrained",
+        steps=1200,
+        batch_size=32,
+        meta_batch=2,
+        learning_rate=1e-3,
+        decay_at=(0.7,),
+        network_clip_norm=1.0,
+        max_multiply_adds=12_000_000,
+        fixed_width=32,
+        max_minutes=6.0,
     )

@@ -6,26 +6,23 @@ Time:     45 minutes
 Score:    mean top-1 of 64% on 50 unseen networks (first 256 test images)
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+from ghn_jax.training.config import config_dict
 
 
 def get_config() -> ConfigDict:
     """The run; fields are explained in `ghn_jax.training.config.TrainConfig`."""
-    return ConfigDict(
-        {
-            "dataset": "fashion_mnist",
-            "data_dir": config_dict.placeholder(str),
-            "workdir": "runs/fashion_mnist",
-            "seed": 0,
-            "ghn": "ghn2",
-            "start": "random",
-            "steps": 8000,
-            "batch_size": 32,
-            "meta_batch": 2,
-            "learning_rate": 1e-3,
-            "network_clip_norm": 1.0,
-            "max_multiply_adds": 40_000_000,
-            "fixed_width": 32,
-            "max_minutes": 45.0,
-        }
+    return config_dict(
+        dataset="fashion_mnist",
+        workdir="runs/fashion_mnist",
+        steps=8000,
+        batch_size=32,
+        meta_batch=2,
+        learning_rate=1e-3,
+        network_clip_norm=1.0,
+        max_multiply_adds=40_000_000,
+        fixed_width=32,
+        max_minutes=45.0,
+        val_networks=20,
     )

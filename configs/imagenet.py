@@ -6,27 +6,23 @@ Time:     weeks; not yet run in full
 Score:    mean top-5 of 27.2% on unseen test architectures (published for the original; not yet measured here)
 """
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
+
+from ghn_jax.training.config import config_dict
 
 
 def get_config() -> ConfigDict:
     """The run; fields are explained in `ghn_jax.training.config.TrainConfig`."""
-    return ConfigDict(
-        {
-            "dataset": "imagenet",
-            "data_dir": config_dict.placeholder(str),
-            "workdir": "runs/imagenet",
-            "seed": 0,
-            "ghn": "ghn2",
-            "start": "random",
-            "steps": 300 * 4809,
-            "batch_size": 256,
-            "meta_batch": 8,
-            "learning_rate": 1e-3,
-            "label_smoothing": 0.1,
-            "compute_dtype": "float32",
-            "max_multiply_adds": config_dict.placeholder(int),
-            "fixed_width": config_dict.placeholder(int),
-            "max_minutes": config_dict.placeholder(float),
-        }
+    return config_dict(
+        dataset="imagenet",
+        workdir="runs/imagenet",
+        steps=300 * 4809,
+        batch_size=256,
+        meta_batch=8,
+        learning_rate=1e-3,
+        val_networks=50,
+        val_images=1024,
+        val_minutes=120.0,
+        label_smoothing=0.1,
+        compute_dtype="float32",
     )

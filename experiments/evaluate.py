@@ -1,9 +1,9 @@
 """Predicts the parameters of architectures that a hypernetwork has never seen, and reports their accuracy.
 
-    python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --split=val --num=20 --predefined
-    python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --split=test --arch=7
-    python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --arch=resnet50
-    python experiments/evaluate.py --checkpoint=runs/digits/checkpoint --arch=mine.json
+    python experiments/evaluate.py --checkpoint=runs/digits --split=val --num=20 --predefined
+    python experiments/evaluate.py --checkpoint=runs/digits --split=test --arch=7
+    python experiments/evaluate.py --checkpoint=runs/digits --arch=resnet50
+    python experiments/evaluate.py --checkpoint=runs/digits --arch=mine.json
 """
 
 import argparse

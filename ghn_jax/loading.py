@@ -92,7 +92,7 @@ def load(what: str | os.PathLike[str] | None = None) -> GHN | Shelf:
 
     Args:
       what: the name of a hypernetwork in the package ("ghn2_fashion_mnist"), a checkpoint folder
-        ("runs/digits/checkpoint"), an `.npz` file of `pretrained.write` or `experiments/import_checkpoint.py`, or any
+        ("runs/digits"), an `.npz` file of `pretrained.write` or `experiments/import_checkpoint.py`, or any
         other file, which must be a checkpoint of the original PyTorch implementation ("ghn2_cifar10.pt"; nothing in it
         is run, PyTorch is not needed).  A name in the package wins over a file ("./ghn2_fashion_mnist" is a file).
 

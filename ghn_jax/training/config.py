@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import typing
 from collections.abc import Mapping
 from typing import Any
+
+import ml_collections.config_dict
+from ml_collections import ConfigDict
 
 from ghn_jax.architecture import Task
 from ghn_jax.ghn import config as ghn_config
@@ -121,6 +125,22 @@ def from_fields(fields: Mapping[str, Any]) -> TrainConfig:
             near = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(f"config has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return TrainConfig(**fields)
+
+
+def config_dict(**fields: Any) -> ConfigDict:
+    """A run for a file in `configs/`: these fields, and all others as `TrainConfig` has them.
+
+    Every field is there, with its type, so that each can be given on the command line.
+    """
+    types = typing.get_type_hints(TrainConfig)
+    known = ConfigDict()
+    for field in dataclasses.fields(TrainConfig):
+        value = fields.pop(field.name, field.default)
+        (kind,) = (kind for kind in typing.get_args(types[field.name]) or (type(value),) if kind is not type(None))
+        known[field.name] = ml_collections.config_dict.placeholder(kind) if value is None else value
+    if fields:
+        from_fields(fields)  # raises, naming the unknown one
+    return known
 
 
 def differences(config: TrainConfig, stored: Mapping[str, Any]) -> list[str]:
