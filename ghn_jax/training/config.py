@@ -136,8 +136,10 @@ def config_dict(**fields: Any) -> ConfigDict:
     known = ConfigDict()
     for field in dataclasses.fields(TrainConfig):
         value = fields.pop(field.name, field.default)
-        (kind,) = (kind for kind in typing.get_args(types[field.name]) or (type(value),) if kind is not type(None))
-        known[field.name] = ml_collections.config_dict.placeholder(kind) if value is None else value
+        if value is None:
+            kind = next(kind for kind in typing.get_args(types[field.name]) if kind is not type(None))
+            value = ml_collections.config_dict.placeholder(kind)
+        known[field.name] = value
     if fields:
         from_fields(fields)  # raises, naming the unknown one
     return known
