@@ -1,0 +1,174 @@
+"""Compares hypernetworks on the test splits of DeepNets-1M: mean, standard error and best top-1 accuracy.
+
+    python experiments/evaluate_splits.py --dataset=fashion_mnist GHN-2=ghn2_fashion_mnist GHN-1=runs/ghn1 --out=splits
+
+Every hypernetwork is a title and whatever `ghn_jax.load` takes.  All predict the same networks: test (500), wide, deep,
+dense and bnfree (100 each), ResNet-50 and ViT; beside them stands He initialisation.  Each network classifies its own
+stretch of the test images, so that a mean is over all of them; accuracies use batch statistics of 64 images, as in
+the paper.  Results are added to `networks.jsonl` one by one: the same command goes on after an interruption.
+"""
+
+import argparse
+import collections
+import json
+import sys
+from pathlib import Path
+
+import matplotlib.figure
+import numpy as np
+from tqdm import tqdm
+
+import ghn_jax
+from ghn_jax import images
+from ghn_jax.architecture import named
+from ghn_jax.compilation_cache import use_compilation_cache
+from ghn_jax.deepnets.sampler import PREDEFINED, sample_architecture
+from ghn_jax.evaluation import BATCH_SIZE, Interpreted, accuracy, he_init, summary
+from ghn_jax.images import ImageError, Split
+from ghn_jax.predict import predict_params
+from ghn_jax.training.targets import make_target
+from ghn_jax.training.watch import read
+
+NUM = {"test": 500, "wide": 100, "deep": 100, "dense": 100, "bnfree": 100}
+HE = "He init"
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("hypernetworks", nargs="+", metavar="TITLE=WHAT", help="a title and what ghn_jax.load takes")
+    parser.add_argument("--dataset", required=True, help="images to classify")
+    parser.add_argument("--data_dir", help="where its files are")
+    parser.add_argument("--num_images", type=int, default=128, help="images for every network")
+    parser.add_argument("--splits", nargs="+", default=[*NUM, "predefined"], choices=[*NUM, "predefined"])
+    parser.add_argument("--num", type=int, help="at most so many networks of every split")
+    parser.add_argument("--out", required=True, type=Path, help="folder for results")
+    args = parser.parse_args()
+    if args.num_images < BATCH_SIZE or args.num_images % BATCH_SIZE:
+        parser.error(f"--num_images={args.num_images}: expected a multiple of {BATCH_SIZE}")
+    for entry in args.hypernetworks:
+        title, _, what = entry.partition("=")
+        if not (title and what) or title == HE:
+            parser.error(f"{entry!r}: expected TITLE=WHAT, such as ghn2=ghn2_fashion_mnist")
+    return args
+
+
+def networks_of(split: str, most: int | None, large_images: bool) -> list[tuple[int, object]]:
+    """Numbers and architectures of a split."""
+    if split == "predefined":
+        return [(number, named(name)) for number, name in enumerate(PREDEFINED)]
+    count = NUM[split] if most is None else min(most, NUM[split])
+    return [(number, sample_architecture(split, number, large_images)) for number in range(count)]
+
+
+def own_images(split: Split, number: int, count: int) -> Split:
+    """The stretch of images of network `number`; past the end it goes on at the beginning."""
+    chosen = (number * count + np.arange(count)) % len(split.labels)
+    return Split(split.images[chosen], split.labels[chosen])
+
+
+def measure(ghns: dict, dataset, args: argparse.Namespace, path: Path) -> None:
+    """Adds what `path` does not have yet."""
+    done = collections.defaultdict(set)
+    if path.exists():
+        for row in read(path):
+            done[row["split"], row["number"]].update(row["accuracy"])
+    with open(path, "a") as out:
+        for split in args.splits:
+            missing = [
+                (number, architecture)
+                for number, architecture in networks_of(split, args.num, dataset.task.large_images)
+                if not done[split, number] >= {*ghns, HE}
+            ]
+            if not missing:
+                continue
+            targets = [make_target(number, architecture, dataset.task) for number, architecture in missing]
+            run_network = Interpreted([target.program for target in targets], BATCH_SIZE)
+            for target in tqdm(targets, desc=split, unit="network"):
+                own = own_images(dataset.test, target.number, args.num_images)
+                accuracies = {}
+                for title in [*ghns, HE]:
+                    if title in done[split, target.number]:
+                        continue
+                    if title == HE:
+                        params = he_init(target.program, target.number)
+                    else:
+                        params = predict_params(target.graph, ghns[title])
+                    accuracies[title] = accuracy(run_network(target.program, params), own, dataset)
+                row = {"split": split, "number": target.number, "parameters": target.program.num_params}
+                out.write(json.dumps({**row, "accuracy": accuracies}) + "\n")
+                out.flush()
+
+
+def collect(path: Path, titles: list[str]) -> dict[str, dict[str, list[float]]]:
+    """Accuracies of every split and hypernetwork; a column of its own for each predefined network."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for row in read(path):
+        column = PREDEFINED[row["number"]] if row["split"] == "predefined" else row["split"]
+        for title, value in row["accuracy"].items():
+            if title in titles:
+                found.setdefault(column, {}).setdefault(title, []).append(value)
+    return found
+
+
+def markdown(found: dict[str, dict[str, list[float]]], titles: list[str]) -> str:
+    """The table: mean, standard error and best, in percent."""
+
+    def cell(values: list[float] | None) -> str:
+        if not values:
+            return ""
+        s = summary(values)
+        if len(values) == 1:
+            return f"{100 * s['mean']:.1f}"
+        return f"{100 * s['mean']:.1f} +- {100 * s['standard_error']:.1f}, {100 * s['best']:.1f}"
+
+    counts = {column: len(next(iter(values.values()))) for column, values in found.items()}
+    header = ["", *(f"{column} ({count})" if count > 1 else column for column, count in counts.items())]
+    lines = [header, ["---"] * len(header)]
+    lines += [[title, *(cell(values.get(title)) for values in found.values())] for title in titles]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def plot(path: Path, found: dict[str, dict[str, list[float]]], titles: list[str], dataset: str) -> None:
+    """Bars of the means with standard errors, and the best as points."""
+    figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(titles)
+    for place, title in enumerate(titles):
+        summaries = [summary(values[title]) for values in found.values() if title in values]
+        positions = [number + place * width for number, values in enumerate(found.values()) if title in values]
+        means, errors = ([100 * np.nan_to_num(s[key]) for s in summaries] for key in ("mean", "standard_error"))
+        color = "0.6" if title == HE else f"C{place}"
+        axes.bar(positions, means, width, yerr=errors, color=color, label=title)
+        axes.plot(positions, [100 * s["best"] for s in summaries], "k.", markersize=4)
+    axes.set_xticks(np.arange(len(found)) + 0.4 - width / 2, list(found))
+    axes.set(ylabel="top-1 accuracy, %", ylim=(0, 100), title=f"{dataset}: mean and best of networks never trained on")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    args = parse_args()
+    use_compilation_cache()
+    try:
+        ghns = {title: ghn_jax.load(what) for title, _, what in (e.partition("=") for e in args.hypernetworks)}
+        dataset = images.load(args.dataset, args.data_dir)
+    except (ghn_jax.CheckpointError, ImageError) as error:
+        sys.exit(str(error))
+    for title, ghn in ghns.items():
+        classes = ghn.config.num_classes
+        if classes != dataset.num_classes:
+            sys.exit(f"{title} predicts networks of {classes} classes, {args.dataset} has {dataset.num_classes}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    measure(ghns, dataset, args, args.out / "networks.jsonl")
+    titles = [*ghns, HE]
+    found = collect(args.out / "networks.jsonl", titles)
+    text = markdown(found, titles)
+    (args.out / "splits.md").write_text(text)
+    plot(args.out / "splits.png", found, titles, args.dataset)
+    print(f"\nTop-1 accuracy in %, mean +- standard error, best; {args.num_images} test images a network\n\n{text}")
+    print(f"written: {args.out}/networks.jsonl, splits.md, splits.png")
+
+
+if __name__ == "__main__":
+    main()

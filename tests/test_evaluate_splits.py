@@ -1,0 +1,88 @@
+"""The comparison of hypernetworks over the test splits."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ghn_jax import pretrained
+from ghn_jax.architecture import Architecture, Genotype
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.images import Split
+from ghn_jax.predict import GHN
+
+PATH = Path(__file__).parent.parent / "experiments" / "evaluate_splits.py"
+SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
+CELL = Genotype(
+    normal=(("conv_1x1", 0), ("skip_connect", 1)),
+    normal_concat=(2,),
+    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
+    reduce_concat=(2,),
+)
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("evaluate_splits", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_network_has_its_own_images(script):
+    split = Split(np.arange(10)[:, None], np.arange(10))
+    assert script.own_images(split, 0, 4).labels.tolist() == [0, 1, 2, 3]
+    assert script.own_images(split, 2, 4).labels.tolist() == [8, 9, 0, 1]
+    assert script.own_images(split, 2, 4).images[:, 0].tolist() == [8, 9, 0, 1]
+
+
+def test_table(script):
+    found = {"test": {"a": [0.5, 0.7], "He init": [0.1, 0.1]}, "resnet50": {"a": [0.25]}}
+    assert script.markdown(found, ["a", "He init"]).splitlines() == [
+        "|  | test (2) | resnet50 |",
+        "| --- | --- | --- |",
+        "| a | 60.0 +- 10.0, 70.0 | 25.0 |",
+        "| He init | 10.0 +- 0.0, 10.0 |  |",
+    ]
+
+
+def test_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
+    for seed in (0, 1):
+        pretrained.write(tmp_path / f"{seed}.npz", GHN.init(SMALL, seed), {})
+    monkeypatch.setattr(
+        script,
+        "networks_of",
+        lambda split, most, large: [(n, Architecture(CELL, n_cells=1 + n, C=8, fc_dim=16)) for n in range(most)],
+    )
+
+    def run(num, *hypernetworks):
+        arguments = ["--dataset=digits", "--num_images=64", "--splits", "test", f"--num={num}", f"--out={tmp_path}"]
+        monkeypatch.setattr(sys, "argv", ["evaluate_splits.py", *arguments, *hypernetworks])
+        script.main()
+        return [json.loads(line) for line in (tmp_path / "networks.jsonl").read_text().splitlines()]
+
+    rows = run(1, f"first={tmp_path / '0.npz'}")
+    assert [(row["number"], set(row["accuracy"])) for row in rows] == [(0, {"first", "He init"})]
+    rows = run(2, f"first={tmp_path / '0.npz'}", f"second={tmp_path / '1.npz'}")
+    assert [(row["number"], set(row["accuracy"])) for row in rows[1:]] == [
+        (0, {"second"}),
+        (1, {"first", "second", "He init"}),
+    ]
+    assert "| second |" in capsys.readouterr().out
+    assert (tmp_path / "splits.png").stat().st_size > 5000
+    assert run(2, f"first={tmp_path / '0.npz'}", f"second={tmp_path / '1.npz'}") == rows
+
+
+def test_bad_arguments(script, monkeypatch, capsys):
+    for bad, message in (("ghn2", "'ghn2': expected TITLE=WHAT"), ("--num_images=100", "expected a multiple of 64")):
+        monkeypatch.setattr(sys, "argv", ["x", "--dataset=digits", "--out=nowhere", "a=b", bad])
+        with pytest.raises(SystemExit):
+            script.main()
+        assert message in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["x", "--dataset=digits", "--out=nowhere", "a=nothing_like_that"])
+    with pytest.raises(SystemExit, match="nothing_like_that"):
+        script.main()
+    assert not Path("nowhere").exists()
