@@ -1,8 +1,8 @@
 """Predicts the parameters of architectures that a hypernetwork has never seen, and reports their accuracy.
 
+    python experiments/evaluate.py --arch=resnet50 --num_images=256
     python experiments/evaluate.py --checkpoint=runs/digits --split=val --num=20 --predefined
     python experiments/evaluate.py --checkpoint=runs/digits --split=test --arch=7
-    python experiments/evaluate.py --checkpoint=runs/digits --arch=resnet50
     python experiments/evaluate.py --checkpoint=runs/digits --arch=mine.json
 """
 
@@ -12,7 +12,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ghn_jax import checkpoint, evaluation, images
+import ghn_jax
+from ghn_jax import checkpoint, evaluation, images, loading, pretrained
 from ghn_jax.architecture import named
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
@@ -24,7 +25,9 @@ from ghn_jax.training.targets import make_target
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="folder written by experiments/train.py")
+    parser.add_argument(
+        "--checkpoint", default=pretrained.DEFAULT.stem, help="what ghn_jax.load takes (default: %(default)s)"
+    )
     parser.add_argument("--split", default="val", choices=sorted(SPLITS), help="split of DeepNets-1M")
     parser.add_argument("--num", type=int, default=50, help="number of architectures, from index 0 on")
     parser.add_argument("--arch", help=f"one architecture: {lookup.HELP}")
@@ -39,7 +42,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--dataset", help="another data set than the one trained on")
     parser.add_argument("--data_dir", help="where its files are")
-    parser.add_argument("--out", help="folder for results (the checkpoint's parent)")
+    parser.add_argument("--out", help="folder for results (the run's, or evaluations/)")
     args = parser.parse_args()
     if args.num < 1 or (args.num_images is not None and args.num_images < 1):
         parser.error("--num and --num_images: expected at least 1")
@@ -55,29 +58,37 @@ def architectures(args: argparse.Namespace, large_images: bool):
     return chosen, [(name, 0, named(name)) for name in PREDEFINED] if args.predefined else []
 
 
+def data_dir(what: str) -> str | None:
+    """Where the run that made a checkpoint found its images; None for others."""
+    return checkpoint.describe(what).train_config.get("data_dir") if Path(what).is_dir() else None
+
+
 def main() -> None:
     args = parse_args()
     use_compilation_cache()
     try:
-        description = checkpoint.describe(args.checkpoint)
-        ghn = checkpoint.load_ghn(args.checkpoint)
-        data_name = args.dataset or description.train_config["dataset"]
-        dataset = images.load(data_name, args.data_dir or description.train_config.get("data_dir"))
-        chosen, predefined = architectures(args, description.task.large_images)
+        ghn, trained = ghn_jax.load(args.checkpoint), ghn_jax.provenance(args.checkpoint)
+        task = loading.task(args.checkpoint, ghn.config)
+        data_name = args.dataset or trained.get("dataset")
+        if data_name is None:
+            sys.exit(f"{args.checkpoint} does not say what it was trained on: give --dataset")
+        dataset = images.load(data_name, args.data_dir or data_dir(args.checkpoint))
+        chosen, predefined = architectures(args, task.large_images)
     except (CheckpointError, ImageError, ValueError) as error:
         sys.exit(str(error))
-    if dataset.task != description.task:
-        sys.exit(f"{data_name} is for {dataset.task}, the hypernetwork predicts networks for {description.task}")
-    out = Path(args.out) if args.out else Path(args.checkpoint).absolute().parent
+    if dataset.task != task:
+        sys.exit(f"{data_name} is for {dataset.task}, the hypernetwork predicts networks for {task}")
+    run = Path(args.checkpoint)
+    out = Path(args.out or (run if (run / checkpoint.FOLDER).is_dir() else "evaluations"))
     out.mkdir(parents=True, exist_ok=True)
     split = getattr(dataset, args.image_split)
     about = {"dataset": data_name, "image_split": args.image_split, "num_images": args.num_images or len(split.labels)}
-    about |= {"step": description.step, "train_config": description.train_config}
+    about |= {"checkpoint": args.checkpoint, "trained": trained}
     chosen_label = args.split if args.arch is None else chosen[0][0].replace("/", "_")
     for label, group in ((chosen_label, chosen), ("predefined", predefined)):
         if not group:
             continue
-        targets = [(name, make_target(number, architecture, description.task)) for name, number, architecture in group]
+        targets = [(name, make_target(number, architecture, task)) for name, number, architecture in group]
         with tqdm(total=len(targets), unit="architecture", leave=False) as bar:
             try:
                 results = evaluation.evaluate(

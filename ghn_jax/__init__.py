@@ -35,6 +35,7 @@ _MODULE_OF = {
     "Report": "ghn_jax.report",
     "Verdict": "ghn_jax.report",
     "calibrate": "ghn_jax.calibration",
+    "measure_accuracy": "ghn_jax.evaluation",
     "fill": "ghn_jax.filling",
 }
 

@@ -20,7 +20,8 @@ import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 
-from ghn_jax import interpreter
+from ghn_jax import images, interpreter
+from ghn_jax.architecture import AnyArchitecture
 from ghn_jax.graph import Role
 from ghn_jax.images import Dataset, Split, eval_batches, in_memory
 from ghn_jax.machine.assemble import assemble, memory_units, stack
@@ -28,7 +29,7 @@ from ghn_jax.machine.parameters import FlatVector
 from ghn_jax.machine.run import new_memory, run
 from ghn_jax.machine.table import signatures_of, table_of
 from ghn_jax.predict import GHN, predict_params
-from ghn_jax.program import Program
+from ghn_jax.program import Program, lower
 from ghn_jax.training.targets import Target
 
 BATCH_SIZE = 64
@@ -147,6 +148,29 @@ def accuracies(
     return correct / total, among_five / total
 
 
+def measure_accuracy(
+    architecture: AnyArchitecture,
+    params: Mapping[str, np.ndarray],
+    dataset: str = "fashion_mnist",
+    num_images: int | None = None,
+    data_dir: str | None = None,
+) -> float:
+    """Top-1 accuracy (0..1) of one network on the first test images of a data set, with batch statistics.
+
+    Args:
+      architecture: the network.
+      params: its parameters by name, from `predict_params`.
+      dataset: name of an image data set.
+      num_images: how many images, None for all.
+      data_dir: where the data set's files are; None looks in the usual places.
+
+    Raises:
+      ImageError: the data set is not there; the message says where to get it.
+    """
+    data = images.load(dataset, data_dir)
+    return accuracy(unrolled(lower(architecture, data.task), params), data.test, data, num_images)
+
+
 def evaluate(
     ghn: GHN,
     targets: Sequence[tuple[str, Target]],
@@ -173,8 +197,8 @@ def evaluate(
     programs = [target.program for _, target in targets]
     if mode == "auto":
         mode = "interpreted" if len(programs) > 1 else "unrolled"
-    images = min(BATCH_SIZE, len(split.labels), num_images or BATCH_SIZE)
-    run_network: Logits = Interpreted(programs, images) if mode == "interpreted" else unrolled
+    batch_size = min(BATCH_SIZE, len(split.labels), num_images or BATCH_SIZE)
+    run_network: Logits = Interpreted(programs, batch_size) if mode == "interpreted" else unrolled
     split = in_memory(split, dataset, num_images)
     results = []
     for name, target in targets:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+import ghn_jax
 from ghn_jax import evaluation, pretrained
 from ghn_jax.architecture import CIFAR10, ResNet
 from ghn_jax.evaluation import Interpreted, Result, accuracies, accuracy, he_init, summary, table, unrolled
@@ -67,6 +68,15 @@ def test_accuracy_counts_every_image_once(mode):
     for count in (100, None):
         labels = dataset.test.labels[:count]
         assert accuracy(logits, dataset.test, dataset, count) == pytest.approx(np.mean(labels == 3))
+
+
+def test_measure_accuracy():
+    architecture = ResNet(depths=(1,), width=8)
+    params = constant_class(lower(architecture, CIFAR10), 3)
+    labels = load("digits").test.labels
+    assert ghn_jax.measure_accuracy(architecture, params, "digits") == pytest.approx(np.mean(labels == 3))
+    few = ghn_jax.measure_accuracy(architecture, params, "digits", num_images=70)
+    assert few == pytest.approx(np.mean(labels[:70] == 3))
 
 
 def test_top5_by_hand():

@@ -1,0 +1,98 @@
+"""Kills a training run again and again and compares its end with that of an undisturbed run.
+
+    python benchmarks/kill_and_resume.py --kills=20
+
+Both are processes of experiments/train.py.  Kills (SIGKILL) come at random moments, also while programs are compiled and
+while checkpoints are written, which happens every other second here.  Exit status 1 unless all parameters, the
+state of the optimiser and every number in the metrics but for times are the same, bit for bit.
+"""
+
+import argparse
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ghn_jax import checkpoint
+from ghn_jax.training.config import TrainConfig
+from ghn_jax.training.loop import init_state, make_optimizer
+from ghn_jax.training.watch import METRICS, read
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMES = {"minutes", "seconds", "waiting", "networks_per_second", "memory_mib"}
+
+
+def start(workdir: Path, steps: int) -> subprocess.Popen:
+    """A run, or its continuation."""
+    fields = {
+        "workdir": workdir, "steps": steps, "checkpoint_minutes": 0.03, "val_networks": 3, "val_images": 64,
+        "val_minutes": 0.3,
+    }  # fmt: skip
+    command = [sys.executable, "experiments/train.py", "--config=configs/smoke.py"]
+    command += [f"--config.{name}={value}" for name, value in fields.items()]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(workdir: Path, steps: int) -> None:
+    """Lets a run end."""
+    process = start(workdir, steps)
+    _, errors = process.communicate()
+    if process.returncode:
+        sys.exit(errors.decode()[-2000:])
+
+
+def last_state(workdir: Path):
+    """Arrays and metrics at the end of a run."""
+    folder = workdir / checkpoint.FOLDER
+    path = folder / str(checkpoint.saved_steps(folder)[-1])
+    description = checkpoint.describe(path)
+    params = checkpoint.load_ghn(path).params
+    optimizer = make_optimizer(TrainConfig(**description.train_config))
+    like = {"params": params, "opt_state": jax.tree.leaves(init_state(params, optimizer).opt_state)}
+    return checkpoint.load_arrays(path, like), list(read(workdir / METRICS))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    args = parser.parse_args()
+    rng = random.Random(args.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        undisturbed, killed = Path(folder, "undisturbed"), Path(folder, "killed")
+        finish(undisturbed, args.steps)  # compiles, too
+        began = time.monotonic()
+        finish(Path(folder, "again"), args.steps)
+        whole = time.monotonic() - began
+        for number in range(1, args.kills + 1):
+            process = start(killed, args.steps)
+            moment = rng.uniform(0, 0.8 * whole)
+            try:
+                process.communicate(timeout=moment)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.communicate()
+            steps = checkpoint.saved_steps(killed / checkpoint.FOLDER)
+            ended = process.returncode == 0
+            print(
+                f"kill {number}: after {moment:.1f} s"
+                + (", the run had ended" if ended else "")
+                + f"; checkpoints {steps}"
+            )
+        finish(killed, args.steps)
+        (mine, my_rows), (known, known_rows) = last_state(killed), last_state(undisturbed)
+        same = all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (mine, known)), strict=True))
+        rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in run] for run in (my_rows, known_rows)]
+        print(f"{len(jax.tree.leaves(mine))} arrays {'the same' if same else 'DIFFERENT'}")
+        print(f"{len(my_rows)} lines of metrics {'the same' if rows[0] == rows[1] else 'DIFFERENT'}")
+        sys.exit(0 if same and rows[0] == rows[1] else 1)
+
+
+if __name__ == "__main__":
+    main()
