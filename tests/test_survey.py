@@ -25,7 +25,7 @@ one_width = functools.cache(functools.partial(operations, CIFAR10, 32, LIMIT))
 def test_every_operation_of_sampled_networks():
     """Of the first train networks, at the widths drawn for them and at one width."""
     seen = set()
-    for position in range(1500):
+    for position in range(1000):
         architecture = train_architecture(0, position)
         found = signatures_of(lower(architecture, CIFAR10))
         assert not found - set(drawn_widths()[architecture.C].signatures)
