@@ -1,15 +1,17 @@
 """Runs a program on images, one XLA operation after the other ("unrolled").
 
-Everything here is a pure function of arrays for a given program, to be jitted once per program.
+Everything here is a pure function of arrays for a given program, to be jitted once per program; or, where many
+programs run a few times each, with every primitive jitted on its own and shared by all programs that have it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from ghn_jax.primitives import BatchNorm, Linear, Moments
+from ghn_jax.primitives import BatchNorm, Linear, Moments, Primitive
 from ghn_jax.program import INPUT, Instruction, Program
 
 Params = Mapping[str, jax.Array]
@@ -22,6 +24,7 @@ def run(
     *,
     moments: Mapping[str, Moments] | None = None,
     dropout_key: jax.Array | None = None,
+    jit_primitives: bool = False,
 ) -> jax.Array:
     """Logits `[B, num_classes]` of `program` with `params` on `images [B, H, W, 3]`.
 
@@ -32,6 +35,8 @@ def run(
       moments: running moments by layer name for batch normalisation; None normalises by the batch itself, as the
         published evaluation of predicted parameters does.
       dropout_key: a PRNG key turns dropout on (training); None leaves it off.
+      jit_primitives: compile every primitive when it first meets inputs of new shapes, for this and all later
+        programs; so are its derivatives.  Of use outside of `jit` only.
 
     Raises:
       ValueError: a missing, surplus or misshapen parameter, or images of another shape than the program's.
@@ -39,11 +44,10 @@ def run(
     check_params(program, params)
     check_images(program, images)
 
-    def norm(instruction: Instruction, layer_params, x):
-        running = None if moments is None else moments[instruction.scope]
-        return instruction.primitive(layer_params, x, moments=running)
+    def given(instruction: Instruction, x: jax.Array) -> Moments | None:
+        return None if moments is None else moments[instruction.scope]
 
-    return _execute(program, params, images, norm, dropout_key)
+    return _execute(program, params, images, given, dropout_key, _jitted if jit_primitives else _apply)
 
 
 def batch_moments(program: Program, params: Params, images: jax.Array) -> dict[str, Moments]:
@@ -52,33 +56,40 @@ def batch_moments(program: Program, params: Params, images: jax.Array) -> dict[s
     check_images(program, images)
     collected = {}
 
-    def norm(instruction: Instruction, layer_params, x):
+    def collect(instruction: Instruction, x: jax.Array) -> Moments:
         collected[instruction.scope] = BatchNorm.moments(x)
-        return instruction.primitive(layer_params, x, moments=collected[instruction.scope])
+        return collected[instruction.scope]
 
-    _execute(program, params, images, norm, dropout_key=None)
+    _execute(program, params, images, collect, dropout_key=None, apply=_apply)
     return collected
+
+
+def _apply(primitive: Primitive, layer_params: Sequence[jax.Array], inputs: Sequence[jax.Array | None], options):
+    return primitive(layer_params, *inputs, **options)
+
+
+_jitted = functools.partial(jax.jit, static_argnums=0)(_apply)
 
 
 def _execute(
     program: Program,
     params: Params,
     images: jax.Array,
-    norm: Callable[[Instruction, list[jax.Array], jax.Array], jax.Array],
+    moments: Callable[[Instruction, jax.Array], Moments | None],
     dropout_key: jax.Array | None,
+    apply: Callable[..., jax.Array],
 ) -> jax.Array:
     registers = {INPUT: images}
     for register, instruction in enumerate(program.instructions, start=1):
         inputs = [None if r is None else registers[r] for r in instruction.inputs]
         layer_params = [params[tensor.name] for tensor in instruction.tensors]
         primitive = instruction.primitive
+        options = {}
         if isinstance(primitive, BatchNorm):
-            registers[register] = norm(instruction, layer_params, inputs[0])
+            options = {"moments": moments(instruction, inputs[0])}
         elif isinstance(primitive, Linear) and primitive.dropout and dropout_key is not None:
-            key = jax.random.fold_in(dropout_key, register)
-            registers[register] = primitive(layer_params, *inputs, dropout_key=key)
-        else:
-            registers[register] = primitive(layer_params, *inputs)
+            options = {"dropout_key": jax.random.fold_in(dropout_key, register)}
+        registers[register] = apply(primitive, layer_params, inputs, options)
     return registers[len(program.instructions)]
 
 

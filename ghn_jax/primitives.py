@@ -166,7 +166,8 @@ class Linear(Primitive):
         elif self.activation == "gelu":
             x = jax.nn.gelu(x, approximate=False)
         if self.dropout and dropout_key is not None:
-            keep = jax.random.bernoulli(dropout_key, 1 - DROPOUT_RATE, x.shape)
+            # The same mask whatever the precision of the activations.
+            keep = jax.random.bernoulli(dropout_key, jnp.float32(1 - DROPOUT_RATE), x.shape)
             x = jnp.where(keep, x / (1 - DROPOUT_RATE), 0)
         y = x @ params[0]
         return y + params[1] if self.bias else y

@@ -225,12 +225,16 @@ def width_candidates(architecture: Architecture, num_params: int) -> tuple[int, 
     return WIDTHS
 
 
+def head_widths(candidates: tuple[int, ...], width: int) -> tuple[int, ...]:
+    """Candidates for `fc_dim` of a network whose `C` is `width`, one of `candidates`."""
+    return FC_WIDTHS if candidates == WIDTHS and width <= 64 else FC_WIDTHS[:4]
+
+
 def _draw_widths(architecture: Architecture, num_params: int, seed: int, position: int) -> Architecture:
     draws = _Draws(GENERATOR_VERSION, _WIDTH_STREAM, seed, position)
     candidates = width_candidates(architecture, num_params)
     width = draws.choice(candidates)
-    wide_head = candidates == WIDTHS and width <= 64
-    return dataclasses.replace(architecture, C=width, fc_dim=draws.choice(FC_WIDTHS if wide_head else FC_WIDTHS[:4]))
+    return dataclasses.replace(architecture, C=width, fc_dim=draws.choice(head_widths(candidates, width)))
 
 
 def _rules(split: str) -> SplitRules:

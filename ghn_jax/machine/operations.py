@@ -115,11 +115,7 @@ def backward(signatures: Sequence[Signature], parameters: Parameters, batch: int
                 _, pull_back = jax.vjp(apply, tensors, inputs)
                 tensors_bar, inputs_bar = pull_back(output_bar)
             square = sum((jnp.sum(jnp.square(bar)) for bar in tensors_bar), jnp.zeros((), jnp.float32))
-            sums = []
-            for position, bar in enumerate(inputs_bar):
-                before = read(memory, word.inputs_bar[position], signature.inputs[position], batch)
-                sums.append(jnp.where(word.accumulate[position], before + bar, bar))
-            return sums, pull_raw(tensors_bar)[0], square
+            return _accumulated(signature, word, memory, inputs_bar), pull_raw(tensors_bar)[0], square
 
         raw = jax.eval_shape(lambda: _read_raw(signatures[0], parameters, context))
         shapes = (
@@ -137,6 +133,23 @@ def backward(signatures: Sequence[Signature], parameters: Parameters, batch: int
         return Gradients(memory, bars, gradients.square + square)
 
     return operation
+
+
+def _accumulated(signature: Signature, word: Word, memory: jax.Array, bars: Sequence[jax.Array]) -> list[jax.Array]:
+    """What to write, in this order, for the gradients with respect to the inputs: with what is there already.
+
+    An activation may be an input twice.  Nothing is written yet, so the second sum goes on from the first and not from
+    the memory.
+    """
+    sums: list[jax.Array] = []
+    for position, bar in enumerate(bars):
+        shape, offset = signature.inputs[position], word.inputs_bar[position]
+        before = read(memory, offset, shape, len(bar))
+        for earlier in range(position):
+            if signature.inputs[earlier] == shape:
+                before = jnp.where(word.inputs_bar[earlier] == offset, sums[earlier].astype(before.dtype), before)
+        sums.append(jnp.where(word.accumulate[position], before + bar, bar))
+    return sums
 
 
 def before_writing(

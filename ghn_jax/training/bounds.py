@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from ghn_jax.ghn.requests import Table as RowTable
@@ -37,6 +38,10 @@ class Needs(NamedTuple):
     def union(self, other: Needs) -> Needs:
         """The larger of every number."""
         return Needs(*map(max, self, other))
+
+    def with_margin(self, factor: float) -> Needs:
+        """Every number times `factor`, rounded up."""
+        return Needs(*(math.ceil(factor * number) for number in self))
 
     def check(self, target: Target, batch_size: int) -> None:
         """Raises MachineError naming the first bound that a network exceeds; `self` are the bounds."""
