@@ -15,24 +15,25 @@ import numpy as np
 import optax
 import pytest
 
-from ghn_jax import checkpoint, interpreter, pretrained
+from ghn_jax import checkpoint, evaluation, images, interpreter, pretrained
 from ghn_jax.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilations import counted
-from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, WIDTHS, train_architecture
+from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, WIDTHS, sample_architecture, train_architecture
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.losses import cross_entropy
 from ghn_jax.machine.table import MachineError
 from ghn_jax.predict import GHN, predict_params
-from ghn_jax.training import loop, parallel
+from ghn_jax.training import loop, parallel, validation
 from ghn_jax.training.bounds import Needs
-from ghn_jax.training.config import TrainConfig, from_fields
+from ghn_jax.training.config import TrainConfig, config_dict, from_fields
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import NonFiniteLossError
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import init_state, make_optimizer
 from ghn_jax.training.survey import of_targets
 from ghn_jax.training.targets import Position, make_target, meta_batches
+from ghn_jax.training.validation import val_targets
 
 ROOT = Path(__file__).parent.parent
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
@@ -416,3 +417,57 @@ def test_command_line_errors(tmp_path):
     assert missing.returncode == 1 and "cifar-10" in missing.stderr and "Traceback" not in missing.stderr
     foreign = run_script("experiments/evaluate.py", f"--checkpoint={tmp_path}")
     assert foreign.returncode == 1 and "no checkpoint at" in foreign.stderr and "Traceback" not in foreign.stderr
+
+
+def test_every_field_can_be_given_on_the_command_line():
+    """Configurations hold all fields, with types, and say no to unknown ones."""
+    config = config_dict(dataset="digits", steps=7)
+    assert from_fields(dict(config)) == TrainConfig(dataset="digits", steps=7)
+    assert set(config) == {field.name for field in dataclasses.fields(TrainConfig)}
+    config.data_dir, config.max_minutes, config.fixed_width = "here", 2.0, 32
+    with pytest.raises(TypeError):
+        config.fixed_width = "wide"
+    with pytest.raises(ConfigError, match="no field 'stepz'; did you mean 'steps'"):
+        config_dict(stepz=7)
+
+
+def test_curves_of_runs(tmp_path):
+    """Runs of different length, one with validations, one that has not begun."""
+    for name, steps in (("a", 120), ("b", 3), ("c", 0)):
+        (tmp_path / name).mkdir()
+        rows = [{"step": i, "minutes": i, "loss": 2.3 - i / 100, "accuracy": 0.1 + i / 500} for i in range(1, steps)]
+        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    row = {"step": 60, "minutes": 7, "accuracy": 0.2, "standard_error": None}
+    (tmp_path / "a" / "validation.jsonl").write_text(json.dumps(row) + "\n")
+    result = run_script(
+        "experiments/plot_run.py", *(str(tmp_path / name) for name in "abc"), "--against=minutes",
+        f"--out={tmp_path / 'runs.png'}",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "runs.png").stat().st_size > 10_000
+    missing = run_script("experiments/plot_run.py", str(tmp_path))
+    assert missing.returncode == 1 and "is not the workdir of a run" in missing.stderr
+
+
+def test_validation_networks_are_those_of_the_run():
+    config = smoke_config("nowhere", val_networks=3)
+    targets = val_targets(config, CIFAR10)
+    assert len(targets) == 3 and all(t.architecture.C == 32 for t in targets)
+    assert all(t.program.multiply_adds <= 8_000_000 for t in targets)
+    for target in targets:
+        assert dataclasses.replace(sample_architecture("val", target.number), C=32) == target.architecture
+
+
+def test_validation_measures_what_evaluation_measures(ghn, monkeypatch):
+    """The same networks, parameters and images, one by one."""
+    monkeypatch.setattr(validation, "val_targets", lambda config, task: list(TARGETS))
+    dataset = images.load("digits")
+    result = validation.Validation(smoke_config("nowhere", val_networks=2, val_images=64), SMALL, dataset)(ghn.params)
+    known = [
+        evaluation.accuracy(
+            evaluation.unrolled(target.program, predict_params(target.graph, ghn)), dataset.val, dataset, 64
+        )
+        for target in TARGETS
+    ]
+    assert result["accuracies"] == known
+    assert result["accuracy"] == pytest.approx(np.mean(known)) and result["best"] == max(known)
