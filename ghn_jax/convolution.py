@@ -88,10 +88,17 @@ class Window:
 def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Dense convolution of `x [B, H, W, in]` with `kernel [kh, kw, in, out]`."""
     if window.kernel == (1, 1) and window.padding == (0, 0) and not native_operations.value:
-        return x[:, :: window.stride[0], :: window.stride[1]] @ kernel[0, 0]
+        return linear(x[:, :: window.stride[0], :: window.stride[1]], kernel[0, 0])
     if _written_out():
         return _convolve_cpu(x, kernel, window)
     return _native(x, kernel, window)
+
+
+def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """`x [..., in] @ weight [in, out]`, with all other axes made one: on CPUs the gradient takes half the time so."""
+    if native_operations.value:
+        return x @ weight
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:

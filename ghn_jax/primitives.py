@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ghn_jax.blocking import blocks
-from ghn_jax.convolution import Size, Window, convolve, convolve_depthwise, native_operations, pool
+from ghn_jax.convolution import Size, Window, convolve, convolve_depthwise, linear, native_operations, pool
 from ghn_jax.graph import Role
 
 NORM_EPSILON = 1e-5
@@ -169,7 +169,7 @@ class Linear(Primitive):
             # The same mask whatever the precision of the activations.
             keep = jax.random.bernoulli(dropout_key, jnp.float32(1 - DROPOUT_RATE), x.shape)
             x = jnp.where(keep, x / (1 - DROPOUT_RATE), 0)
-        y = x @ params[0]
+        y = linear(x, params[0])
         return y + params[1] if self.bias else y
 
 
