@@ -124,11 +124,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, default=64)
     parser.add_argument("--unrolled", type=int, default=0)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--max_multiply_adds", type=int, help="only networks that cost no more per image")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()
     use_compilation_cache()
     config = TrainConfig(
-        steps=args.networks // META_BATCH, fixed_width=32, network_clip_norm=1.0, compute_dtype=args.dtype
+        steps=args.networks // META_BATCH,
+        batch_size=args.batch_size,
+        max_multiply_adds=args.max_multiply_adds,
+        fixed_width=32,
+        network_clip_norm=1.0,
+        compute_dtype=args.dtype,
     )
     rng = np.random.default_rng(0)
     images = rng.standard_normal((config.batch_size, 32, 32, 3)).astype(np.float32)
