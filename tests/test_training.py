@@ -15,16 +15,16 @@ import numpy as np
 import optax
 import pytest
 
-from ghn_jax import checkpoint, evaluation, images, interpreter, pretrained
+from ghn_jax import checkpoint, interpreter, pretrained
 from ghn_jax.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilations import counted
-from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, WIDTHS, sample_architecture, train_architecture
+from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, WIDTHS, train_architecture
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.losses import cross_entropy
 from ghn_jax.machine.table import MachineError
 from ghn_jax.predict import GHN, predict_params
-from ghn_jax.training import loop, parallel, validation
+from ghn_jax.training import loop, parallel
 from ghn_jax.training.bounds import Needs
 from ghn_jax.training.config import TrainConfig, config_dict, from_fields
 from ghn_jax.training.engine import Engine
@@ -33,7 +33,6 @@ from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import init_state, make_optimizer
 from ghn_jax.training.survey import of_targets
 from ghn_jax.training.targets import Position, make_target, meta_batches
-from ghn_jax.training.validation import val_targets
 
 ROOT = Path(__file__).parent.parent
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
@@ -273,65 +272,6 @@ def test_bad_configuration(fields, message):
         from_fields(fields)
 
 
-def test_checkpoint_round_trip(tmp_path, ghn):
-    path = tmp_path / "run" / checkpoint.FOLDER
-    description = checkpoint.Description(SMALL, CIFAR10, 7, {"seed": 0}, {"minutes": 1.5})
-    checkpoint.save(path, description, {"params": ghn.params, "opt_state": [np.arange(3)]})
-    for place in (tmp_path / "run", path, path / "7"):
-        assert checkpoint.describe(place) == description
-    loaded = checkpoint.load_ghn(path)
-    assert loaded.config == SMALL
-    jax.tree.map(np.testing.assert_array_equal, loaded.params, ghn.params)
-    changed = jax.tree.map(lambda x: x + 1, ghn.params)
-    checkpoint.save(path, dataclasses.replace(description, step=8), {"params": changed})
-    assert checkpoint.describe(path).step == 8
-    jax.tree.map(np.testing.assert_array_equal, checkpoint.load_ghn(path).params, changed)
-    assert sorted(p.name for p in path.iterdir()) == ["7", "8"]
-
-
-def test_newest_and_best_checkpoints_stay(tmp_path, ghn):
-    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
-    for step, accuracy in enumerate((0.3, 0.9, None, 0.5, None, 0.4, None)):
-        description = checkpoint.Description(SMALL, CIFAR10, step, {}, {}, accuracy)
-        checkpoints.save(description, {"params": jax.tree.map(lambda x, step=step: x + step, ghn.params)})
-    checkpoints.close()
-    assert checkpoint.saved_steps(tmp_path) == [1, 5, 6]
-    assert checkpoint.describe(tmp_path).step == 1  # the most accurate
-    best = checkpoint.load_ghn(tmp_path).params
-    jax.tree.map(np.testing.assert_array_equal, best, jax.tree.map(lambda x: x + 1, ghn.params))
-    restored = checkpoint.restore_newest(tmp_path, {"params": ghn.params}, warn=pytest.fail)
-    assert restored.description.step == 6
-
-
-# Orbax leaves the tasks that failed on damaged files to the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_bad_checkpoints(tmp_path, ghn):
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
-        checkpoint.load_ghn(tmp_path / "nothing")
-    (tmp_path / "foreign").mkdir()
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
-        checkpoint.load_ghn(tmp_path / "foreign")
-    checkpoint.save(tmp_path / "run", checkpoint.Description(SMALL, CIFAR10, 1, {}), {"params": ghn.params})
-    path = tmp_path / "run" / "1"
-    about = path / "_CHECKPOINT_METADATA"
-    text = about.read_text()
-    about.write_text(text.replace('"hid": 8', '"hid": 16'))
-    with pytest.raises(CheckpointError, match="has shape .* expected"):
-        checkpoint.load_ghn(path)
-    about.write_text(text[:40])
-    with pytest.raises(CheckpointError, match="damaged"):
-        checkpoint.load_ghn(path)
-    about.write_text(text.replace("checkpoint 2", "checkpoint 99"))
-    with pytest.raises(CheckpointError, match="format"):
-        checkpoint.load_ghn(path)
-    about.write_text(text)
-    for files in ("state/**/d/*", "state/_METADATA"):  # values, then their description
-        for file in path.glob(files):
-            file.write_bytes(file.read_bytes()[:100])
-        with pytest.raises(CheckpointError, match="damaged"):
-            checkpoint.load_ghn(path)
-
-
 def smoke_config(workdir, **fields):
     return TrainConfig(
         dataset="digits", workdir=str(workdir), steps=2, batch_size=8, meta_batch=2, fixed_width=32,
@@ -429,45 +369,3 @@ def test_every_field_can_be_given_on_the_command_line():
         config.fixed_width = "wide"
     with pytest.raises(ConfigError, match="no field 'stepz'; did you mean 'steps'"):
         config_dict(stepz=7)
-
-
-def test_curves_of_runs(tmp_path):
-    """Runs of different length, one with validations, one that has not begun."""
-    for name, steps in (("a", 120), ("b", 3), ("c", 0)):
-        (tmp_path / name).mkdir()
-        rows = [{"step": i, "minutes": i, "loss": 2.3 - i / 100, "accuracy": 0.1 + i / 500} for i in range(1, steps)]
-        (tmp_path / name / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    row = {"step": 60, "minutes": 7, "accuracy": 0.2, "standard_error": None}
-    (tmp_path / "a" / "validation.jsonl").write_text(json.dumps(row) + "\n")
-    result = run_script(
-        "experiments/plot_run.py", *(str(tmp_path / name) for name in "abc"), "--against=minutes",
-        f"--out={tmp_path / 'runs.png'}",
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert (tmp_path / "runs.png").stat().st_size > 10_000
-    missing = run_script("experiments/plot_run.py", str(tmp_path))
-    assert missing.returncode == 1 and "is not the workdir of a run" in missing.stderr
-
-
-def test_validation_networks_are_those_of_the_run():
-    config = smoke_config("nowhere", val_networks=3)
-    targets = val_targets(config, CIFAR10)
-    assert len(targets) == 3 and all(t.architecture.C == 32 for t in targets)
-    assert all(t.program.multiply_adds <= 8_000_000 for t in targets)
-    for target in targets:
-        assert dataclasses.replace(sample_architecture("val", target.number), C=32) == target.architecture
-
-
-def test_validation_measures_what_evaluation_measures(ghn, monkeypatch):
-    """The same networks, parameters and images, one by one."""
-    monkeypatch.setattr(validation, "val_targets", lambda config, task: list(TARGETS))
-    dataset = images.load("digits")
-    result = validation.Validation(smoke_config("nowhere", val_networks=2, val_images=64), SMALL, dataset)(ghn.params)
-    known = [
-        evaluation.accuracy(
-            evaluation.unrolled(target.program, predict_params(target.graph, ghn)), dataset.val, dataset, 64
-        )
-        for target in TARGETS
-    ]
-    assert result["accuracies"] == known
-    assert result["accuracy"] == pytest.approx(np.mean(known)) and result["best"] == max(known)
