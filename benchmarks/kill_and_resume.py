@@ -46,6 +46,12 @@ def finish(workdir: Path, steps: int) -> None:
         sys.exit(errors.decode()[-2000:])
 
 
+def last_step(workdir: Path) -> int:
+    """Steps that a run has reported."""
+    path = workdir / METRICS
+    return max((row["step"] for row in read(path)), default=0) if path.exists() else 0
+
+
 def last_state(workdir: Path):
     """Arrays and metrics at the end of a run."""
     folder = workdir / checkpoint.FOLDER
@@ -67,24 +73,21 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         undisturbed, killed = Path(folder, "undisturbed"), Path(folder, "killed")
         finish(undisturbed, args.steps)  # compiles, too
-        began = time.monotonic()
-        finish(Path(folder, "again"), args.steps)
-        whole = time.monotonic() - began
         for number in range(1, args.kills + 1):
-            process = start(killed, args.steps)
-            moment = rng.uniform(0, 0.8 * whole)
-            try:
-                process.communicate(timeout=moment)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-            steps = checkpoint.saved_steps(killed / checkpoint.FOLDER)
-            ended = process.returncode == 0
-            print(
-                f"kill {number}: after {moment:.1f} s"
-                + (", the run had ended" if ended else "")
-                + f"; checkpoints {steps}"
-            )
+            process, before = start(killed, args.steps), last_step(killed)
+            if rng.random() < 0.2:
+                time.sleep(rng.uniform(0, 10))  # while it starts
+            else:
+                enough = before + rng.randint(1, args.steps // args.kills)
+                while last_step(killed) < enough and process.poll() is None:
+                    time.sleep(0.01)
+                time.sleep(rng.uniform(0, 0.3))
+            if process.poll() is not None:
+                sys.exit(f"kill {number}: the run had ended; give it more --steps")
+            process.kill()
+            process.communicate()
+            saved = checkpoint.saved_steps(killed / checkpoint.FOLDER)
+            print(f"kill {number}: went on after {before} steps, made {last_step(killed)}, saved {saved}", flush=True)
         finish(killed, args.steps)
         (mine, my_rows), (known, known_rows) = last_state(killed), last_state(undisturbed)
         same = all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (mine, known)), strict=True))
