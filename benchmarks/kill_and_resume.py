@@ -87,7 +87,7 @@ def main() -> None:
             process.kill()
             process.communicate()
             saved = checkpoint.saved_steps(killed / checkpoint.FOLDER)
-            print(f"kill {number}: went on after {before} steps, made {last_step(killed)}, saved {saved}", flush=True)
+            print(f"kill {number}: had made {before} steps, then {last_step(killed)}, saved {saved}", flush=True)
         finish(killed, args.steps)
         (mine, my_rows), (known, known_rows) = last_state(killed), last_state(undisturbed)
         same = all(np.array_equal(a, b) for a, b in zip(*map(jax.tree.leaves, (mine, known)), strict=True))
