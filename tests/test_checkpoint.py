@@ -1,6 +1,7 @@
 """Checkpoints: what is written is read, the best and the newest stay, damaged and foreign ones are named."""
 
 import dataclasses
+import gc
 
 import jax
 import numpy as np
@@ -77,3 +78,4 @@ def test_bad_checkpoints(tmp_path, ghn):
             file.write_bytes(file.read_bytes()[:100])
         with pytest.raises(CheckpointError, match="damaged"):
             checkpoint.load_ghn(path)
+    gc.collect()  # of Orbax's failed tasks, while their warnings are ignored

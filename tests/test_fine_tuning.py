@@ -20,7 +20,7 @@ CELL = Genotype(
     reduce_concat=(2,),
 )
 PROGRAMS = [lower(Architecture(CELL, n_cells=n, C=8, fc_dim=16), CIFAR10) for n in (1, 2)]
-STEPS = 40
+STEPS = 80
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,11 @@ def test_steps_by_hand(tuner):
 
 
 def test_it_learns_and_measures(tuner):
-    program, dataset = PROGRAMS[0], images.load("digits")
-    params = he_init(program, seed=1)
-    measured = tuner(program, params, dataset, [0, STEPS], num_test_images=128)
+    program, dataset, losses = PROGRAMS[1], images.load("digits"), []
+    params = he_init(program, seed=0)
+    measured = tuner(program, params, dataset, [0, STEPS], num_test_images=128, made_step=losses.append)
     assert list(measured) == [0, STEPS]
     assert measured[0] == accuracy(unrolled(program, params), dataset.test, dataset, 128)
+    assert len(losses) == STEPS
+    assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert measured[STEPS] > measured[0] + 0.1

@@ -160,23 +160,22 @@ def _start(config: TrainConfig, hypernet: HypernetConfig, optimizer) -> tuple[Tr
     """The state that a run goes on from, or begins with."""
     folder = Path(config.workdir) / checkpoint.FOLDER
     fresh = jax.eval_shape(lambda: init_state(GHN.init(hypernet, 0).params, optimizer))
-    for step in checkpoint.saved_steps(folder)[::-1][:1]:
-        with contextlib.suppress(CheckpointError):  # a damaged one is dealt with below
-            _check_same_run(config, checkpoint.describe(folder / str(step)))
+    if steps := checkpoint.saved_steps(folder):  # first of all: arrays of another run would look damaged
+        with contextlib.suppress(CheckpointError):  # if it is damaged itself, that is dealt with below
+            _check_same_run(config, checkpoint.describe(folder / str(steps[-1])))
     restored = checkpoint.restore_newest(folder, _arrays(fresh), warn=print)
     if restored is None:
         return init_state(start_params(config, hypernet), optimizer), Progress()
     _check_same_run(config, restored.description)
     progress = Progress.from_json(restored.description.progress)
-    leaves = [*jax.tree.leaves(restored.arrays["opt_state"])]
-    opt_state = jax.tree.unflatten(jax.tree.structure(fresh.opt_state), leaves)
+    opt_state = jax.tree.unflatten(jax.tree.structure(fresh.opt_state), restored.arrays["opt_state"])
     print(f"{config.workdir}: going on after step {progress.step}, {progress.minutes:.1f} minutes")
     return TrainState(np.int32(progress.step), restored.arrays["params"], opt_state), progress
 
 
 def _check_same_run(config: TrainConfig, description: Description) -> None:
     different = differences(config, description.train_config)
-    version = description.progress["generator_version"]
+    version = description.progress.get("generator_version")
     if version != GENERATOR_VERSION:
         different.append(f"generator_version was {version}, is {GENERATOR_VERSION}")
     if different:
