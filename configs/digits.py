@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
     return config_dict(
         dataset="digits",
         workdir="runs/digits",
-        start="pretrained",
+        start="ghn2_fashion_mnist",
         steps=1200,
         batch_size=32,
         meta_batch=2,

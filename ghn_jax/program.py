@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import NamedTuple
 
 from ghn_jax import architecture as arch
 from ghn_jax import primitives as ops
@@ -15,8 +16,7 @@ INPUT = 0
 """Register of the images; instruction `i` writes register `i + 1`."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ParameterTensor:
+class ParameterTensor(NamedTuple):
     """A named parameter tensor: the original's name, how it is predicted and its JAX shape."""
 
     name: str
@@ -29,8 +29,7 @@ class ParameterTensor:
         return math.prod(self.shape)
 
 
-@dataclasses.dataclass(frozen=True)
-class Instruction:
+class Instruction(NamedTuple):
     """One primitive with its input registers (None: an absent state), its tensors and its output shape."""
 
     primitive: ops.Primitive

@@ -308,12 +308,13 @@ def test_start_from_a_checkpoint(tmp_path, ghn, small_hypernetwork):
     other = dataclasses.replace(SMALL, hid=16)
     with pytest.raises(ConfigError, match=r"config.start=.*first' is .*hid=8.* expected .*hid=16"):
         loop.start_params(config, other)
-    with pytest.raises(ConfigError, match="config.start='pretrained'"):
-        loop.start_params(dataclasses.replace(config, start="pretrained"), SMALL)
-    with pytest.raises(CheckpointError, match="no checkpoint at"):
+    shipped = pretrained.DEFAULT.stem
+    with pytest.raises(ConfigError, match=f"config.start='{shipped}'"):
+        loop.start_params(dataclasses.replace(config, start=shipped), SMALL)
+    with pytest.raises(CheckpointError, match="there is no"):
         loop.train(dataclasses.replace(config, start=str(tmp_path / "nothing")))
-    shipped = loop.start_params(dataclasses.replace(config, start="pretrained"), pretrained.load().config)
-    jax.tree.map(np.testing.assert_array_equal, shipped, pretrained.load().params)
+    started = loop.start_params(dataclasses.replace(config, start=shipped), pretrained.load().config)
+    jax.tree.map(np.testing.assert_array_equal, started, pretrained.load().params)
 
 
 def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, monkeypatch):

@@ -45,8 +45,8 @@ class TrainConfig:
       network_clip_norm: largest norm of one network's gradient with respect to its own parameters, None for no limit
         (as in the original).  The median is about 3, but networks without normalisation reach thousands and would
         drown the others of their meta-batch and the steps after it.
-      start: what the hypernetwork starts from: "random" weights, the "pretrained" ones that come with the package, or
-        those of the checkpoint in this folder.
+      start: what the hypernetwork starts from: "random" weights, or whatever `ghn_jax.load` takes: the name of one in
+        the package ("ghn2_fashion_mnist"), a checkpoint folder, a file.
       label_smoothing: see `losses.cross_entropy`.
       compute_dtype: of activations in the networks, "float32" or "bfloat16"; weights and gradients of weights are
         float32 always.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ghn_jax import checkpoint, images, pretrained
+from ghn_jax import checkpoint, images, loading
 from ghn_jax.architecture import Task
 from ghn_jax.checkpoint import CheckpointError, Checkpoints, Description
 from ghn_jax.deepnets.sampler import GENERATOR_VERSION
@@ -193,12 +193,12 @@ def start_params(config: TrainConfig, hypernet: HypernetConfig) -> Any:
     """The weights that training starts from.
 
     Raises:
-      CheckpointError: no checkpoint at `config.start`.
+      CheckpointError: nothing that `ghn_jax.load` reads at `config.start`.
       ConfigError: it holds another hypernetwork than `hypernet`.
     """
     if config.start == "random":
         return GHN.init(hypernet, config.seed).params
-    ghn = pretrained.load() if config.start == "pretrained" else checkpoint.load_ghn(config.start)
+    ghn = loading.load(config.start)
     if ghn.config != hypernet:
         raise ConfigError(f"config.start={config.start!r} is {ghn.config}, expected {hypernet}")
     return ghn.params

@@ -17,6 +17,7 @@ import numpy as np
 from flax import jax_utils
 from jax.experimental import multihost_utils
 
+from ghn_jax.garbage import collector_paused
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.machine.assemble import UNIT
 from ghn_jax.training.step import DEVICES
@@ -106,7 +107,9 @@ def compile_step(step: Callable, *args: Any) -> Callable:
     mapped = jax.pmap(step, axis_name=DEVICES, donate_argnums=(0, 1))
     if jax.process_count() > 1:
         return mapped  # compiled by the first call: pmap cannot lower shapes of arrays of several processes
-    return mapped.lower(*args).compile()
+    with collector_paused():
+        lowered = mapped.lower(*args)
+    return lowered.compile()
 
 
 def check_same_everywhere(text: str) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from tqdm import tqdm
 
 from ghn_jax.architecture import Task
+from ghn_jax.garbage import collector_paused
 from ghn_jax.machine.table import Signature, Table, signatures_of, table_of
 from ghn_jax.training.bounds import Needs, needs_of
 from ghn_jax.training.config import TrainConfig
@@ -56,7 +57,8 @@ def survey(config: TrainConfig, task: Task) -> Survey:
     steps = config.steps if whole else min(config.steps, -(-LOOK_AHEAD // config.meta_batch))
     ahead = itertools.islice(meta_batches(config, task), steps)
     bar = tqdm(ahead, total=steps, desc="looking ahead", unit="step", leave=False)
-    found = of_targets((target for meta_batch in bar for target in meta_batch.targets), config.batch_size)
+    with collector_paused():
+        found = of_targets((target for meta_batch in bar for target in meta_batch.targets), config.batch_size)
     if whole:
         return found
     tables = operations(task, config.fixed_width, config.max_multiply_adds)
