@@ -110,6 +110,25 @@ def collect(path: Path, titles: list[str]) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def figures(found: dict[str, dict[str, list[float]]], titles: list[str], args: argparse.Namespace) -> dict:
+    """Mean, standard error, best and number of networks, by title and split; experiments/pack.py stores them."""
+
+    def of(values: list[float]) -> dict[str, float]:
+        s = summary(values)
+        if len(values) == 1:
+            return {"mean": s["mean"]}
+        return {name: s[name] for name in ("mean", "standard_error", "best")} | {"networks": len(values)}
+
+    what = (
+        f"top-1 accuracy of predicted networks never trained on, {args.num_images} test images of {args.dataset} for "
+        f"each, with the statistics of batches of {BATCH_SIZE}"
+    )
+    accuracies = {
+        title: {column: of(values[title]) for column, values in found.items() if title in values} for title in titles
+    }
+    return {"what": what, "accuracy": accuracies}
+
+
 def markdown(found: dict[str, dict[str, list[float]]], titles: list[str]) -> str:
     """The table: mean, standard error and best, in percent."""
 
@@ -165,9 +184,10 @@ def main() -> None:
     found = collect(args.out / "networks.jsonl", titles)
     text = markdown(found, titles)
     (args.out / "splits.md").write_text(text)
+    (args.out / "splits.json").write_text(json.dumps(figures(found, titles, args), indent=1) + "\n")
     plot(args.out / "splits.png", found, titles, args.dataset)
     print(f"\nTop-1 accuracy in %, mean +- standard error, best; {args.num_images} test images a network\n\n{text}")
-    print(f"written: {args.out}/networks.jsonl, splits.md, splits.png")
+    print(f"written: {args.out}/networks.jsonl, splits.md, splits.json, splits.png")
 
 
 if __name__ == "__main__":

@@ -73,6 +73,11 @@ def test_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
     ]
     assert "| second |" in capsys.readouterr().out
     assert (tmp_path / "splits.png").stat().st_size > 5000
+    stored = json.loads((tmp_path / "splits.json").read_text())["accuracy"]
+    assert set(stored) == {"first", "second", "He init"}
+    assert stored["first"]["test"]["networks"] == 2
+    both = [rows[0]["accuracy"]["first"], rows[2]["accuracy"]["first"]]
+    assert stored["first"]["test"]["mean"] == pytest.approx(np.mean(both))
     assert run(2, f"first={tmp_path / '0.npz'}", f"second={tmp_path / '1.npz'}") == rows
 
 

@@ -1,0 +1,78 @@
+"""Packs a trained hypernetwork into one file with where it comes from, like those that come with the package.
+
+    python experiments/pack.py runs/fashion_mnist --out=ghn2_fashion_mnist.npz --licence=MIT
+    python experiments/pack.py runs/fashion_mnist --out=ghn2_fashion_mnist.npz --accuracy=splits/splits.json:GHN-2
+
+`ghn_jax.load` reads the file, and `ghn_jax.push_to_hub` makes a model card of what it says.  `--accuracy` is a file of
+experiments/evaluate_splits.py and a title in it.  A run that started from another hypernetwork counts its steps too, if
+what the run's `config.start` says is still there.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import ghn_jax
+from ghn_jax import checkpoint, pretrained
+from ghn_jax.checkpoint import CheckpointError
+
+
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, help="checkpoint folder of experiments/train.py")
+    parser.add_argument("--out", type=Path, required=True, help="file to write, ending in .npz")
+    parser.add_argument("--accuracy", metavar="FILE:TITLE", help="measured accuracies")
+    parser.add_argument("--licence", help="of the weights")
+    parser.add_argument("--hardware", help="that it was trained on")
+    parser.add_argument("--exact", action="store_true", help="float32 instead of half precision")
+    return parser.parse_args(arguments)
+
+
+def provenance(run: Path) -> dict[str, Any]:
+    """Where the newest checkpoint of a run comes from, what it started from included."""
+    known = ghn_jax.provenance(run)
+    config, progress = known["train_config"], checkpoint.describe(run).progress
+    known["architectures_seen"] = known["steps"] * config["meta_batch"]
+    known["minutes"] = round(progress["minutes"], 1)
+    known["generator_version"] = progress["generator_version"]
+    fields = f" --config.ghn={config['ghn']}" if config["ghn"] != "ghn2" else ""
+    known["command"] = f"python experiments/train.py --config=configs/{config['dataset']}.py{fields}; see train_config"
+    if config["start"] != "random":
+        before = ghn_jax.provenance(config["start"])
+        for name in ("steps", "architectures_seen"):
+            known[name] += before.get(name, 0)
+        known["started_from"] = before
+    return known
+
+
+def accuracy(text: str) -> dict[str, Any]:
+    """The figures of one title in a file of experiments/evaluate_splits.py."""
+    path, _, title = text.rpartition(":")
+    try:
+        measured = json.loads(Path(path).read_text())
+    except (OSError, ValueError) as error:
+        sys.exit(f"--accuracy={text}: expected FILE:TITLE, a file of experiments/evaluate_splits.py ({error})")
+    if title not in measured["accuracy"]:
+        sys.exit(f"--accuracy={text}: {path} has {', '.join(measured['accuracy'])}")
+    return {"what": measured["what"], **measured["accuracy"][title]}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
+    try:
+        known = provenance(args.run)
+        known |= {name: getattr(args, name) for name in ("licence", "hardware") if getattr(args, name)}
+        if args.accuracy:
+            known["accuracy"] = accuracy(args.accuracy)
+        pretrained.write(args.out, ghn_jax.load(args.run), known, np.float32 if args.exact else np.float16)
+    except (CheckpointError, OSError) as error:
+        sys.exit(str(error))
+    print(f"written: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB, {known['steps']:,} steps")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""Packing a run into one file."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import ghn_jax
+from ghn_jax import checkpoint
+from ghn_jax.architecture import CIFAR10
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.predict import GHN
+from ghn_jax.training.loop import Progress
+
+PATH = Path(__file__).parent.parent / "experiments" / "pack.py"
+SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("pack", PATH)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes a folder as experiments/train.py leaves it."""
+
+    def make(name: str, step: int, **fields) -> Path:
+        config = {"dataset": "digits", "data_dir": "/somewhere", "ghn": "ghn2", "meta_batch": 2, "start": "random"}
+        progress = Progress(step, minutes=3.21).to_json()
+        description = checkpoint.Description(SMALL, CIFAR10, step, config | fields, progress)
+        checkpoint.save(tmp_path / name, description, {"params": GHN.init(SMALL, step).params})
+        return tmp_path / name
+
+    return make
+
+
+def test_weights_and_provenance(script, run, tmp_path):
+    out = tmp_path / "packed.npz"
+    table = tmp_path / "splits.json"
+    table.write_text(json.dumps({"what": "of two", "accuracy": {"mine": {"test": {"mean": 0.5, "best": 0.75}}}}))
+    script.main([str(run("run", 7)), f"--out={out}", "--licence=MIT", f"--accuracy={table}:mine", "--exact"])
+    jax.tree.map(np.testing.assert_array_equal, ghn_jax.load(out).params, GHN.init(SMALL, 7).params)
+    known = ghn_jax.provenance(out)
+    assert known["steps"] == 7 and known["architectures_seen"] == 14 and known["minutes"] == 3.2
+    assert known["licence"] == "MIT" and known["accuracy"] == {"what": "of two", "test": {"mean": 0.5, "best": 0.75}}
+    assert "started_from" not in known and "somewhere" not in json.dumps(known)
+
+
+def test_steps_before_the_start_count(script, run, tmp_path):
+    first, second = tmp_path / "first.npz", tmp_path / "second.npz"
+    script.main([str(run("one", 7)), f"--out={first}"])
+    script.main([str(run("two", 5, start=str(first), meta_batch=4)), f"--out={second}"])
+    known = ghn_jax.provenance(second)
+    assert known["steps"] == 12 and known["architectures_seen"] == 14 + 20
+    assert known["started_from"]["steps"] == 7
+    largest = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(GHN.init(SMALL, 5).params))
+    for got, expected in zip(
+        jax.tree.leaves(ghn_jax.load(second).params), jax.tree.leaves(GHN.init(SMALL, 5).params), strict=True
+    ):
+        np.testing.assert_allclose(got, expected, atol=largest * 2**-11)  # half precision
+
+
+def test_bad_arguments(script, run, tmp_path):
+    folder, out = run("run", 1), tmp_path / "packed.npz"
+    with pytest.raises(SystemExit, match="there is no"):
+        script.main([str(tmp_path / "nothing"), f"--out={out}"])
+    with pytest.raises(SystemExit, match="expected a name ending in .npz"):
+        script.main([str(folder), f"--out={tmp_path / 'packed'}"])
+    with pytest.raises(SystemExit, match="expected FILE:TITLE"):
+        script.main([str(folder), f"--out={out}", "--accuracy=nothing"])
+    table = tmp_path / "splits.json"
+    table.write_text(json.dumps({"what": "", "accuracy": {"mine": {}}}))
+    with pytest.raises(SystemExit, match="has mine"):
+        script.main([str(folder), f"--out={out}", f"--accuracy={table}:other"])
+    assert not out.exists()
