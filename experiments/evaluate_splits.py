@@ -4,8 +4,9 @@
 
 Every hypernetwork is a title and whatever `ghn_jax.load` takes.  All predict the same networks: test (500), wide, deep,
 dense and bnfree (100 each), ResNet-50 and ViT; beside them stands He initialisation.  Each network classifies its own
-stretch of the test images, so that a mean is over all of them; accuracies use batch statistics of 64 images, as in
-the paper.  Results are added to `networks.jsonl` one by one: the same command goes on after an interruption.
+stretch of the test images, so that a mean is over all of them (ResNet-50 and ViT at least 1,024); accuracies use batch
+statistics of 64 images, as in the paper.  Results are added to `networks.jsonl` one by one: the same command goes on
+after an interruption.
 """
 
 import argparse
@@ -31,6 +32,9 @@ from ghn_jax.training.watch import read
 
 NUM = {"test": 500, "wide": 100, "deep": 100, "dense": 100, "bnfree": 100}
 HE = "He init"
+
+PREDEFINED_IMAGES = 1024
+"""Images at least for ResNet-50 and ViT, each of which is a column of its own."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -83,8 +87,9 @@ def measure(ghns: dict, dataset, args: argparse.Namespace, path: Path) -> None:
                 continue
             targets = [make_target(number, architecture, dataset.task) for number, architecture in missing]
             run_network = Interpreted([target.program for target in targets], BATCH_SIZE)
+            num_images = max(args.num_images, PREDEFINED_IMAGES if split == "predefined" else 0)
             for target in tqdm(targets, desc=split, unit="network"):
-                own = own_images(dataset.test, target.number, args.num_images)
+                own = own_images(dataset.test, target.number, num_images)
                 accuracies = {}
                 for title in [*ghns, HE]:
                     if title in done[split, target.number]:
@@ -121,7 +126,7 @@ def figures(found: dict[str, dict[str, list[float]]], titles: list[str], args: a
 
     what = (
         f"top-1 accuracy of predicted networks never trained on, {args.num_images} test images of {args.dataset} for "
-        f"each, with the statistics of batches of {BATCH_SIZE}"
+        f"each (ResNet-50 and ViT at least {PREDEFINED_IMAGES:,}), with the statistics of batches of {BATCH_SIZE}"
     )
     accuracies = {
         title: {column: of(values[title]) for column, values in found.items() if title in values} for title in titles

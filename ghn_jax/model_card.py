@@ -99,9 +99,10 @@ def _percent(figure: float | None) -> str:
 
 
 def _origin(provenance: Mapping[str, Any]) -> str:
-    known = {name: value for name, value in provenance.items() if name not in ("accuracy", "train_config", "task")}
+    apart = ("task", "train_config", "started_from")
+    known = {name: value for name, value in provenance.items() if name not in ("accuracy", *apart)}
     parts = [_table(("", ""), list(_fields(known)))] if known else ["Nothing is recorded about its training."]
-    for name in ("task", "train_config"):
+    for name in apart:
         if isinstance(provenance.get(name), Mapping):
             parts.append(f"`{name}`:\n\n" + _table(("field", "value"), list(_fields(provenance[name]))))
     return "\n\n".join(parts)

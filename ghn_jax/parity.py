@@ -189,8 +189,7 @@ def logits(program: Program, params: interpreter.Params) -> np.ndarray:
     Networks of the folder differ, their primitives seldom do: those are compiled, once for all, and not the network.
     """
     instructions = tuple(
-        dataclasses.replace(instruction, primitive=_Compiled(instruction.primitive))
-        for instruction in program.instructions
+        instruction._replace(primitive=_Compiled(instruction.primitive)) for instruction in program.instructions
     )
     compiled = dataclasses.replace(program, instructions=instructions)
     with jax.default_matmul_precision("highest"):
