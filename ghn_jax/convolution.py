@@ -62,14 +62,14 @@ class Window:
         height, width = self.output_size(x.shape[1:3])
         pads = ((0, 0), (self.padding[0],) * 2, (self.padding[1],) * 2, (0, 0))
         padded = jnp.pad(x, pads, constant_values=padding_value)
-        strides = (1, *self.stride, 1)
 
-        def met(ky: int, kx: int) -> jax.Array:  # lax.slice is traced ten times as fast as an index
-            first = (0, ky * self.dilation, kx * self.dilation, 0)
-            extent = (len(x), (height - 1) * self.stride[0] + 1, (width - 1) * self.stride[1] + 1, x.shape[-1])
-            return lax.slice(padded, first, [f + e for f, e in zip(first, extent, strict=True)], strides)
+        def met(position: int, outputs: int, stride: int) -> slice:
+            start = position * self.dilation
+            return slice(start, start + (outputs - 1) * stride + 1, stride)
 
-        return [[met(ky, kx) for kx in range(self.kernel[1])] for ky in range(self.kernel[0])]
+        rows = [met(ky, height, self.stride[0]) for ky in range(self.kernel[0])]
+        columns = [met(kx, width, self.stride[1]) for kx in range(self.kernel[1])]
+        return [[padded[:, row, column] for column in columns] for row in rows]
 
     def map_rows(self, function: Callable[[list[jax.Array]], jax.Array], x: jax.Array) -> jax.Array:
         """`function(self.shifts(x)[ky])` for every `ky`, stacked; compiled once for all of them."""
@@ -80,7 +80,7 @@ class Window:
         def row(ky):
             lines = lax.dynamic_slice_in_dim(padded, ky * step, (height - 1) * sy + 1, axis=1)[:, ::sy]
             starts = [kx * step for kx in range(self.kernel[1])]
-            return function([lax.slice_in_dim(lines, start, start + (width - 1) * sx + 1, sx, 2) for start in starts])
+            return function([lines[:, :, start : start + (width - 1) * sx + 1 : sx] for start in starts])
 
         return lax.map(row, jnp.arange(self.kernel[0]))
 
@@ -88,8 +88,7 @@ class Window:
 def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Dense convolution of `x [B, H, W, in]` with `kernel [kh, kw, in, out]`."""
     if window.kernel == (1, 1) and window.padding == (0, 0) and not native_operations.value:
-        met = x if window.stride == (1, 1) else lax.slice(x, (0, 0, 0, 0), x.shape, (1, *window.stride, 1))
-        return linear(met, lax.squeeze(kernel, (0, 1)))
+        return linear(x[:, :: window.stride[0], :: window.stride[1]], kernel[0, 0])
     if _written_out():
         return _convolve_cpu(x, kernel, window)
     return _native(x, kernel, window)
@@ -99,7 +98,7 @@ def linear(x: jax.Array, weight: jax.Array) -> jax.Array:
     """`x [..., in] @ weight [in, out]`, with all other axes made one: on CPUs the gradient takes half the time so."""
     if native_operations.value:
         return x @ weight
-    return lax.dot(x.reshape(-1, x.shape[-1]), weight).reshape(*x.shape[:-1], weight.shape[-1])
+    return (x.reshape(-1, x.shape[-1]) @ weight).reshape(*x.shape[:-1], weight.shape[-1])
 
 
 def convolve_depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
@@ -110,11 +109,12 @@ def convolve_depthwise(x: jax.Array, kernel: jax.Array, window: Window) -> jax.A
 
 
 def pool(x: jax.Array, window: Window, operation: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
-    """Maximum or sum (`lax.max`, `lax.add`) of `x [B, H, W, C]` over a window; padding counts for nothing."""
-    neutral = -jnp.inf if operation is lax.max else 0.0
+    """Maximum or sum (`jnp.maximum`, `jnp.add`) of `x [B, H, W, C]` over a window; padding counts for nothing."""
+    neutral = -jnp.inf if operation is jnp.maximum else 0.0
     if native_operations.value:
+        monoid = lax.max if operation is jnp.maximum else lax.add
         pads = ((0, 0), *((pad, pad) for pad in window.padding), (0, 0))
-        return lax.reduce_window(x, neutral, operation, (1, *window.kernel, 1), (1, *window.stride, 1), pads)
+        return lax.reduce_window(x, neutral, monoid, (1, *window.kernel, 1), (1, *window.stride, 1), pads)
     return functools.reduce(operation, [values for row in window.shifts(x, neutral) for values in row])
 
 
@@ -188,14 +188,8 @@ _convolve_cpu.defvjp(_convolve_forward, _convolve_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise_cpu(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    shifts = [values for row in window.shifts(x) for values in row]
-    weights = kernel.reshape(len(shifts), kernel.shape[-1])
-
-    def product(values: jax.Array, index: int) -> jax.Array:
-        weight = lax.index_in_dim(weights, index, keepdims=False)
-        return lax.mul(values, lax.broadcast_in_dim(weight, values.shape, (3,)))
-
-    return functools.reduce(lax.add, [product(values, index) for index, values in enumerate(shifts)])
+    shifts = window.shifts(x)
+    return sum(shifts[ky][kx] * kernel[ky, kx, 0] for ky in range(window.kernel[0]) for kx in range(window.kernel[1]))
 
 
 def _depthwise_forward(x, kernel, window):

@@ -231,12 +231,12 @@ class MaxPool(Primitive):
     def __call__(self, params, *inputs):
         (x,) = inputs
         if native_operations.value:
-            return pool(x, _pooling_window(self.kernel, self.stride), lax.max)
+            return pool(x, _pooling_window(self.kernel, self.stride), jnp.maximum)
         # Rows, then columns: on CPUs an order of magnitude faster than XLA's reduce_window and its gradient.
         pad = self.kernel // 2
         along_rows = Window((self.kernel, 1), (self.stride, 1), (pad, 0))
         along_columns = Window((1, self.kernel), (1, self.stride), (0, pad))
-        return pool(pool(x, along_rows, lax.max), along_columns, lax.max)
+        return pool(pool(x, along_rows, jnp.maximum), along_columns, jnp.maximum)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -254,7 +254,7 @@ class AvgPool(Primitive):
         (x,) = inputs
         window = _pooling_window(self.kernel, self.stride)
         ones = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
-        return pool(x, window, lax.add) / pool(ones, window, lax.add)
+        return pool(x, window, jnp.add) / pool(ones, window, jnp.add)
 
 
 def _pooling_window(kernel: int, stride: int) -> Window:
