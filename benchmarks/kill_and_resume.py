@@ -3,9 +3,9 @@
     python benchmarks/kill_and_resume.py --kills=20
 
 Both are processes of experiments/train.py, on the same processors throughout: with another number of them XLA sums up
-in another order.  Kills (SIGKILL) come at random moments, also while programs are compiled or checkpoints written, which
-happens every other second here.  Exit status 1 unless all parameters, the state of the optimiser and every number in the
-metrics but for times are the same, bit for bit.
+in another order.  Kills (SIGKILL) come at random moments, also while programs are compiled or checkpoints written,
+which happens every other second here.  Exit status 1 unless all parameters, the state of the optimiser and every number
+in the metrics but for times are the same, bit for bit.
 """
 
 import argparse

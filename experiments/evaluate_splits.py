@@ -64,6 +64,11 @@ def networks_of(split: str, most: int | None, large_images: bool) -> list[tuple[
     return [(number, sample_architecture(split, number, large_images)) for number in range(count)]
 
 
+def images_of(split: str, num_images: int) -> int:
+    """How many images a network of `split` classifies."""
+    return max(num_images, PREDEFINED_IMAGES) if split == "predefined" else num_images
+
+
 def own_images(split: Split, number: int, count: int) -> Split:
     """The stretch of images of network `number`; past the end it goes on at the beginning."""
     chosen = (number * count + np.arange(count)) % len(split.labels)
@@ -75,6 +80,8 @@ def measure(ghns: dict, dataset, args: argparse.Namespace, path: Path) -> None:
     done = collections.defaultdict(set)
     if path.exists():
         for row in read(path):
+            if row["images"] != images_of(row["split"], args.num_images):
+                sys.exit(f"{path} has accuracies on {row['images']} images, other than --num_images={args.num_images}")
             done[row["split"], row["number"]].update(row["accuracy"])
     with open(path, "a") as out:
         for split in args.splits:
@@ -87,7 +94,7 @@ def measure(ghns: dict, dataset, args: argparse.Namespace, path: Path) -> None:
                 continue
             targets = [make_target(number, architecture, dataset.task) for number, architecture in missing]
             run_network = Interpreted([target.program for target in targets], BATCH_SIZE)
-            num_images = max(args.num_images, PREDEFINED_IMAGES if split == "predefined" else 0)
+            num_images = images_of(split, args.num_images)
             for target in tqdm(targets, desc=split, unit="network"):
                 own = own_images(dataset.test, target.number, num_images)
                 accuracies = {}
@@ -100,6 +107,7 @@ def measure(ghns: dict, dataset, args: argparse.Namespace, path: Path) -> None:
                         params = predict_params(target.graph, ghns[title])
                     accuracies[title] = accuracy(run_network(target.program, params), own, dataset)
                 row = {"split": split, "number": target.number, "parameters": target.program.num_params}
+                row["images"] = num_images
                 out.write(json.dumps({**row, "accuracy": accuracies}) + "\n")
                 out.flush()
 

@@ -79,6 +79,9 @@ def test_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
     both = [rows[0]["accuracy"]["first"], rows[2]["accuracy"]["first"]]
     assert stored["first"]["test"]["mean"] == pytest.approx(np.mean(both))
     assert run(2, f"first={tmp_path / '0.npz'}", f"second={tmp_path / '1.npz'}") == rows
+    with pytest.raises(SystemExit, match="has accuracies on 64 images, other than --num_images=128"):
+        run(2, f"first={tmp_path / '0.npz'}", "--num_images=128")
+    assert script.images_of("test", 64) == 64 and script.images_of("predefined", 64) == 1024
 
 
 def test_bad_arguments(script, monkeypatch, capsys):
