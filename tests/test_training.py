@@ -1,6 +1,7 @@
 """Training: gradients by finite differences, two-step runs, configuration, and what goes wrong."""
 
 import dataclasses
+import importlib.util
 import itertools
 import json
 import os
@@ -104,6 +105,22 @@ def test_gradient_by_finite_differences(ghn, batch, gradients):
         loss(jax.tree.map(lambda p, g, sign=sign: p + sign * size * g, ghn.params, gradient)) for sign in (1, -1)
     )
     assert (up - down) / (2 * size) == pytest.approx(grad_norm**2, rel=0.05)
+
+
+def test_networks_compiled_one_by_one_give_the_same_update(ghn, batch):
+    """benchmarks/unrolled_training.py, which shows how slow that is; with gradients clipped by network, and dropout."""
+    spec = importlib.util.spec_from_file_location("unrolled", ROOT / "benchmarks" / "unrolled_training.py")
+    unrolled = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(unrolled)
+    config = TrainConfig(batch_size=4, meta_batch=2, network_clip_norm=1.0)
+    optimizer = optax.sgd(1.0)
+    plain = unrolled.Unrolled(config, SMALL, optimizer, of_targets(TARGETS, 4))
+    state, losses, correct = plain.step(init_state(ghn.params, optimizer), TARGETS, *batch)
+    params, metrics = one_step(ghn, TARGETS, batch, network_clip_norm=1.0)
+    np.testing.assert_allclose(losses, metrics.losses[0], rtol=1e-5)
+    np.testing.assert_array_equal(correct, metrics.correct[0])
+    for mine, machines in zip(*map(jax.tree.leaves, (state.params, params)), strict=True):
+        np.testing.assert_allclose(mine, machines, atol=1e-5)
 
 
 def test_meta_batch_averages(gradients):

@@ -86,14 +86,9 @@ def make_step(
       `StepInputs` of the device, images `[B, H, W, 3]` and labels `[B]`; it returns the new state, the memory and the
       `Metrics`.
     """
-    model = Hypernetwork(ghn)
 
     def step(state: TrainState, memory: jax.Array, inputs: StepInputs, images: jax.Array, labels: jax.Array):
-        def predict(params) -> Decoded:
-            nodes = model.apply({"params": params}, inputs.graphs, method="embed").reshape(-1, ghn.hid)
-            return decode(ghn, params, nodes, inputs.requests, inputs.rows)
-
-        decoded, pull_back = jax.vjp(predict, state.params)
+        decoded, pull_back = jax.vjp(lambda params: predict_rows(ghn, params, inputs), state.params)
         step_key = jax.random.fold_in(jax.random.key(seed), state.step)
         outcome, memory = value_and_grad(
             table,
@@ -112,15 +107,31 @@ def make_step(
         (gradient,) = pull_back(_scale(outcome.bars, weights, inputs))
         gradient = lax.psum(gradient, DEVICES)
         losses, correct, norms = lax.all_gather((outcome.losses, outcome.correct, outcome.norms), DEVICES)
-        grad_norm = optax.tree.norm(gradient)
-        applied = jnp.all(jnp.isfinite(losses)) & jnp.isfinite(grad_norm)
-
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        new = TrainState(state.step, optax.apply_updates(state.params, updates), opt_state)
-        new = jax.tree.map(lambda new, old: jnp.where(applied, new, old), new, state)
-        return new._replace(step=state.step + 1), memory, Metrics(losses, correct, norms, grad_norm, applied)
+        state, grad_norm, applied = update(optimizer, state, gradient, losses)
+        return state, memory, Metrics(losses, correct, norms, grad_norm, applied)
 
     return step
+
+
+def predict_rows(ghn: HypernetConfig, params: Any, inputs: StepInputs) -> Decoded:
+    """The decoded rows of a meta-batch."""
+    nodes = Hypernetwork(ghn).apply({"params": params}, inputs.graphs, method="embed").reshape(-1, ghn.hid)
+    return decode(ghn, params, nodes, inputs.requests, inputs.rows)
+
+
+def update(
+    optimizer: optax.GradientTransformation, state: TrainState, gradient: Any, losses: jax.Array
+) -> tuple[TrainState, jax.Array, jax.Array]:
+    """The state after a step, the gradient's global norm, and whether both it and the losses are finite.
+
+    If they are not, only the step is counted.
+    """
+    grad_norm = optax.tree.norm(gradient)
+    applied = jnp.all(jnp.isfinite(losses)) & jnp.isfinite(grad_norm)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    new = TrainState(state.step, optax.apply_updates(state.params, updates), opt_state)
+    new = jax.tree.map(lambda new, old: jnp.where(applied, new, old), new, state)
+    return new._replace(step=state.step + 1), grad_norm, applied
 
 
 def _scale(bars: Decoded, weights: jax.Array, inputs: StepInputs) -> Decoded:

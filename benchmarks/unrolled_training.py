@@ -1,0 +1,153 @@
+"""Trains a hypernetwork the plain way, in which every network is compiled as a program of its own.
+
+    python benchmarks/unrolled_training.py --minutes=45 --out=runs/unrolled
+    python experiments/evaluate.py --checkpoint=runs/unrolled --split=test --num=50 --num_images=128
+
+Configuration, networks, images and updates are those of `experiments/train.py --config=configs/fashion_mnist.py`; only
+the time that a step takes is different.  The hypernetwork itself is compiled once.  Programs of networks are not kept
+on disk, since a run meets every network once.  Writes `metrics.jsonl`, which `experiments/plot_run.py` draws beside
+those of other runs, and a checkpoint at the end; Ctrl-C ends the run sooner.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import runpy
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ghn_jax import checkpoint, images, interpreter
+from ghn_jax.checkpoint import Description
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.fit import fit
+from ghn_jax.ghn.hypernetwork import Decoded
+from ghn_jax.ghn.requests import Placement, request
+from ghn_jax.losses import cross_entropy
+from ghn_jax.predict import GHN
+from ghn_jax.training.config import TrainConfig, from_fields
+from ghn_jax.training.inputs import step_inputs
+from ghn_jax.training.step import TrainState, init_state, make_optimizer, predict_rows, update
+from ghn_jax.training.survey import Survey, survey
+from ghn_jax.training.targets import Target, meta_batches, width_of
+from ghn_jax.training.watch import METRICS, Watch
+
+
+class Unrolled:
+    """Makes the steps of a run, as `Engine` does, and compiles every network."""
+
+    def __init__(
+        self, config: TrainConfig, ghn: HypernetConfig, optimizer: optax.GradientTransformation, ahead: Survey
+    ):
+        self._config = config
+        self._ghn = ghn
+        self._ahead = ahead
+        # Pulling back is a pytree of arrays: it can leave one compiled function and enter another.
+        self._predict = jax.jit(lambda params, inputs: jax.vjp(lambda p: predict_rows(ghn, p, inputs), params))
+
+        def apply(state: TrainState, pull_back: Callable, bars: list[Decoded], losses: jax.Array):
+            (gradient,) = pull_back(jax.tree.map(lambda *parts: sum(parts), *bars))
+            return update(optimizer, state, gradient, losses)[0]
+
+        self._apply = jax.jit(apply)
+        self.compile_seconds = 0.0
+
+    def step(
+        self, state: TrainState, targets: Sequence[Target], pixels: np.ndarray, labels: np.ndarray
+    ) -> tuple[TrainState, np.ndarray, np.ndarray]:
+        """The state after an update, and of every network the loss and the number of images classified correctly."""
+        table = self._ahead.tables[width_of(targets[0])]
+        inputs = step_inputs(
+            targets, range(len(targets)), table, self._ahead.bounds, self._ghn, self._config.batch_size
+        )
+        nodes = inputs.graphs.nodes["type"].shape[1]
+        _, placements = request([target.graph for target in targets], nodes, self._ghn)
+        decoded, pull_back = self._predict(state.params, inputs)
+        step_key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
+        losses, correct, bars = [], [], []
+        for network, (target, places) in enumerate(zip(targets, placements, strict=True)):
+            args = (decoded, pixels, labels, jax.random.fold_in(step_key, network))
+            began = time.perf_counter()
+            compiled = jax.jit(self._network(target, places)).lower(*args).compile()
+            self.compile_seconds += time.perf_counter() - began
+            loss, right, bar = compiled(*args)
+            losses.append(loss)
+            correct.append(right)
+            bars.append(bar)
+        state = self._apply(state, pull_back, bars, jnp.stack(losses))
+        return state, np.stack(losses), np.stack(correct)
+
+    def _network(self, target: Target, placements: Sequence[Placement]) -> Callable:
+        """Loss of a network, images classified correctly, and its share of the gradient of the decoded rows."""
+        config = self._config
+
+        def tensors(decoded: Decoded) -> dict[str, jax.Array]:
+            return {
+                tensor.name: fit(
+                    decoded[place.table][place.start : place.start + place.rows], tensor, self._ghn.weight_norm, jnp
+                )
+                for tensor, place in zip(target.graph.tensors, placements, strict=True)
+            }
+
+        def network(decoded: Decoded, pixels: jax.Array, labels: jax.Array, dropout_key: jax.Array):
+            def loss(params):
+                logits = interpreter.run(target.program, params, pixels, dropout_key=dropout_key)
+                return cross_entropy(logits, labels, config.label_smoothing), jnp.argmax(logits, -1)
+
+            params, pull_back = jax.vjp(tensors, decoded)
+            (value, answers), bars = jax.value_and_grad(loss, has_aux=True)(params)
+            weight = 1 / config.meta_batch
+            if config.network_clip_norm is not None:
+                weight *= jnp.minimum(1.0, config.network_clip_norm / optax.tree.norm(bars))
+            (bars,) = pull_back(jax.tree.map(lambda bar: weight * bar, bars))
+            return value, jnp.sum(answers == labels), bars
+
+        return network
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", default="configs/fashion_mnist.py", help="a file of configs/ (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=45.0, help="(%(default)g)")
+    parser.add_argument("--out", type=Path, default=Path("runs/unrolled"), help="(%(default)s)")
+    args = parser.parse_args()
+    config = from_fields(dict(runpy.run_path(args.config)["get_config"]()))
+    args.out.mkdir(parents=True, exist_ok=True)
+    dataset = images.load(config.dataset, config.data_dir)
+    ghn, optimizer = config.hypernetwork(dataset.task), make_optimizer(config)
+    state = init_state(GHN.init(ghn, config.seed).params, optimizer)
+    ahead = survey(config, dataset.task)
+    unrolled = Unrolled(config, ghn, optimizer, ahead)
+    drawn = meta_batches(config, dataset.task, lambda target: ahead.foresees(target, config.batch_size))
+    began, step, minutes = time.monotonic(), 0, 0.0
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        contextlib.closing(Watch(args.out, 0, config.steps, first=True)) as watch,
+    ):
+        while step < config.steps and minutes < args.minutes:
+            targets = next(drawn).targets
+            batch = images.train_batch(dataset, config.batch_size, config.seed, step)
+            state, losses, correct = unrolled.step(state, targets, batch.images, batch.labels)
+            step, minutes = step + 1, (time.monotonic() - began) / 60
+            fields = {
+                "step": step,
+                "minutes": round(minutes, 4),
+                "loss": float(np.mean(losses)),
+                "accuracy": float(np.mean(correct)) / config.batch_size,
+                "architectures": [target.number for target in targets],
+            }
+            watch.report(METRICS, fields)
+            watch.bar.set_postfix(minutes=f"{minutes:.1f}", loss=f"{fields['loss']:.3f}", refresh=False)
+            watch.bar.update()
+    description = Description(ghn, dataset.task, step, dataclasses.asdict(config))
+    checkpoint.save(args.out / checkpoint.FOLDER, description, {"params": state.params})
+    print(f"{step} steps in {minutes:.1f} minutes, {unrolled.compile_seconds / 60:.1f} of them compiling: {args.out}")
+
+
+if __name__ == "__main__":
+    main()
