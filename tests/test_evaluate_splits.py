@@ -1,12 +1,12 @@
 """The comparison of hypernetworks over the test splits."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 
 from ghn_jax import pretrained
 from ghn_jax.architecture import Architecture, Genotype
@@ -14,7 +14,6 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.images import Split
 from ghn_jax.predict import GHN
 
-PATH = Path(__file__).parent.parent / "experiments" / "evaluate_splits.py"
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 CELL = Genotype(
     normal=(("conv_1x1", 0), ("skip_connect", 1)),
@@ -26,10 +25,7 @@ CELL = Genotype(
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("evaluate_splits", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("experiments/evaluate_splits.py")
 
 
 def test_every_network_has_its_own_images(script):

@@ -1,10 +1,8 @@
 """How much a hypernetwork uses the graph."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
+import scripts
 
 from ghn_jax.architecture import CIFAR10
 from ghn_jax.deepnets.sampler import sample_architecture
@@ -12,16 +10,12 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.predict import GHN, predict_params
 from ghn_jax.training.targets import make_target
 
-PATH = Path(__file__).parent.parent / "experiments" / "graph_use.py"
 SMALL = {"max_shape": (16, 16, 5, 5), "weight_norm": True, "layernorm": True, "hid": 8}
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("graph_use", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("experiments/graph_use.py")
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,12 @@
 """`experiments/import_checkpoint.py`, as a user runs it."""
 
 import hashlib
-import importlib.util
 import pathlib
 
 import jax
 import numpy as np
 import pytest
+import scripts
 from reference import REFERENCE, needs_reference
 from torch_files import write_checkpoint
 
@@ -15,16 +15,12 @@ from ghn_jax import convert, pretrained
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.predict import GHN
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[1] / "experiments" / "import_checkpoint.py"
 SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, ve=True, layernorm=True, hid=8)
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("import_checkpoint", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("experiments/import_checkpoint.py")
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """Packing a run into one file."""
 
-import importlib.util
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import scripts
 
 import ghn_jax
 from ghn_jax import checkpoint
@@ -15,16 +15,12 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.predict import GHN
 from ghn_jax.training.loop import Progress
 
-PATH = Path(__file__).parent.parent / "experiments" / "pack.py"
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("pack", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("experiments/pack.py")
 
 
 @pytest.fixture

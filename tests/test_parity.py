@@ -4,16 +4,15 @@ Golden figures in `tests/data/parity` are checked in any clone.
 """
 
 import dataclasses
-import importlib.util
 import json
 import pathlib
 import re
 import shutil
-import sys
 
 import h5py
 import numpy as np
 import pytest
+import scripts
 import torch_files
 from reduce_reference import reduce_reference
 from reference import REFERENCE, needs_reference
@@ -26,16 +25,7 @@ from ghn_jax.program import ParameterTensor
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "data" / "parity"
 
-
-def _load_script():
-    spec = importlib.util.spec_from_file_location("check_parity", ROOT / "experiments" / "check_parity.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["check_parity"] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-check_parity = _load_script()
+check_parity = scripts.load("experiments/check_parity.py")
 
 
 def test_golden_names_shapes_and_graphs(capsys):

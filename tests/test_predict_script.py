@@ -1,17 +1,14 @@
 """`experiments/predict.py`, as a user runs it."""
 
-import importlib.util
-import pathlib
 import sys
 
 import jax
 import numpy as np
 import pytest
+import scripts
 
 import ghn_jax
 from ghn_jax.predict import predict_params
-
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 MODELS = """
 from flax import linen as nn
@@ -45,11 +42,7 @@ def broken():
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("predict_script", ROOT / "experiments" / "predict.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["predict_script"] = module
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("experiments/predict.py")
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Training: gradients by finite differences, two-step runs, configuration, and what goes wrong."""
 
 import dataclasses
-import importlib.util
 import itertools
 import json
 import os
@@ -15,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import scripts
 
 from ghn_jax import checkpoint, interpreter, pretrained
 from ghn_jax.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
@@ -109,9 +109,7 @@ def test_gradient_by_finite_differences(ghn, batch, gradients):
 
 def test_networks_compiled_one_by_one_give_the_same_update(ghn, batch):
     """benchmarks/unrolled_training.py, which shows how slow that is; with gradients clipped by network, and dropout."""
-    spec = importlib.util.spec_from_file_location("unrolled", ROOT / "benchmarks" / "unrolled_training.py")
-    unrolled = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(unrolled)
+    unrolled = scripts.load("benchmarks/unrolled_training.py")
     config = TrainConfig(batch_size=4, meta_batch=2, network_clip_norm=1.0)
     optimizer = optax.sgd(1.0)
     plain = unrolled.Unrolled(config, SMALL, optimizer, of_targets(TARGETS, 4))
