@@ -1,0 +1,77 @@
+"""The comparison of two training runs, network by network."""
+
+import json
+
+import pytest
+import scripts
+
+from ghn_jax import checkpoint
+from ghn_jax.architecture import CIFAR10
+from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.predict import GHN
+from ghn_jax.training.loop import Progress
+from ghn_jax.training.watch import METRICS
+
+SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
+
+
+@pytest.fixture(scope="module")
+def script():
+    return scripts.load("experiments/compare_runs.py")
+
+
+def lines(*steps):
+    """Metrics of steps: networks and their losses."""
+    return [
+        {"step": step, "architectures": list(losses), "losses": list(losses.values())}
+        for step, losses in enumerate(steps, start=1)
+    ]
+
+
+def test_networks_that_both_runs_met(script):
+    first = lines({1: 9.0}, {2: 0.5, 3: 0.7}, {4: float("nan")}, {5: 1.0})
+    second = lines({1: 8.0}, {3: 0.4, 7: 0.1}, {4: 1.0}, {6: 1.0}, {5: 2.0})
+    assert script.pairs(first, second, from_step=1) == [(1, 9.0, 8.0), (3, 0.7, 0.4)]
+    assert script.pairs(first, second, from_step=2) == [(3, 0.7, 0.4)]
+
+
+def test_means_by_hand(script):
+    normalised, plain = (
+        next(a for a in (sample_architecture("train", n) for n in range(200)) if bool(a.norm) is norm)
+        for norm in (True, False)
+    )
+    met = [script.Pair(0, 1.0, 1.5), script.Pair(1, 2.0, 1.9), script.Pair(2, 50.0, 2.0)]
+    rows = {row.kind: row for row in script.rows(met, [normalised, normalised, plain])}
+    assert rows["all"] == ("all", 3, 2.0, 1.9, pytest.approx(0.2), pytest.approx(0.755 / 3**0.5, rel=1e-3))
+    assert rows["batch norm"] == ("batch norm", 2, 1.5, 1.7, pytest.approx(-0.2), pytest.approx(0.3))
+    assert rows["no normalisation"].mean == 1.0  # 3 - 2: a loss of 50 counts as 3
+    assert sum(row.count for kind, row in rows.items() if kind.endswith("cells")) == 3
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Makes a folder as experiments/train.py leaves it."""
+
+    def make(name: str, losses: float, seed: int = 1) -> str:
+        config = {"seed": seed, "dataset": "digits", "batch_size": 8}
+        description = checkpoint.Description(SMALL, CIFAR10, 1, config, Progress(1).to_json())
+        checkpoint.save(tmp_path / name, description, {"params": GHN.init(SMALL, 0).params})
+        rows = lines({7: losses, 8: losses})
+        (tmp_path / name / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    return make
+
+
+def test_two_runs(script, run, capsys):
+    first, second, third = run("a", 1.25), run("b", 1.5), run("c", 1.5, seed=2)
+    script.main([first, second])
+    assert "| all | 2 | 1.250 | 1.500 | -0.250 +- 0.000 |" in capsys.readouterr().out
+    for arguments, message in (
+        ([first, third], "seed=1 and 2"),
+        ([first, second, "--from_step=2"], "no network at the same step from step 2 on"),
+        ([first, "nowhere"], "nowhere"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            script.main(arguments)
