@@ -22,6 +22,7 @@ import numpy as np
 from ghn_jax import interpreter
 from ghn_jax.architecture import CIFAR10
 from ghn_jax.compilation_cache import use_compilation_cache
+from ghn_jax.convolution import compiler_options
 from ghn_jax.evaluation import he_init
 from ghn_jax.losses import cross_entropy
 from ghn_jax.machine.table import signature_of
@@ -68,7 +69,8 @@ def unrolled(targets, images, labels):
     for target in targets:
         params = jax.tree.map(jnp.asarray, he_init(target.program, 0))
         begin = time.perf_counter()
-        step = jax.jit(jax.value_and_grad(functools.partial(loss, target.program))).lower(params).compile()
+        lowered = jax.jit(jax.value_and_grad(functools.partial(loss, target.program))).lower(params)
+        step = lowered.compile(compiler_options())
         compiling.append(time.perf_counter() - begin)
         jax.block_until_ready(step(params))
         begin = time.perf_counter()
@@ -92,6 +94,7 @@ def shares(targets, batch_size):
     counts = collections.Counter(signature_of(t.program, i) for t in targets for i in t.program.instructions)
     kinds = collections.defaultdict(lambda: np.zeros(3))
     rng = np.random.default_rng(0)
+    jit = functools.partial(jax.jit, compiler_options=compiler_options())
 
     def random(shape):
         return jnp.asarray(rng.standard_normal(shape), jnp.float32)
@@ -101,7 +104,7 @@ def shares(targets, batch_size):
         params = tuple(random(parameter.shape) for parameter in primitive.parameters)
         inputs = tuple(random((batch_size, *shape)) for shape in signature.inputs)
         bar = random((batch_size, *signature.output))
-        forward = jax.jit(lambda params, inputs, primitive=primitive: primitive(params, *inputs))
+        forward = jit(lambda params, inputs, primitive=primitive: primitive(params, *inputs))
 
         def pull_back(params, inputs, bar, primitive=primitive):
             return jax.vjp(lambda params, inputs: primitive(params, *inputs), params, inputs)[1](bar)
@@ -109,7 +112,7 @@ def shares(targets, batch_size):
         kind = type(primitive).__name__
         if isinstance(primitive, Conv):
             kind += " depthwise" if primitive.depthwise else " 1x1" if primitive.kernel == (1, 1) else " larger"
-        backward = jax.jit(pull_back)
+        backward = jit(pull_back)
         kinds[kind] += count * np.array([1, best_of(forward, params, inputs), best_of(backward, params, inputs, bar)])
     total = sum(times[1] + times[2] for times in kinds.values())
     print(f"operations alone: {total / len(targets):.3f} s a network")

@@ -32,6 +32,7 @@ from tqdm import tqdm
 
 from ghn_jax import interpreter, parity
 from ghn_jax.architecture import CIFAR10, Architecture
+from ghn_jax.convolution import compiler_options
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.graph import Role
 from ghn_jax.losses import cross_entropy
@@ -161,7 +162,11 @@ class Machine:
 
     def logits(self, networks: Sequence[Network], batch: Batch) -> Iterator[np.ndarray]:
         """Without dropout."""
-        forwards = jax.jit(functools.partial(run, self.table, FlatVector()), donate_argnames="memory")
+        forwards = jax.jit(
+            functools.partial(run, self.table, FlatVector()),
+            donate_argnames="memory",
+            compiler_options=compiler_options(),
+        )
         memory = new_memory(self._units)
         for program, params in ((network.program, network.params) for network in networks):
             vector = FlatVector.flatten(program, params, self._size)
@@ -170,7 +175,11 @@ class Machine:
 
     def gradients(self, networks: Sequence[Network], batch: Batch) -> Iterator[tuple[float, Mapping[str, np.ndarray]]]:
         """Loss and gradients with dropout."""
-        step = jax.jit(functools.partial(value_and_grad, self.table, FlatVector()), donate_argnames="memory")
+        step = jax.jit(
+            functools.partial(value_and_grad, self.table, FlatVector()),
+            donate_argnames="memory",
+            compiler_options=compiler_options(),
+        )
         memory = new_memory(self._units)
         for network in networks:
             program = network.program

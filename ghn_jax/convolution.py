@@ -5,8 +5,9 @@ Arrays are NHWC, kernels HWIO; `padding` is symmetric zero padding `(height, wid
 On CPUs XLA runs a convolution fast only with its axes in the order of a forward one.  It brings others, such as
 gradients, into this order at the top level of a program, but not within loops and branches, where they are 10 to 100
 times slower: so gradients are written in this order here, with barriers that keep XLA from undoing it.  Grouped
-convolutions are tens of times slower than sums of shifted products, which take their place.  Other backends keep the
-native convolution and its gradient.
+convolutions are tens of times slower than sums of shifted products, which take their place.  And of the two libraries
+that XLA has for convolutions it takes the slower one, unless `compiler_options` tell it not to.  Other backends keep
+the native convolution and its gradient.
 """
 
 from __future__ import annotations
@@ -27,6 +28,25 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 native_operations = jax.make_user_context(False)
 """`with native_operations(True):` all backends use XLA's own convolution and pooling, which tell what they compute."""
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """Options of XLA with which programs that consist of convolutions are to be compiled.
+
+    On CPUs YNNPACK computes matrix products and sums, as by default, but not convolutions, for which Eigen takes about
+    two thirds of the time.  Releases of XLA that do not know this option get none.
+    """
+    if jax.default_backend() != "cpu":
+        return {}
+    options = {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+    }
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,8 +208,14 @@ _convolve_cpu.defvjp(_convolve_forward, _convolve_backward)
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _depthwise_cpu(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
-    shifts = window.shifts(x)
-    return sum(shifts[ky][kx] * kernel[ky, kx, 0] for ky in range(window.kernel[0]) for kx in range(window.kernel[1]))
+    # In operations of `lax`: thousands of these products are traced for a machine.
+    values = [value for row in window.shifts(x) for value in row]
+    factors = lax.split(kernel.reshape(len(values), -1), (1,) * len(values))
+    products = (
+        lax.mul(value, lax.broadcast_in_dim(factor, value.shape, (2, 3)))
+        for value, factor in zip(values, factors, strict=True)
+    )
+    return functools.reduce(lax.add, products)
 
 
 def _depthwise_forward(x, kernel, window):

@@ -22,6 +22,7 @@ import numpy as np
 
 from ghn_jax import images, interpreter
 from ghn_jax.architecture import AnyArchitecture
+from ghn_jax.convolution import compiler_options
 from ghn_jax.graph import Role
 from ghn_jax.images import Dataset, Split, eval_batches, in_memory
 from ghn_jax.machine.assemble import assemble, memory_units, stack
@@ -92,7 +93,7 @@ def unrolled(program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np
 
 @functools.lru_cache(maxsize=1)
 def _compiled(program: Program):
-    return jax.jit(functools.partial(interpreter.run, program))
+    return jax.jit(functools.partial(interpreter.run, program), compiler_options=compiler_options())
 
 
 class Interpreted:
@@ -104,7 +105,11 @@ class Interpreted:
         self._length = max(len(program.instructions) for program in programs)
         self._num_params = max(program.num_params for program in programs)
         self._memory = new_memory(max(memory_units(program, batch_size, training=False) for program in programs))
-        self._run = jax.jit(functools.partial(run, self._table, FlatVector()), donate_argnames="memory")
+        self._run = jax.jit(
+            functools.partial(run, self._table, FlatVector()),
+            donate_argnames="memory",
+            compiler_options=compiler_options(),
+        )
 
     def __call__(self, program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
         interpreter.check_params(program, params)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from ghn_jax import images
+from ghn_jax.convolution import compiler_options
 from ghn_jax.evaluation import Interpreted, accuracy
 from ghn_jax.images import Dataset, Split
 from ghn_jax.machine.assemble import assemble, memory_units, stack
@@ -63,7 +64,7 @@ class FineTuner:
             updates, opt_state = self._optimizer.update(outcome.bars, carry.opt_state, carry.vector)
             return _Carry(optax.apply_updates(carry.vector, updates), opt_state), memory, outcome.losses[0]
 
-        self._step = jax.jit(step, donate_argnums=(0, 1))
+        self._step = jax.jit(step, donate_argnums=(0, 1), compiler_options=compiler_options())
 
     def __call__(
         self,

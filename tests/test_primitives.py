@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 from ghn_jax import primitives as ops
-from ghn_jax.convolution import Window, convolve, convolve_depthwise
+from ghn_jax.convolution import Window, compiler_options, convolve, convolve_depthwise
 
 WINDOWS = [
     Window((3, 3), (1, 1), (1, 1)),
@@ -48,6 +48,33 @@ def test_convolutions_and_their_gradients(window, depthwise):
     cotangent = random(2, *expected.shape)
     for a, e in zip(pull(cotangent), expected_pull(cotangent), strict=True):
         np.testing.assert_allclose(a, e, atol=5e-5)
+
+
+def test_convolutions_are_not_left_to_the_slower_library():
+    """Sums are computed by YNNPACK, convolutions are not."""
+    options = compiler_options()
+    assert options or jax.default_backend() != "cpu"
+    x, kernel, window = random(0, 8, 16, 16, 32), random(1, 3, 3, 32, 32), Window((3, 3), (1, 1), (1, 1))
+
+    def compiled(function) -> jax.stages.Compiled:
+        return jax.jit(function).lower(x, kernel).compile(options)
+
+    convolution = compiled(lambda x, kernel: convolve(x, kernel, window))
+    assert "ynn" not in convolution.as_text()
+    assert "ynn" in compiled(lambda x, kernel: x.sum((0, 1, 2)) + kernel.sum()).as_text()
+    np.testing.assert_allclose(convolution(x, kernel), convolve(x, kernel, window), atol=1e-4)
+
+
+def test_compiler_options_of_other_backends_and_releases(monkeypatch):
+    def unknown(*args, **kwargs):
+        raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
+
+    for name, replacement in (("default_backend", lambda: "gpu"), ("jit", unknown)):
+        compiler_options.cache_clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(jax, name, replacement)
+            assert compiler_options() == {}
+    compiler_options.cache_clear()
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -7,6 +7,7 @@ differentiable function, and backwards the gradient of what it read is stored at
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
@@ -58,7 +59,7 @@ class DecodedRows:
 
     def tensor(self, raw: jax.Array, parameter: Parameter) -> jax.Array:
         """The tensor that fits the target."""
-        return fit(raw, _tensor(parameter), self.weight_norm, jnp)
+        return _fit(raw, parameter, self.weight_norm)
 
     def write(self, bars: Decoded, raw_bar: jax.Array, parameter: Parameter, start: jax.Array) -> Decoded:
         """Adds the gradient of the rows of a tensor."""
@@ -73,6 +74,12 @@ class DecodedRows:
     def starts(placements: Sequence[Placement]) -> list[int]:
         """Where the tensors of a network start."""
         return [placement.start for placement in placements]
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _fit(raw: jax.Array, parameter: Parameter, weight_norm: bool) -> jax.Array:
+    """Under jit, so that it is traced and differentiated once for all operations with such a parameter."""
+    return fit(raw, _tensor(parameter), weight_norm, jnp)
 
 
 def _tensor(parameter: Parameter) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 from flax import jax_utils
 from jax.experimental import multihost_utils
 
+from ghn_jax.convolution import compiler_options
 from ghn_jax.garbage import collector_paused
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.machine.assemble import UNIT
@@ -109,7 +110,7 @@ def compile_step(step: Callable, *args: Any) -> Callable:
         return mapped  # compiled by the first call: pmap cannot lower shapes of arrays of several processes
     with collector_paused():
         lowered = mapped.lower(*args)
-    return lowered.compile()
+    return lowered.compile(compiler_options())
 
 
 def check_same_everywhere(text: str) -> None:
