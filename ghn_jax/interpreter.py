@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from ghn_jax.convolution import compiler_options
 from ghn_jax.primitives import BatchNorm, Linear, Moments, Primitive
 from ghn_jax.program import INPUT, Instruction, Program
 
@@ -48,7 +47,7 @@ def run(
     def given(instruction: Instruction, x: jax.Array) -> Moments | None:
         return None if moments is None else moments[instruction.scope]
 
-    return _execute(program, params, images, given, dropout_key, _jitted() if jit_primitives else _apply)
+    return _execute(program, params, images, given, dropout_key, _jitted if jit_primitives else _apply)
 
 
 def batch_moments(program: Program, params: Params, images: jax.Array) -> dict[str, Moments]:
@@ -69,9 +68,7 @@ def _apply(primitive: Primitive, layer_params: Sequence[jax.Array], inputs: Sequ
     return primitive(layer_params, *inputs, **options)
 
 
-@functools.cache
-def _jitted() -> Callable[..., jax.Array]:
-    return jax.jit(_apply, static_argnums=0, compiler_options=compiler_options())
+_jitted = functools.partial(jax.jit, static_argnums=0)(_apply)
 
 
 def _execute(
