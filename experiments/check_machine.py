@@ -7,7 +7,8 @@ them: with and without attention, excitation, normalisation, global pooling and 
 stems, both heads.  Their parameters are random, norms and biases too.
 
 The unrolled side is `interpreter.run` and JAX's own reverse mode through it, with every primitive compiled on its own.
-The machine is compiled once for all networks of a width, with and without attention.
+The machine is compiled once for all networks of a width, with and without attention, and with the same libraries as the
+primitives: without `convolution.compiler_options`.
 
 A tensor's error is the norm of the difference over the norm of its gradient, or over a thousandth of that of all
 gradients where this is more: some gradients are sums that cancel.  Where it is above 1e-5 the same network is run
@@ -32,7 +33,6 @@ from tqdm import tqdm
 
 from ghn_jax import interpreter, parity
 from ghn_jax.architecture import CIFAR10, Architecture
-from ghn_jax.convolution import compiler_options
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.graph import Role
 from ghn_jax.losses import cross_entropy
@@ -162,11 +162,7 @@ class Machine:
 
     def logits(self, networks: Sequence[Network], batch: Batch) -> Iterator[np.ndarray]:
         """Without dropout."""
-        forwards = jax.jit(
-            functools.partial(run, self.table, FlatVector()),
-            donate_argnames="memory",
-            compiler_options=compiler_options(),
-        )
+        forwards = jax.jit(functools.partial(run, self.table, FlatVector()), donate_argnames="memory")
         memory = new_memory(self._units)
         for program, params in ((network.program, network.params) for network in networks):
             vector = FlatVector.flatten(program, params, self._size)
@@ -175,11 +171,7 @@ class Machine:
 
     def gradients(self, networks: Sequence[Network], batch: Batch) -> Iterator[tuple[float, Mapping[str, np.ndarray]]]:
         """Loss and gradients with dropout."""
-        step = jax.jit(
-            functools.partial(value_and_grad, self.table, FlatVector()),
-            donate_argnames="memory",
-            compiler_options=compiler_options(),
-        )
+        step = jax.jit(functools.partial(value_and_grad, self.table, FlatVector()), donate_argnames="memory")
         memory = new_memory(self._units)
         for network in networks:
             program = network.program
