@@ -107,7 +107,9 @@ def compile_step(step: Callable, *args: Any) -> Callable:
     """
     mapped = jax.pmap(step, axis_name=DEVICES, donate_argnums=(0, 1))
     if jax.process_count() > 1:
-        return mapped  # compiled by the first call: pmap cannot lower shapes of arrays of several processes
+        # Compiled by the first call, with XLA's own choice of libraries: pmap takes no options, and cannot lower shapes
+        # of arrays of several processes.
+        return mapped
     with collector_paused():
         lowered = mapped.lower(*args)
     return lowered.compile(compiler_options())
