@@ -1,15 +1,18 @@
 """Packs a trained hypernetwork into one file with where it comes from, like those that come with the package.
 
-    python experiments/pack.py runs/fashion_mnist --out=ghn2_fashion_mnist.npz --licence=MIT
-    python experiments/pack.py runs/fashion_mnist --out=ghn2_fashion_mnist.npz --accuracy=splits/splits.json:GHN-2
+    python experiments/pack.py runs/fashion_mnist --config=configs/fashion_mnist.py --out=ghn2_fashion_mnist.npz \\
+        --licence=MIT --accuracy=splits/splits.json:GHN-2
 
 `ghn_jax.load` reads the file, and `ghn_jax.push_to_hub` makes a model card of what it says.  `--accuracy` is a file of
 experiments/evaluate_splits.py and a title in it.  A run that started from another hypernetwork counts its steps too, if
-what the run's `config.start` says is still there.
+what the run's `config.start` says is still there.  The command of the run is stored as its configuration file and what
+differs from it.
 """
 
 import argparse
 import json
+import runpy
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,13 @@ import numpy as np
 import ghn_jax
 from ghn_jax import checkpoint, pretrained
 from ghn_jax.checkpoint import CheckpointError
+from ghn_jax.training.config import MAY_CHANGE
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="checkpoint folder of experiments/train.py")
+    parser.add_argument("--config", type=Path, required=True, help="configuration file that the run was started with")
     parser.add_argument("--out", type=Path, required=True, help="file to write, ending in .npz")
     parser.add_argument("--accuracy", metavar="FILE:TITLE", help="measured accuracies")
     parser.add_argument("--licence", help="of the weights")
@@ -32,15 +37,28 @@ def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def provenance(run: Path) -> dict[str, Any]:
+def command(config_file: Path, trained: dict[str, Any]) -> str:
+    """What repeats a run: its configuration file, and the fields that it had otherwise."""
+    try:
+        fields = json.loads(runpy.run_path(str(config_file))["get_config"]().to_json())
+    except (OSError, KeyError, SyntaxError) as error:
+        sys.exit(f"--config={config_file}: expected a configuration file of experiments/train.py ({error!r})")
+    words = ["python experiments/train.py", f"--config={config_file.as_posix()}"]
+    for name in sorted(trained.keys() - MAY_CHANGE):
+        if trained[name] != fields.get(name):
+            value = tuple(trained[name]) if isinstance(trained[name], list) else trained[name]
+            words.append(f"--config.{name}={shlex.quote(str(value))}")
+    return " ".join(words)
+
+
+def provenance(run: Path, config_file: Path) -> dict[str, Any]:
     """Where the newest checkpoint of a run comes from, what it started from included."""
     known = ghn_jax.provenance(run)
     config, progress = known["train_config"], checkpoint.describe(run).progress
     known["architectures_seen"] = known["steps"] * config["meta_batch"]
     known["minutes"] = round(progress["minutes"], 1)
     known["generator_version"] = progress["generator_version"]
-    fields = f" --config.ghn={config['ghn']}" if config["ghn"] != "ghn2" else ""
-    known["command"] = f"python experiments/train.py --config=configs/{config['dataset']}.py{fields}; see train_config"
+    known["command"] = command(config_file, config)
     if config["start"] != "random":
         before = ghn_jax.provenance(config["start"])
         for name in ("steps", "architectures_seen"):
@@ -64,7 +82,7 @@ def accuracy(text: str) -> dict[str, Any]:
 def main(arguments: list[str] | None = None) -> None:
     args = parse_args(arguments)
     try:
-        known = provenance(args.run)
+        known = provenance(args.run, args.config)
         known |= {name: getattr(args, name) for name in ("licence", "hardware") if getattr(args, name)}
         if args.accuracy:
             known["accuracy"] = accuracy(args.accuracy)

@@ -29,6 +29,7 @@ def run(tmp_path):
 
     def make(name: str, step: int, **fields) -> Path:
         config = {"dataset": "digits", "data_dir": "/somewhere", "ghn": "ghn2", "meta_batch": 2, "start": "random"}
+        config |= {"steps": 1200, "decay_at": [0.5, 0.8]}
         progress = Progress(step, minutes=3.21).to_json()
         description = checkpoint.Description(SMALL, CIFAR10, step, config | fields, progress)
         checkpoint.save(tmp_path / name, description, {"params": GHN.init(SMALL, step).params})
@@ -37,22 +38,44 @@ def run(tmp_path):
     return make
 
 
-def test_weights_and_provenance(script, run, tmp_path):
+@pytest.fixture
+def config_file(tmp_path) -> str:
+    """A configuration file like `run`'s, but for what a test says otherwise."""
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from ghn_jax.training.config import config_dict\n\n\ndef get_config():\n"
+        '    return config_dict(dataset="digits", workdir="runs/digits", meta_batch=2, steps=1200, decay_at=(0.7,))\n'
+    )
+    return f"--config={path}"
+
+
+def test_weights_and_provenance(script, run, config_file, tmp_path):
     out = tmp_path / "packed.npz"
     table = tmp_path / "splits.json"
     table.write_text(json.dumps({"what": "of two", "accuracy": {"mine": {"test": {"mean": 0.5, "best": 0.75}}}}))
-    script.main([str(run("run", 7)), f"--out={out}", "--licence=MIT", f"--accuracy={table}:mine", "--exact"])
+    script.main(
+        [
+            str(run("run", 7, ghn="mlp")),
+            config_file,
+            f"--out={out}",
+            "--licence=MIT",
+            f"--accuracy={table}:mine",
+            "--exact",
+        ]
+    )
     jax.tree.map(np.testing.assert_array_equal, ghn_jax.load(out).params, GHN.init(SMALL, 7).params)
     known = ghn_jax.provenance(out)
     assert known["steps"] == 7 and known["architectures_seen"] == 14 and known["minutes"] == 3.2
     assert known["licence"] == "MIT" and known["accuracy"] == {"what": "of two", "test": {"mean": 0.5, "best": 0.75}}
     assert "started_from" not in known and "somewhere" not in json.dumps(known)
+    changed = "--config.decay_at='(0.5, 0.8)' --config.ghn=mlp"
+    assert known["command"] == f"python experiments/train.py {config_file} {changed}"
 
 
-def test_steps_before_the_start_count(script, run, tmp_path):
+def test_steps_before_the_start_count(script, run, config_file, tmp_path):
     first, second = tmp_path / "first.npz", tmp_path / "second.npz"
-    script.main([str(run("one", 7)), f"--out={first}"])
-    script.main([str(run("two", 5, start=str(first), meta_batch=4)), f"--out={second}"])
+    script.main([str(run("one", 7)), config_file, f"--out={first}"])
+    script.main([str(run("two", 5, start=str(first), meta_batch=4)), config_file, f"--out={second}"])
     known = ghn_jax.provenance(second)
     assert known["steps"] == 12 and known["architectures_seen"] == 14 + 20
     assert known["started_from"]["steps"] == 7
@@ -63,16 +86,22 @@ def test_steps_before_the_start_count(script, run, tmp_path):
         np.testing.assert_allclose(got, expected, atol=largest * 2**-11)  # half precision
 
 
-def test_bad_arguments(script, run, tmp_path):
+def test_bad_arguments(script, run, config_file, tmp_path):
     folder, out = run("run", 1), tmp_path / "packed.npz"
     with pytest.raises(SystemExit, match="there is no"):
-        script.main([str(tmp_path / "nothing"), f"--out={out}"])
+        script.main([str(tmp_path / "nothing"), config_file, f"--out={out}"])
     with pytest.raises(SystemExit, match="expected a name ending in .npz"):
-        script.main([str(folder), f"--out={tmp_path / 'packed'}"])
+        script.main([str(folder), config_file, f"--out={tmp_path / 'packed'}"])
     with pytest.raises(SystemExit, match="expected FILE:TITLE"):
-        script.main([str(folder), f"--out={out}", "--accuracy=nothing"])
+        script.main([str(folder), config_file, f"--out={out}", "--accuracy=nothing"])
     table = tmp_path / "splits.json"
     table.write_text(json.dumps({"what": "", "accuracy": {"mine": {}}}))
     with pytest.raises(SystemExit, match="has mine"):
-        script.main([str(folder), f"--out={out}", f"--accuracy={table}:other"])
+        script.main([str(folder), config_file, f"--out={out}", f"--accuracy={table}:other"])
+    for text in (None, "nonsense =", "fields = {}"):
+        foreign = tmp_path / "foreign.py"
+        if text is not None:
+            foreign.write_text(text)
+        with pytest.raises(SystemExit, match="expected a configuration file"):
+            script.main([str(folder), f"--config={foreign}", f"--out={out}"])
     assert not out.exists()
