@@ -357,9 +357,10 @@ def prepared(tmp_path):
 
 
 def test_prepared_by_tfds_is_the_same_data_set(tree, prepared):
-    assert sorted(path.suffix for path in prepared.glob("*00002")) == [".tfrecord-00000-of-00002"] * 2 + [
-        ".tfrecord-00001-of-00002"
-    ] * 2
+    assert (
+        sorted(path.suffix for path in prepared.glob("*00002"))
+        == [".tfrecord-00000-of-00002"] * 2 + [".tfrecord-00001-of-00002"] * 2
+    )
     from_tree = small(tree)
     for part in ("train", "val"):
         (tree / part).rename(tree / f"no_{part}")

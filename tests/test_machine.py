@@ -118,9 +118,7 @@ def test_one_program_for_networks_of_any_length():
     losses = []
     for program in programs:
         vector = FlatVector.flatten(program, he_init(program, seed=0), size)
-        result, _ = step(
-            code_of([program], table), vector, IMAGES, LABELS, memory=memory, dropout_keys=KEYS[:1]
-        )
+        result, _ = step(code_of([program], table), vector, IMAGES, LABELS, memory=memory, dropout_keys=KEYS[:1])
         losses.append(float(result.losses[0]))
         assert not np.any(np.asarray(result.bars)[program.num_params :])
     assert step._cache_size() == 1

@@ -180,9 +180,7 @@ def test_padding_changes_nothing(ghn, batch, gradients):
     roomy = dataclasses.replace(ahead, bounds=Needs(*(2 * need + 40 for need in ahead.bounds)))
     optimizer = optax.sgd(1.0)
     engine = Engine(config, SMALL, optimizer, roomy)
-    state, metrics = engine.step(
-        parallel.replicate(init_state(ghn.params, optimizer)), engine.prepare(TARGETS), *batch
-    )
+    state, metrics = engine.step(parallel.replicate(init_state(ghn.params, optimizer)), engine.prepare(TARGETS), *batch)
     np.testing.assert_allclose(parallel.first_copy(metrics).losses, gradients[0][1].losses, rtol=1e-5)
     moved = jax.tree.map(lambda old, new: old - new, ghn.params, parallel.first_copy(state).params)
     for mine, plain in zip(*map(jax.tree.leaves, (moved, gradients[0][0])), strict=True):
