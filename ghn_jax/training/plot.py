@@ -52,11 +52,13 @@ def plot_runs(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike, ag
                 [row["standard_error"] or 0 for row in measured],
                 color=color, marker="o", markersize=4, linestyle=":", markeredgecolor="black",
                 label=f"{label}, unseen networks",
+                zorder=3,
             )  # fmt: skip
     loss.set(xlabel=against, ylabel="loss", ylim=(0, min(4.0, 1.1 * highest) or 1))
     accuracy.set(xlabel=against, ylabel="top-1 accuracy", ylim=(0, 1))
     for axes in (loss, accuracy):
         axes.grid(alpha=0.3)
     if accuracy.has_data():
-        accuracy.legend(loc="lower right", fontsize=8)
+        handles, labels = accuracy.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8)
     figure.savefig(path, dpi=120)
