@@ -19,13 +19,14 @@ import matplotlib.figure
 import numpy as np
 from tqdm import tqdm
 
-import ghn_jax
 from ghn_jax import images
 from ghn_jax.architecture import named
+from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets.sampler import PREDEFINED, sample_architecture
 from ghn_jax.evaluation import BATCH_SIZE, Interpreted, accuracy, he_init, summary
 from ghn_jax.images import ImageError, Split
+from ghn_jax.loading import load_titled
 from ghn_jax.predict import predict_params
 from ghn_jax.training.targets import make_target
 from ghn_jax.training.watch import read
@@ -49,10 +50,8 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.num_images < BATCH_SIZE or args.num_images % BATCH_SIZE:
         parser.error(f"--num_images={args.num_images}: expected a multiple of {BATCH_SIZE}")
-    for entry in args.hypernetworks:
-        title, _, what = entry.partition("=")
-        if not (title and what) or title == HE:
-            parser.error(f"{entry!r}: expected TITLE=WHAT, such as ghn2=ghn2_fashion_mnist")
+    if any(entry.startswith(f"{HE}=") for entry in args.hypernetworks):
+        parser.error(f"{HE!r} is the title of He initialisation: expected another")
     return args
 
 
@@ -183,14 +182,10 @@ def main() -> None:
     args = parse_args()
     use_compilation_cache()
     try:
-        ghns = {title: ghn_jax.load(what) for title, _, what in (e.partition("=") for e in args.hypernetworks)}
         dataset = images.load(args.dataset, args.data_dir)
-    except (ghn_jax.CheckpointError, ImageError) as error:
+        ghns = load_titled(args.hypernetworks, dataset.num_classes)
+    except (CheckpointError, ImageError) as error:
         sys.exit(str(error))
-    for title, ghn in ghns.items():
-        classes = ghn.config.num_classes
-        if classes != dataset.num_classes:
-            sys.exit(f"{title} predicts networks of {classes} classes, {args.dataset} has {dataset.num_classes}")
     args.out.mkdir(parents=True, exist_ok=True)
     measure(ghns, dataset, args, args.out / "networks.jsonl")
     titles = [*ghns, HE]

@@ -18,12 +18,13 @@ from collections.abc import Hashable, Iterable
 import numpy as np
 from tqdm import tqdm
 
-import ghn_jax
 from ghn_jax import images
+from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
 from ghn_jax.evaluation import BATCH_SIZE, Interpreted, accuracy, summary
 from ghn_jax.graph import Graph
 from ghn_jax.images import ImageError
+from ghn_jax.loading import load_titled
 from ghn_jax.predict import predict_params
 from ghn_jax.training.targets import make_target
 
@@ -38,11 +39,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--split", default="test", choices=sorted(SPLITS), help="split of DeepNets-1M (%(default)s)")
     parser.add_argument("--num", type=int, default=50, help="number of networks")
     parser.add_argument("--num_images", type=int, default=128, help="test images for every network")
-    args = parser.parse_args()
-    for entry in args.hypernetworks:
-        if not all(entry.partition("=")[::2]):
-            parser.error(f"{entry!r}: expected TITLE=WHAT, such as GHN-2=ghn2_fashion_mnist")
-    return args
+    return parser.parse_args()
 
 
 def alike(graph: Graph) -> list[list[int]]:
@@ -95,14 +92,10 @@ def row(title: str, values: Iterable[list[float]]) -> str:
 def main() -> None:
     args = parse_args()
     try:
-        ghns = {title: ghn_jax.load(what) for title, _, what in (e.partition("=") for e in args.hypernetworks)}
         dataset = images.load(args.dataset, args.data_dir)
-    except (ghn_jax.CheckpointError, ImageError) as error:
+        ghns = load_titled(args.hypernetworks, dataset.num_classes)
+    except (CheckpointError, ImageError) as error:
         sys.exit(str(error))
-    for title, ghn in ghns.items():
-        classes = ghn.config.num_classes
-        if classes != dataset.num_classes:
-            sys.exit(f"{title} predicts networks of {classes} classes, {args.dataset} has {dataset.num_classes}")
     architectures = [sample_architecture(args.split, n, dataset.task.large_images) for n in range(args.num)]
     targets = [make_target(number, architecture, dataset.task) for number, architecture in enumerate(architectures)]
     run_network = Interpreted([target.program for target in targets], BATCH_SIZE)

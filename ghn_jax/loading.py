@@ -6,7 +6,7 @@ import dataclasses
 import difflib
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, overload
 
@@ -110,6 +110,29 @@ def load(what: str | os.PathLike[str] | None = None) -> GHN | Shelf:
         return pretrained.read(path)[0]
     published = convert.load_checkpoint(path)
     return GHN(published.config, published.params)
+
+
+def load_titled(entries: Iterable[str], num_classes: int) -> dict[str, GHN]:
+    """Hypernetworks to be compared, by title.
+
+    Args:
+      entries: a title and what `load` takes, such as "GHN-2=ghn2_fashion_mnist".
+      num_classes: of the networks that they are to predict.
+
+    Raises:
+      CheckpointError: an entry of another form, one that predicts networks of other classes, or as for `load`.
+    """
+    entries = list(entries)
+    for entry in entries:
+        if not all(entry.partition("=")[::2]):
+            raise CheckpointError(f"{entry!r}: expected TITLE=WHAT, such as GHN-2=ghn2_fashion_mnist")
+    found = {}
+    for name, _, what in (entry.partition("=") for entry in entries):
+        found[name] = load(what)
+        classes = found[name].config.num_classes
+        if classes != num_classes:
+            raise CheckpointError(f"{name} predicts networks of {classes} classes, expected {num_classes}")
+    return found
 
 
 def provenance(what: str | os.PathLike[str]) -> dict[str, Any]:

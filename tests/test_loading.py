@@ -47,6 +47,17 @@ def test_by_name():
     assert ghn_jax.provenance("ghn2_fashion_mnist") == pretrained.about()
 
 
+def test_to_be_compared():
+    found = loading.load_titled(["GHN-2=ghn2_fashion_mnist", "MLP=mlp_fashion_mnist"], num_classes=10)
+    assert list(found) == ["GHN-2", "MLP"] and found["GHN-2"] is pretrained.load()
+    same(found["MLP"], ghn_jax.load("mlp_fashion_mnist"))
+    for entry in ("ghn2_fashion_mnist", "GHN-2=", "=ghn2_fashion_mnist"):
+        with pytest.raises(CheckpointError, match=f"'{entry}': expected TITLE=WHAT"):
+            loading.load_titled(["MLP=no_such_thing", entry], num_classes=10)
+    with pytest.raises(CheckpointError, match="GHN-2 predicts networks of 10 classes, expected 1000"):
+        loading.load_titled(["GHN-2=ghn2_fashion_mnist"], num_classes=1000)
+
+
 def test_a_name_in_the_package_wins_over_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "ghn2_fashion_mnist").write_text("text")
