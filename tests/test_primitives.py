@@ -1,6 +1,7 @@
 """Primitives and convolutions against slow loops and XLA's own operations."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +29,11 @@ def random(seed, *shape):
     return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
 
 
+@pytest.mark.parametrize("size", [11, 4, 2])
 @pytest.mark.parametrize("window", WINDOWS, ids=str)
 @pytest.mark.parametrize("depthwise", [False, True])
-def test_convolutions_and_their_gradients(window, depthwise):
-    x = random(0, 2, 11, 11, 4)
+def test_convolutions_and_their_gradients(window, depthwise, size):
+    x = random(0, 2, size, size, 4)
     kernel = random(1, *window.kernel, 1 if depthwise else 4, 4)
 
     def native(x, kernel):
@@ -43,7 +45,7 @@ def test_convolutions_and_their_gradients(window, depthwise):
     function = convolve_depthwise if depthwise else convolve
     expected, expected_pull = jax.vjp(native, x, kernel)
     actual, pull = jax.vjp(lambda x, kernel: function(x, kernel, window), x, kernel)
-    assert actual.shape[1:3] == window.output_size((11, 11))
+    assert actual.shape[1:3] == window.output_size((size, size))
     np.testing.assert_allclose(actual, expected, atol=1e-5)
     cotangent = random(2, *expected.shape)
     for a, e in zip(pull(cotangent), expected_pull(cotangent), strict=True):
@@ -63,6 +65,22 @@ def test_convolutions_are_not_left_to_the_slower_library():
     assert "ynn" not in convolution.as_text()
     assert "ynn" in compiled(lambda x, kernel: x.sum((0, 1, 2)) + kernel.sum()).as_text()
     np.testing.assert_allclose(convolution(x, kernel), convolve(x, kernel, window), atol=1e-4)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("kernel_size, size", [((5, 5), 4), ((7, 1), 2), ((3, 3), 2), ((3, 3), 4)], ids=str)
+def test_kernels_larger_than_images_stay_kernels(kernel_size, size, stride):
+    """XLA would let input and kernel change places, and then compute the convolution by slow loops on CPUs."""
+    window = Window(kernel_size, (stride, stride), (kernel_size[0] // 2, kernel_size[1] // 2))
+    x, kernel = random(0, 3, size, size, 6), random(1, *kernel_size, 6, 7)
+
+    def with_gradients(x, kernel):
+        y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, window), x, kernel)
+        return y, *pull(y)
+
+    text = jax.jit(with_gradients).lower(x, kernel).compile(compiler_options()).as_text()
+    labels = re.findall(r"dim_labels=(\S+)", text)
+    assert labels and set(label.strip(",") for label in labels) == {"b01f_01io->b01f"}
 
 
 def test_compiler_options_of_other_backends_and_releases(monkeypatch):
