@@ -4,10 +4,10 @@ Arrays are NHWC, kernels HWIO; `padding` is symmetric zero padding `(height, wid
 
 On CPUs XLA runs a convolution fast only with its axes in the order of a forward one.  It brings others, such as
 gradients, into this order at the top level of a program, but not within loops and branches, where they are 10 to 100
-times slower: so gradients are written in this order here, with barriers that keep XLA from undoing it, also where the
-kernel is larger than the image.  Grouped convolutions are tens of times slower than sums of shifted products, which take their place.  And of the two libraries
-that XLA has for convolutions it takes the slower one, unless `compiler_options` tell it not to.  Other backends keep
-the native convolution and its gradient.
+times slower: so gradients are written in this order here, with barriers that keep XLA from undoing it, and so are
+convolutions whose kernel is larger than the image.  Grouped convolutions are tens of times slower than sums of shifted
+products, which take their place.  And of the two libraries that XLA has for convolutions it takes the slower one,
+unless `compiler_options` tell it not to.  Other backends keep the native convolution and its gradient.
 """
 
 from __future__ import annotations
