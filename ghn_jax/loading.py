@@ -143,7 +143,7 @@ def provenance(what: str | os.PathLike[str]) -> dict[str, Any]:
 
     Returns:
       For names and `.npz` files what is stored in them; for checkpoint folders data set, steps, task and
-      configuration of the run (not where on this machine its data is); for files of the original their name, SHA-256
+      configuration of the run (without paths of this machine); for files of the original their name, SHA-256
       and the number of epochs.
 
     Raises:
@@ -152,7 +152,7 @@ def provenance(what: str | os.PathLike[str]) -> dict[str, Any]:
     path = _find(what)
     if path.is_dir():
         description = checkpoint.describe(path)
-        run = {name: value for name, value in description.train_config.items() if name != "data_dir"}
+        run = {name: value for name, value in description.train_config.items() if name not in ("data_dir", "workdir")}
         known = {"dataset": run.get("dataset"), "steps": description.step}
         return known | {"task": dataclasses.asdict(description.task), "train_config": run}
     if path.suffix == ".npz":

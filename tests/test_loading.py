@@ -33,6 +33,8 @@ def test_list_of_what_the_package_has():
     assert lines[0].split() == ["name", "kind", "data", "set", "steps", "accuracy"] and len(lines) == 1 + len(shelf)
     row = next(line for line in lines if line.startswith("ghn2_fashion_mnist "))
     assert row.split() == ["ghn2_fashion_mnist", "GHN-2", "fashion_mnist", f"{one.steps:,}", f"{one.accuracy:.1%}"]
+    for name, shipped in shelf.items():
+        assert ghn_jax.load(name).config == shipped.config and shipped.accuracy > 0.1 and shipped.provenance["licence"]
     with pytest.raises(TypeError, match="does not support item assignment"):
         shelf["other"] = one
 

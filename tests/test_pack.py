@@ -29,7 +29,7 @@ def run(tmp_path):
 
     def make(name: str, step: int, **fields) -> Path:
         config = {"dataset": "digits", "data_dir": "/somewhere", "ghn": "ghn2", "meta_batch": 2, "start": "random"}
-        config |= {"steps": 1200, "decay_at": [0.5, 0.8]}
+        config |= {"steps": 1200, "decay_at": [0.5, 0.8], "workdir": "/somewhere/else"}
         progress = Progress(step, minutes=3.21).to_json()
         description = checkpoint.Description(SMALL, CIFAR10, step, config | fields, progress)
         checkpoint.save(tmp_path / name, description, {"params": GHN.init(SMALL, step).params})
