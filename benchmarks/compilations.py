@@ -12,6 +12,7 @@ import argparse
 import time
 
 import numpy as np
+from ghn_jax.training.survey import survey
 
 from ghn_jax.architecture import CIFAR10
 from ghn_jax.compilation_cache import use_compilation_cache
@@ -22,7 +23,6 @@ from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import init_state, make_optimizer
-from ghn_jax.training.survey import survey
 from ghn_jax.training.targets import meta_batches
 
 WARM_UP = 50

@@ -13,17 +13,17 @@ import time
 
 import jax
 import numpy as np
+from ghn_jax.machine.assemble import UNIT
+from ghn_jax.training.bounds import needs_of
+from ghn_jax.training.survey import of_targets
 
 from ghn_jax.architecture import IMAGENET
 from ghn_jax.compilation_cache import use_compilation_cache
-from ghn_jax.machine.assemble import UNIT
 from ghn_jax.predict import GHN
 from ghn_jax.training import parallel
-from ghn_jax.training.bounds import needs_of
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.step import init_state, make_optimizer
-from ghn_jax.training.survey import of_targets
 from ghn_jax.training.targets import meta_batches
 
 GIB = 2**30

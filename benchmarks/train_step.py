@@ -2,16 +2,19 @@
 
     python benchmarks/train_step.py
     python benchmarks/train_step.py --unrolled=2     # also 2 networks compiled each as a program of its own
+    python benchmarks/train_step.py --shares         # also the share of every kind of operation, each timed alone
 
 64 architectures of the train distribution with 32 channels, meta-batches of 8, 64 images.  The PyTorch original takes
-about 0.94 s a network on two CPU cores.  Prints the time a network with and without compilation, the share of every
-primitive (each operation timed alone, times how often it runs) and the memory.
+about 0.94 s a network on two CPU cores.  The last line is JSON: seconds and CPU-seconds a network (steps alone),
+programs compiled, CPU-seconds that took, and the largest resident size.
 """
 
 import argparse
 import collections
+import contextlib
 import functools
 import itertools
+import json
 import resource
 import time
 
@@ -19,58 +22,67 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ghn_jax import interpreter
 from ghn_jax.architecture import CIFAR10
 from ghn_jax.compilation_cache import use_compilation_cache
-from ghn_jax.convolution import compiler_options
 from ghn_jax.evaluation import he_init
+from ghn_jax.execution import whole
+from ghn_jax.execution.operations import Forward, signature_of
 from ghn_jax.losses import cross_entropy
-from ghn_jax.machine.table import signature_of
+from ghn_jax.platforms import compiler_options
 from ghn_jax.predict import GHN
 from ghn_jax.primitives import Conv
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.step import init_state, make_optimizer
-from ghn_jax.training.survey import of_targets
 from ghn_jax.training.targets import meta_batches
 
 META_BATCH = 8
 
 
-def interpreted(config, meta_batch_list, images, labels):
-    """Seconds for every network, and for compiling."""
-    ahead = of_targets(itertools.chain.from_iterable(meta_batch_list), config.batch_size)
+def steps(config, meta_batch_list, images, labels):
+    """Seconds and CPU-seconds for every network, once everything is compiled."""
     ghn, optimizer = config.hypernetwork(CIFAR10), make_optimizer(config)
-    engine = Engine(config, ghn, optimizer, ahead)
-    state = parallel.replicate(init_state(GHN.init(ghn, seed=0).params, optimizer))
-    prepared = [engine.prepare(targets) for targets in meta_batch_list]
-    state, metrics = engine.step(state, prepared[0], images, labels)
-    parallel.first_copy(metrics)
-    seconds = []
-    for inputs in prepared:
-        begin = time.perf_counter()
-        state, metrics = engine.step(state, inputs, images, labels)
-        assert parallel.first_copy(metrics).applied
-        seconds.append((time.perf_counter() - begin) / META_BATCH)
-    operations = sum(len(table.signatures) for table in ahead.tables.values())
-    print(f"interpreted: {np.mean(seconds):.3f} s a network (meta-batches {min(seconds):.3f} to {max(seconds):.3f})")
-    print(f"  {operations} operations, compiled or loaded in {engine.compile_seconds:.0f} s")
-    print(f"  memory for activations {ahead.bounds.memory_bytes / 2**20:.0f} MiB")
+    with contextlib.closing(Engine(config, ghn, optimizer)) as engine:
+        state = parallel.replicate(init_state(GHN.init(ghn, seed=0).params, optimizer))
+        began = time.perf_counter(), time.process_time()
+        prepared = [engine.prepare(state, targets) for targets in meta_batch_list]
+        for inputs in prepared:  # compiles
+            state, metrics = engine.step(state, inputs, images, labels)
+            parallel.first_copy(metrics)
+        compiling = time.perf_counter() - began[0], engine.programs.compile_cpu_seconds
+        seconds, cpu = [], time.process_time()
+        for inputs in prepared:
+            begin = time.perf_counter()
+            state, metrics = engine.step(state, inputs, images, labels)
+            assert parallel.first_copy(metrics).applied
+            seconds.append((time.perf_counter() - begin) / META_BATCH)
+        networks = META_BATCH * len(seconds)
+        found = {
+            "networks": networks,
+            "seconds_a_network": round(float(np.mean(seconds)), 4),
+            "cpu_seconds_a_network": round((time.process_time() - cpu) / networks, 4),
+            "programs": engine.programs.distinct,
+            "compile_cpu_s": round(compiling[1], 1),
+            "peak_rss_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        }
+    print(f"training: {np.mean(seconds):.3f} s a network (meta-batches {min(seconds):.3f} to {max(seconds):.3f})")
+    print(f"  {found['programs']} programs; first round, compiling or loading them, {compiling[0]:.0f} s")
+    return found
 
 
 def unrolled(targets, images, labels):
     """The networks one by one, each compiled; without the hypernetwork."""
 
     def loss(program, params):
-        return cross_entropy(interpreter.run(program, params, images, dropout_key=jax.random.key(0)), labels)
+        return cross_entropy(whole.run(program, params, images, dropout_key=jax.random.key(0)), labels)
 
     compiling, running = [], []
     for target in targets:
         params = jax.tree.map(jnp.asarray, he_init(target.program, 0))
         begin = time.perf_counter()
         lowered = jax.jit(jax.value_and_grad(functools.partial(loss, target.program))).lower(params)
-        step = lowered.compile(compiler_options())
+        step = lowered.compile(compiler_options(jax.default_backend()))
         compiling.append(time.perf_counter() - begin)
         jax.block_until_ready(step(params))
         begin = time.perf_counter()
@@ -91,10 +103,12 @@ def best_of(function, *args, repeats=3):
 
 def shares(targets, batch_size):
     """Time by kind of primitive."""
-    counts = collections.Counter(signature_of(t.program, i) for t in targets for i in t.program.instructions)
+    counts = collections.Counter(
+        signature_of(t.program, i, batch_size, training=False) for t in targets for i in t.program.instructions
+    )
     kinds = collections.defaultdict(lambda: np.zeros(3))
     rng = np.random.default_rng(0)
-    jit = functools.partial(jax.jit, compiler_options=compiler_options())
+    jit = functools.partial(jax.jit, compiler_options=compiler_options(jax.default_backend()))
 
     def random(shape):
         return jnp.asarray(rng.standard_normal(shape), jnp.float32)
@@ -126,6 +140,7 @@ def shares(targets, batch_size):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", type=int, default=64)
+    parser.add_argument("--shares", action="store_true", help="time every operation alone")
     parser.add_argument("--unrolled", type=int, default=0)
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--max_multiply_adds", type=int, help="only networks that cost no more per image")
@@ -146,11 +161,13 @@ def main():
     meta_batch_list = [drawn.targets for drawn in itertools.islice(meta_batches(config, CIFAR10), config.steps)]
     targets = list(itertools.chain.from_iterable(meta_batch_list))
     print(f"{jax.default_backend()}, {jax.local_device_count()} device(s), {len(targets)} networks, {args.dtype}")
-    interpreted(config, meta_batch_list, images, labels)
-    print(f"  largest resident size {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB")
+    found = steps(config, meta_batch_list, images, labels)
+    print(f"  largest resident size {found['peak_rss_gb']:.1f} GiB")
     if args.unrolled:
         unrolled(targets[: args.unrolled], images, labels)
-    shares(targets, config.batch_size)
+    if args.shares:
+        shares(targets, config.batch_size)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

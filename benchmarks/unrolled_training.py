@@ -21,20 +21,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from ghn_jax.training.survey import Survey, survey
 
-from ghn_jax import checkpoint, images, interpreter
+from ghn_jax import checkpoint, images
 from ghn_jax.checkpoint import Description
-from ghn_jax.convolution import compiler_options
+from ghn_jax.execution import whole
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit
 from ghn_jax.ghn.hypernetwork import Decoded
 from ghn_jax.ghn.requests import request
 from ghn_jax.losses import cross_entropy
+from ghn_jax.platforms import compiler_options
 from ghn_jax.predict import GHN
 from ghn_jax.training.config import TrainConfig, from_fields
 from ghn_jax.training.inputs import step_inputs
 from ghn_jax.training.step import TrainState, init_state, make_optimizer, predict_rows, update
-from ghn_jax.training.survey import Survey, survey
 from ghn_jax.training.targets import Target, meta_batches, width_of
 from ghn_jax.training.watch import METRICS, Watch
 
@@ -77,7 +78,7 @@ class Unrolled:
             rows = [decoded[place.table][place.start : place.start + place.rows] for place in places]
             args = (rows, pixels, labels, jax.random.fold_in(step_key, network))
             began = time.perf_counter()
-            compiled = jax.jit(self._network(target)).lower(*args).compile(compiler_options())
+            compiled = jax.jit(self._network(target)).lower(*args).compile(compiler_options(jax.default_backend()))
             self.compile_seconds += time.perf_counter() - began
             loss, right, row_bars = compiled(*args)
             losses.append(loss)
@@ -102,7 +103,7 @@ class Unrolled:
 
         def network(rows: list[jax.Array], pixels: jax.Array, labels: jax.Array, dropout_key: jax.Array):
             def loss(params):
-                logits = interpreter.run(target.program, params, pixels, dropout_key=dropout_key)
+                logits = whole.run(target.program, params, pixels, dropout_key=dropout_key)
                 return cross_entropy(logits, labels, config.label_smoothing), jnp.argmax(logits, -1)
 
             params, pull_back = jax.vjp(tensors, rows)

@@ -6,7 +6,7 @@ Networks come from the splits train, deep, dense, bnfree and wide, with fewer ch
 them: with and without attention, excitation, normalisation, global pooling and 1x1 convolutions at cell inputs, both
 stems, both heads.  Their parameters are random, norms and biases too.
 
-The unrolled side is `interpreter.run` and JAX's own reverse mode through it, with every primitive compiled on its own.
+The unrolled side is `whole.run` and JAX's own reverse mode through it, with every primitive compiled on its own.
 The machine is compiled once for all networks of a width, with and without attention, and with the same libraries as the
 primitives: without `convolution.compiler_options`.
 
@@ -29,17 +29,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
-
-from ghn_jax import interpreter, parity
-from ghn_jax.architecture import CIFAR10, Architecture
-from ghn_jax.deepnets.sampler import sample_architecture
-from ghn_jax.graph import Role
-from ghn_jax.losses import cross_entropy
 from ghn_jax.machine.assemble import assemble, memory_units, stack
 from ghn_jax.machine.parameters import FlatVector
 from ghn_jax.machine.run import new_memory, run, value_and_grad
 from ghn_jax.machine.table import Table, signatures_of, table_of
+from tqdm import tqdm
+
+from ghn_jax import parity
+from ghn_jax.architecture import CIFAR10, Architecture
+from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.execution import whole
+from ghn_jax.graph import Role
+from ghn_jax.losses import cross_entropy
 from ghn_jax.program import Program, lower
 
 SPLITS = ("train", "deep", "dense", "bnfree", "wide")
@@ -127,7 +128,7 @@ def make_network(name: str, architecture: Architecture, batch: Batch) -> Network
     program = lower(architecture, CIFAR10)
     params = {tensor.name: parity.parameter(tensor) for tensor in program.tensors}
     weights = [tensor.name for tensor in program.tensors if tensor.role in (Role.WEIGHT, Role.DEPTHWISE_WEIGHT)]
-    while not np.abs(interpreter.run(program, params, batch.images, jit_primitives=True)).max() < LARGEST_LOGIT:
+    while not np.abs(whole.run(program, params, batch.images, jit_primitives=True)).max() < LARGEST_LOGIT:
         params |= {name: params[name] * np.float32(0.9) for name in weights}
     return Network(name, architecture, program, params)
 
@@ -137,11 +138,11 @@ def unrolled(network: Network, batch: Batch, dtype=np.float32) -> Values:
     images = jnp.asarray(batch.images, dtype)
 
     def loss(params):
-        logits = interpreter.run(network.program, params, images, dropout_key=network.dropout_key, jit_primitives=True)
+        logits = whole.run(network.program, params, images, dropout_key=network.dropout_key, jit_primitives=True)
         return cross_entropy(logits, batch.labels)
 
     params = {name: jnp.asarray(values, dtype) for name, values in network.params.items()}
-    logits = interpreter.run(network.program, params, images, jit_primitives=True)
+    logits = whole.run(network.program, params, images, jit_primitives=True)
     value, gradients = jax.value_and_grad(loss)(params)
     return Values(np.asarray(logits), float(value), jax.tree.map(np.asarray, gradients))
 

@@ -1,9 +1,9 @@
 """Predicts the parameters of architectures that a hypernetwork has never seen, and reports their accuracy.
 
-    python experiments/evaluate.py --arch=resnet50 --num_images=256
-    python experiments/evaluate.py --checkpoint=runs/digits --split=val --num=20 --predefined
-    python experiments/evaluate.py --checkpoint=runs/digits --split=test --arch=7
-    python experiments/evaluate.py --checkpoint=runs/digits --arch=mine.json
+python experiments/evaluate.py --arch=resnet50 --num_images=256
+python experiments/evaluate.py --checkpoint=runs/digits --split=val --num=20 --predefined
+python experiments/evaluate.py --checkpoint=runs/digits --split=test --arch=7
+python experiments/evaluate.py --checkpoint=runs/digits --arch=mine.json
 """
 
 import argparse
@@ -37,8 +37,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--mode",
         default="auto",
-        choices=("auto", "interpreted", "unrolled"),
-        help="one compiled program for all networks, or one for each (auto: for a single network)",
+        choices=("auto", "operations", "whole"),
+        help="operation by operation, or a compiled program for every network (auto: for a single one)",
     )
     parser.add_argument("--dataset", help="another data set than the one trained on")
     parser.add_argument("--data_dir", help="where its files are")

@@ -24,7 +24,7 @@ from ghn_jax.architecture import named
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets.sampler import PREDEFINED, sample_architecture
-from ghn_jax.evaluation import BATCH_SIZE, Interpreted, accuracy, he_init, summary
+from ghn_jax.evaluation import BATCH_SIZE, ByOperation, accuracy, he_init, summary
 from ghn_jax.images import ImageError, Split
 from ghn_jax.loading import load_titled
 from ghn_jax.predict import predict_params
@@ -92,7 +92,7 @@ def measure(ghns: dict, dataset, args: argparse.Namespace, path: Path) -> None:
             if not missing:
                 continue
             targets = [make_target(number, architecture, dataset.task) for number, architecture in missing]
-            run_network = Interpreted([target.program for target in targets], BATCH_SIZE)
+            run_network = ByOperation(BATCH_SIZE)
             num_images = images_of(split, args.num_images)
             for target in tqdm(targets, desc=split, unit="network"):
                 own = own_images(dataset.test, target.number, num_images)

@@ -88,7 +88,7 @@ def main() -> None:
     done = {(row["architecture"], row["start"]) for row in rows}
     targets = {one.name: make_target(one.number, one.architecture, task) for one in found}
     missing = [(title, start) for title in targets for start in args.starts if (title, start) not in done]
-    tuner = FineTuner([target.program for target in targets.values()], steps)
+    tuner = FineTuner(steps)
     with open(path, "a") as out, tqdm(total=len(missing) * steps, unit="step") as bar:
         for title, start in missing:
             target = targets[title]

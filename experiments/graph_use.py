@@ -21,7 +21,7 @@ from tqdm import tqdm
 from ghn_jax import images
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
-from ghn_jax.evaluation import BATCH_SIZE, Interpreted, accuracy, summary
+from ghn_jax.evaluation import BATCH_SIZE, ByOperation, accuracy, summary
 from ghn_jax.graph import Graph
 from ghn_jax.images import ImageError
 from ghn_jax.loading import load_titled
@@ -98,7 +98,7 @@ def main() -> None:
         sys.exit(str(error))
     architectures = [sample_architecture(args.split, n, dataset.task.large_images) for n in range(args.num)]
     targets = [make_target(number, architecture, dataset.task) for number, architecture in enumerate(architectures)]
-    run_network = Interpreted([target.program for target in targets], BATCH_SIZE)
+    run_network = ByOperation(BATCH_SIZE)
     found = {title: collections.defaultdict(list) for title in ghns}
     for target in tqdm(targets, unit="network"):
         graphs = (target.graph, exchanged(target.graph, target.number), without_edges(target.graph))

@@ -21,9 +21,10 @@ from ml_collections import config_flags
 from ghn_jax.architecture import ArchitectureError
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
+from ghn_jax.execution.compiling import CompilationError
+from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.images import ImageError
-from ghn_jax.machine.table import MachineError
 from ghn_jax.training import parallel
 from ghn_jax.training.config import from_fields
 from ghn_jax.training.loop import NonFiniteLossError, Outcome, train
@@ -32,6 +33,11 @@ _COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0,
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many there are, one a machine.")
 _PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is, from 0 on.")
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="Path of a configuration, such as configs/cifar.py.")
+
+_EXPECTED = (
+    (ArchitectureError, CheckpointError, ConfigError, ImageError)
+    + (CompilationError, ExecutionError, NonFiniteLossError)
+)  # fmt: skip
 
 
 def main(argv):
@@ -46,7 +52,7 @@ def main(argv):
         config = from_fields(dict(_CONFIG.value))
         print(f"training {config.ghn} on {config.dataset}, {jax.device_count()} {jax.default_backend()} device(s)")
         outcome = train(config)
-    except (ArchitectureError, CheckpointError, ConfigError, ImageError, MachineError, NonFiniteLossError) as error:
+    except _EXPECTED as error:
         sys.exit(str(error))
     except OSError as error:
         sys.exit(f"{error}\nThe last checkpoint is good: the same command goes on from it")
@@ -58,8 +64,7 @@ def main(argv):
 def summary(outcome: Outcome) -> str:
     """How the run ended and what to do next."""
     lines = [
-        f"\n{outcome.step} of {outcome.steps} steps in {outcome.minutes:.1f} minutes; {outcome.skipped} skipped as not "
-        f"finite, {outcome.passed_over} architectures passed over"
+        f"\n{outcome.step} of {outcome.steps} steps in {outcome.minutes:.1f} minutes; {outcome.skipped} skipped as not finite"
     ]
     if outcome.accuracy is not None:
         lines.append(f"top-1 {outcome.accuracy:.1%} on unseen val networks")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import jax
 
+from ghn_jax.platforms import platform
+
 _BLOCK_BYTES = 1 << 20
 
 
@@ -14,7 +16,7 @@ def blocks(arrays: tuple[jax.Array, ...], bytes_per_image: int) -> tuple[jax.Arr
     """
     batch = len(arrays[0])
     images = batch
-    if jax.default_backend() == "cpu":
+    if platform() == "cpu":
         images = min(max(_BLOCK_BYTES // bytes_per_image, 1), batch)
         while batch % images:
             images -= 1

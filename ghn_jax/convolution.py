@@ -7,7 +7,7 @@ gradients, into this order at the top level of a program, but not within loops a
 times slower: so gradients are written in this order here, with barriers that keep XLA from undoing it, and so are
 convolutions whose kernel is larger than the image.  Grouped convolutions are tens of times slower than sums of shifted
 products, which take their place.  And of the two libraries that XLA has for convolutions it takes the slower one,
-unless `compiler_options` tell it not to.  Other backends keep the native convolution and its gradient.
+unless `platforms.compiler_options` tell it not to.  Other backends keep the native convolution and its gradient.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ghn_jax.blocking import blocks
+from ghn_jax.platforms import platform
 
 Size = tuple[int, int]
 
@@ -29,25 +30,6 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
 native_operations = jax.make_user_context(False)
 """`with native_operations(True):` all backends use XLA's own convolution and pooling, which tell what they compute."""
-
-
-@functools.cache
-def compiler_options() -> dict[str, str]:
-    """Options of XLA with which programs that consist of convolutions are to be compiled.
-
-    On CPUs YNNPACK computes matrix products and sums, as by default, but not convolutions, for which Eigen takes about
-    two thirds of the time.  Releases of XLA that do not know this option get none.
-    """
-    if jax.default_backend() != "cpu":
-        return {}
-    options = {
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
-    }
-    try:
-        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,7 +122,7 @@ def pool(x: jax.Array, window: Window, operation: Callable[[jax.Array, jax.Array
 
 
 def _written_out() -> bool:
-    return jax.default_backend() == "cpu" and not native_operations.value
+    return platform() == "cpu" and not native_operations.value
 
 
 def _native(x: jax.Array, kernel: jax.Array, window: Window, groups: int = 1) -> jax.Array:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import json
 import os
 import zlib
@@ -20,15 +19,14 @@ import jax.numpy as jnp
 import matplotlib.figure
 import numpy as np
 
-from ghn_jax import images, interpreter
+from ghn_jax import images
 from ghn_jax.architecture import AnyArchitecture
-from ghn_jax.convolution import compiler_options
+from ghn_jax.execution import operations, whole
+from ghn_jax.execution.compiling import Programs
+from ghn_jax.execution.operations import Given, Plan
 from ghn_jax.graph import Role
 from ghn_jax.images import Dataset, Split, eval_batches, in_memory
-from ghn_jax.machine.assemble import assemble, memory_units, stack
-from ghn_jax.machine.parameters import FlatVector
-from ghn_jax.machine.run import new_memory, run
-from ghn_jax.machine.table import signatures_of, table_of
+from ghn_jax.platforms import compiler_options
 from ghn_jax.predict import GHN, predict_params
 from ghn_jax.program import Program, lower
 from ghn_jax.training.targets import Target
@@ -84,7 +82,7 @@ Logits = Callable[[Program, Mapping[str, np.ndarray]], Callable[[np.ndarray], np
 """A way of running networks: from a program and its parameters to a function from images to logits."""
 
 
-def unrolled(program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+def as_a_whole(program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles the network as one program of its own: the fastest for one network and many images."""
     compiled = _compiled(program)
     params = {name: jnp.asarray(values) for name, values in params.items()}
@@ -93,33 +91,28 @@ def unrolled(program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np
 
 @functools.lru_cache(maxsize=1)
 def _compiled(program: Program):
-    return jax.jit(functools.partial(interpreter.run, program), compiler_options=compiler_options())
+    return jax.jit(functools.partial(whole.run, program), compiler_options=compiler_options(jax.default_backend()))
 
 
-class Interpreted:
-    """Runs any of some networks with one compiled program: the fastest for many networks and few images each."""
+class ByOperation:
+    """Runs any networks operation by operation: the fastest for many networks and few images each.
 
-    def __init__(self, programs: Sequence[Program], batch_size: int):
-        self._table = table_of(itertools.chain.from_iterable(map(signatures_of, programs)))
+    Args:
+      batch_size: number of images.
+      programs: whose programs are used and added to; None for new ones.
+    """
+
+    def __init__(self, batch_size: int, programs: Programs | None = None):
         self._batch_size = batch_size
-        self._length = max(len(program.instructions) for program in programs)
-        self._num_params = max(program.num_params for program in programs)
-        self._memory = new_memory(max(memory_units(program, batch_size, training=False) for program in programs))
-        self._run = jax.jit(
-            functools.partial(run, self._table, FlatVector()),
-            donate_argnames="memory",
-            compiler_options=compiler_options(),
-        )
+        self._programs = Programs(jax.local_devices()[:1]) if programs is None else programs
 
     def __call__(self, program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
-        interpreter.check_params(program, params)
-        words = assemble(program, FlatVector.starts(program), self._table, self._batch_size, training=False).words
-        code = jax.device_put(stack([words], self._length))
-        vector = jnp.asarray(FlatVector.flatten(program, params, self._num_params))
+        whole.check_params(program, params)
+        network = Plan(program, self._batch_size).prepare(self._programs)
+        given = Given(program, jax.device_put(dict(params), self._programs.devices[0]))
 
         def logits(images: np.ndarray) -> np.ndarray:
-            values, self._memory = self._run(code, vector, images, memory=self._memory)
-            return np.asarray(values)[0]
+            return np.asarray(operations.logits(network, given, jnp.asarray(images, jnp.float32)))
 
         return logits
 
@@ -173,7 +166,7 @@ def measure_accuracy(
       ImageError: the data set is not there; the message says where to get it.
     """
     data = images.load(dataset, data_dir)
-    return accuracy(unrolled(lower(architecture, data.task), params), data.test, data, num_images)
+    return accuracy(as_a_whole(lower(architecture, data.task), params), data.test, data, num_images)
 
 
 def evaluate(
@@ -194,16 +187,17 @@ def evaluate(
       split: images to classify.
       num_images: how many of them, None for all.
       report: called with every result when it is there.
-      mode: "interpreted", "unrolled", or "auto": interpreted for several networks, unrolled for one.
+      mode: "operations" (operation by operation), "whole" (a program for every network), or "auto": operations for
+        several networks, whole for one.
 
     Raises:
       ImageError: photographs that do not fit into memory, or a damaged one.
     """
     programs = [target.program for _, target in targets]
     if mode == "auto":
-        mode = "interpreted" if len(programs) > 1 else "unrolled"
+        mode = "operations" if len(programs) > 1 else "whole"
     batch_size = min(BATCH_SIZE, len(split.labels), num_images or BATCH_SIZE)
-    run_network: Logits = Interpreted(programs, batch_size) if mode == "interpreted" else unrolled
+    run_network: Logits = ByOperation(batch_size) if mode == "operations" else as_a_whole
     split = in_memory(split, dataset, num_images)
     results = []
     for name, target in targets:

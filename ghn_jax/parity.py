@@ -17,9 +17,9 @@ import jax
 import numpy as np
 
 from ghn_jax import architecture as arch
-from ghn_jax import interpreter
 from ghn_jax.architecture import AnyArchitecture, ArchitectureError, Task
 from ghn_jax.deepnets.nodes import UnknownIdError, matching_rows, plain_labels, spelled_out
+from ghn_jax.execution import whole
 from ghn_jax.graph import Graph, Role, oihw
 from ghn_jax.matching import Row
 from ghn_jax.primitives import Primitive
@@ -183,7 +183,7 @@ def parameter(tensor: ParameterTensor) -> np.ndarray:
     return from_torch(tensor.role, values.astype(np.float32))
 
 
-def logits(program: Program, params: interpreter.Params) -> np.ndarray:
+def logits(program: Program, params: whole.Params) -> np.ndarray:
     """Logits `[B, num_classes]` of a network for `images`.
 
     Networks of the folder differ, their primitives seldom do: those are compiled, once for all, and not the network.
@@ -193,7 +193,7 @@ def logits(program: Program, params: interpreter.Params) -> np.ndarray:
     )
     compiled = dataclasses.replace(program, instructions=instructions)
     with jax.default_matmul_precision("highest"):
-        return np.asarray(interpreter.run(compiled, params, _device_images(program.task)))
+        return np.asarray(whole.run(compiled, params, _device_images(program.task)))
 
 
 @functools.cache

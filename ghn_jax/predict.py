@@ -21,8 +21,8 @@ import numpy as np
 from ghn_jax import padding
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit_into
-from ghn_jax.ghn.hypernetwork import Hypernetwork
-from ghn_jax.ghn.requests import Placement, Requests, Sizes, Table, pad_requests, request
+from ghn_jax.ghn.hypernetwork import Hypernetwork, init_params
+from ghn_jax.ghn.requests import Placement, Requests, Table, request
 from ghn_jax.graph import Graph, GraphError, Role, Tensor
 from ghn_jax.target import Target
 
@@ -51,14 +51,7 @@ class GHN:
     @classmethod
     def init(cls, config: HypernetConfig, seed: int) -> GHN:
         """A hypernetwork with random weights, distributed as in the original."""
-        nodes = padding.NODE_BUCKETS[0]
-        graph = Graph(np.zeros(1, np.int32), np.zeros((1, 4), np.int32), np.zeros((1, 1), np.int32), ())
-        graphs = padding.stack([padding.pad(graph, nodes, config.max_distance)])
-        requests, _ = request([graph], nodes, config)
-        requests = pad_requests(requests, Sizes(1, 1, 1, 1))
-        # Under jit, only what the parameters need is computed.
-        init = jax.jit(Hypernetwork(config).init)
-        return cls(config, init(jax.random.key(seed), graphs, requests)["params"])
+        return cls(config, init_params(config, seed))
 
 
 def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, strict: bool = False) -> Any:

@@ -8,7 +8,7 @@ import pytest
 import ghn_jax
 from ghn_jax import evaluation, pretrained
 from ghn_jax.architecture import CIFAR10, ResNet
-from ghn_jax.evaluation import Interpreted, Result, accuracies, accuracy, he_init, summary, table, unrolled
+from ghn_jax.evaluation import ByOperation, Result, accuracies, accuracy, as_a_whole, he_init, summary, table
 from ghn_jax.images import load
 from ghn_jax.program import lower
 from ghn_jax.training.targets import make_target
@@ -58,11 +58,11 @@ def constant_class(program, chosen):
     return params
 
 
-@pytest.mark.parametrize("mode", ["interpreted", "unrolled"])
+@pytest.mark.parametrize("mode", ["operations", "whole"])
 def test_accuracy_counts_every_image_once(mode):
     """With all weights zero but one class's bias, accuracy is that class's share, also with a partial last batch."""
     program = lower(ResNet(depths=(1,), width=8), CIFAR10)
-    run_network = Interpreted([program], 64) if mode == "interpreted" else unrolled
+    run_network = ByOperation(64) if mode == "operations" else as_a_whole
     logits = run_network(program, constant_class(program, 3))
     dataset = load("digits")
     for count in (100, None):
@@ -105,10 +105,10 @@ def test_top5_is_reported_for_many_classes(tmp_path, monkeypatch):
 
     target = make_target(0, ResNet(depths=(1,), width=8), CIFAR10)
     ghn, dataset = pretrained.load(), load("digits")
-    (few,) = evaluation.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "interpreted")
+    (few,) = evaluation.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "operations")
     assert few.predicted_top5 is None and few.he_init_top5 is None
     monkeypatch.setattr(evaluation, "TOP5_ABOVE", 9)
-    (many,) = evaluation.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "interpreted")
+    (many,) = evaluation.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "operations")
     assert (many.predicted, many.he_init) == (few.predicted, few.he_init)
     assert many.predicted <= many.predicted_top5 <= 1 and many.he_init <= many.he_init_top5 <= 1
 
@@ -116,8 +116,8 @@ def test_top5_is_reported_for_many_classes(tmp_path, monkeypatch):
 def test_modes_agree():
     programs = [lower(ResNet(depths=depths, width=8), CIFAR10) for depths in ((1,), (1, 1))]
     images = np.random.default_rng(0).standard_normal((8, 32, 32, 3)).astype(np.float32)
-    interpreted = Interpreted(programs, len(images))
+    by_operation = ByOperation(len(images))
     for program in (*programs, programs[0]):
         params = he_init(program, seed=1)
-        expected = unrolled(program, params)(images)
-        np.testing.assert_allclose(interpreted(program, params)(images), expected, atol=1e-5 * np.abs(expected).max())
+        expected = as_a_whole(program, params)(images)
+        np.testing.assert_allclose(by_operation(program, params)(images), expected, atol=1e-5 * np.abs(expected).max())

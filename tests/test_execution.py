@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from example_networks import NETWORKS
 
-from ghn_jax import interpreter
 from ghn_jax.architecture import CIFAR10
 from ghn_jax.evaluation import he_init
+from ghn_jax.execution import whole
 from ghn_jax.losses import cross_entropy
 from ghn_jax.primitives import Moments
 from ghn_jax.program import lower
@@ -23,14 +23,14 @@ LABELS = jnp.array([1, 3, 5, 7])
 def test_running_moments():
     program = lower(NETWORKS["mixed"], CIFAR10)
     params = he_init(program, seed=0)
-    by_batch = interpreter.run(program, params, images())
-    moments = interpreter.batch_moments(program, params, images())
-    np.testing.assert_allclose(interpreter.run(program, params, images(), moments=moments), by_batch, atol=1e-4)
+    by_batch = whole.run(program, params, images())
+    moments = whole.batch_moments(program, params, images())
+    np.testing.assert_allclose(whole.run(program, params, images(), moments=moments), by_batch, atol=1e-4)
     # With running moments an image's logits do not depend on its neighbours.
-    alone = interpreter.run(program, params, images()[:1], moments=moments)
+    alone = whole.run(program, params, images()[:1], moments=moments)
     np.testing.assert_allclose(alone, by_batch[:1], atol=1e-4)
     widened = {name: Moments(m.mean, 4 * m.variance) for name, m in moments.items()}
-    assert np.abs(interpreter.run(program, params, images(), moments=widened) - by_batch).max() > 1e-3
+    assert np.abs(whole.run(program, params, images(), moments=widened) - by_batch).max() > 1e-3
 
 
 def test_cross_entropy_by_hand():
@@ -46,10 +46,10 @@ def test_bad_arguments():
     params = he_init(program, seed=0)
     for wrong in (images()[0], images()[:, :16], images()[..., :1]):
         with pytest.raises(ValueError, match=r"images have shape .* expected \[batch, 32, 32, 3\]"):
-            interpreter.run(program, params, wrong)
+            whole.run(program, params, wrong)
     with pytest.raises(ValueError, match="'fc.bias' of shape .10,. is missing"):
-        interpreter.run(program, {k: v for k, v in params.items() if k != "fc.bias"}, images())
+        whole.run(program, {k: v for k, v in params.items() if k != "fc.bias"}, images())
     with pytest.raises(ValueError, match="'conv1.weight' has shape"):
-        interpreter.run(program, params | {"conv1.weight": params["conv1.weight"][:2]}, images())
+        whole.run(program, params | {"conv1.weight": params["conv1.weight"][:2]}, images())
     with pytest.raises(ValueError, match="no parameters 'extra'"):
-        interpreter.run(program, params | {"extra": params["fc.bias"]}, images())
+        whole.run(program, params | {"extra": params["fc.bias"]}, images())

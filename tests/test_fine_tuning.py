@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from ghn_jax import fine_tuning, images, interpreter
+from ghn_jax import fine_tuning, images
 from ghn_jax.architecture import CIFAR10, Architecture, Genotype
-from ghn_jax.evaluation import accuracy, he_init, unrolled
+from ghn_jax.evaluation import accuracy, as_a_whole, he_init
+from ghn_jax.execution import whole
 from ghn_jax.fine_tuning import BATCH_SIZE, FineTuner
 from ghn_jax.losses import cross_entropy
 from ghn_jax.program import lower
@@ -25,11 +26,11 @@ STEPS = 80
 
 @pytest.fixture(scope="module")
 def tuner():
-    return FineTuner(PROGRAMS, STEPS)
+    return FineTuner(STEPS)
 
 
 def test_steps_by_hand(tuner):
-    """The first steps with the interpreter and the optimiser's rule written out."""
+    """The first steps with the whole network as one program, and the optimiser's rule written out."""
     program, dataset = PROGRAMS[1], images.load("digits")
     params = he_init(program, seed=0)
     losses = []
@@ -39,7 +40,7 @@ def test_steps_by_hand(tuner):
         batch = images.train_batch(dataset, BATCH_SIZE, 0, step)
 
         def loss(params, batch=batch):
-            return cross_entropy(interpreter.run(program, params, batch.images), batch.labels)
+            return cross_entropy(whole.run(program, params, batch.images), batch.labels)
 
         value, gradient = jax.value_and_grad(loss)(mine)
         known.append(float(value))
@@ -56,7 +57,7 @@ def test_it_learns_and_measures(tuner):
     params = he_init(program, seed=0)
     measured = tuner(program, params, dataset, [0, STEPS], num_test_images=128, made_step=losses.append)
     assert list(measured) == [0, STEPS]
-    assert measured[0] == accuracy(unrolled(program, params), dataset.test, dataset, 128)
+    assert measured[0] == accuracy(as_a_whole(program, params), dataset.test, dataset, 128)
     assert len(losses) == STEPS
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert measured[STEPS] > measured[0] + 0.1

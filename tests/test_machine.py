@@ -10,18 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from example_networks import NETWORKS
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from ghn_jax import interpreter
-from ghn_jax.architecture import CIFAR10
-from ghn_jax.evaluation import he_init
-from ghn_jax.losses import cross_entropy
 from ghn_jax.machine import run as machine
 from ghn_jax.machine.assemble import UNIT, Code, assemble, memory_units, stack, units
 from ghn_jax.machine.memory import Lifetime, allocate
 from ghn_jax.machine.parameters import FlatVector
 from ghn_jax.machine.table import MachineError, Table, signatures_of, table_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ghn_jax.architecture import CIFAR10
+from ghn_jax.evaluation import he_init
+from ghn_jax.execution import whole
+from ghn_jax.losses import cross_entropy
 from ghn_jax.program import Program, lower
 
 BATCH = 4
@@ -69,7 +69,7 @@ def unrolled(program, key):
     """Loss, logits and gradients of the network unrolled, operation by operation."""
 
     def loss(params):
-        logits = interpreter.run(program, params, IMAGES, dropout_key=key)
+        logits = whole.run(program, params, IMAGES, dropout_key=key)
         return cross_entropy(logits, LABELS, 0.1), logits
 
     params = jax.tree.map(jnp.asarray, he_init(program, seed=0))
@@ -103,7 +103,7 @@ def test_predictions_equal_unrolled(outcome):
     run = jax.jit(functools.partial(machine.run, TABLE, FlatVector()))
     logits, _ = run(code_of(programs, TABLE, training=False), vector_of(programs), IMAGES, outcome[1])
     for program, mine in zip(programs, logits, strict=True):
-        plain = interpreter.run(program, he_init(program, seed=0), IMAGES)
+        plain = whole.run(program, he_init(program, seed=0), IMAGES)
         np.testing.assert_allclose(mine, plain, atol=1e-5 * np.abs(plain).max())
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ghn_jax.machine.table import MachineError
 
 from ghn_jax import checkpoint
-from ghn_jax.machine.table import MachineError
 from ghn_jax.training.inputs import shares
 
 WORKER = Path(__file__).with_name("parallel_worker.py")

@@ -8,9 +8,9 @@ from test_predict import SMALL, random_ghn
 from traced import assert_same_graph
 
 import ghn_jax
-from ghn_jax import interpreter
 from ghn_jax.architecture import CIFAR10, IMAGENET, named
 from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.execution import whole
 from ghn_jax.graph import Role
 from ghn_jax.predict import predict_params
 from ghn_jax.program import lower
@@ -21,7 +21,7 @@ def trace_program(program, batch=2):
     size = program.task.image_size
     params = {tensor.name: jax.ShapeDtypeStruct(tensor.shape, jnp.float32) for tensor in program.tensors}
     images = jax.ShapeDtypeStruct((batch, size, size, 3), jnp.float32)
-    return ghn_jax.trace(lambda params, images: interpreter.run(program, params, images), params, images, strict=True)
+    return ghn_jax.trace(lambda params, images: whole.run(program, params, images), params, images, strict=True)
 
 
 def check(architecture, task):
@@ -63,7 +63,7 @@ def test_the_same_parameters_are_predicted():
 
 def test_a_jitted_network_that_ran_before_is_traced_as_well():
     program = lower(sample_architecture("val", 0), CIFAR10)
-    run = jax.jit(lambda params, images: interpreter.run(program, params, images))
+    run = jax.jit(lambda params, images: whole.run(program, params, images))
     params = predict_params(graph_of(program), random_ghn(SMALL))
     images = jnp.ones((2, 32, 32, 3))
     before = run(params, images)

@@ -15,24 +15,25 @@ import numpy as np
 import optax
 import pytest
 import scripts
+from ghn_jax.machine.table import MachineError
+from ghn_jax.training.bounds import Needs
+from ghn_jax.training.survey import of_targets
 
-from ghn_jax import checkpoint, interpreter, pretrained
+from ghn_jax import checkpoint, pretrained
 from ghn_jax.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilations import counted
 from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, WIDTHS, train_architecture
+from ghn_jax.execution import whole
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.losses import cross_entropy
-from ghn_jax.machine.table import MachineError
 from ghn_jax.predict import GHN, predict_params
 from ghn_jax.training import loop, parallel
-from ghn_jax.training.bounds import Needs
 from ghn_jax.training.config import TrainConfig, config_dict, from_fields
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import NonFiniteLossError
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import init_state, make_optimizer
-from ghn_jax.training.survey import of_targets
 from ghn_jax.training.targets import Position, make_target, meta_batches
 
 ROOT = Path(__file__).parent.parent
@@ -95,7 +96,7 @@ def test_gradient_by_finite_differences(ghn, batch, gradients):
         values = []
         for target in TARGETS:
             predicted = predict_params(target.graph, GHN(SMALL, params))
-            values.append(cross_entropy(interpreter.run(target.program, predicted, batch[0]), batch[1]))
+            values.append(cross_entropy(whole.run(target.program, predicted, batch[0]), batch[1]))
         return float(np.mean(values))
 
     assert loss(ghn.params) == pytest.approx(float(np.mean(metrics.losses)), rel=1e-5)

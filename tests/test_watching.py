@@ -72,7 +72,7 @@ def test_validation_measures_what_evaluation_measures(monkeypatch):
     result = validation.Validation(RUN, SMALL, dataset)(ghn.params)
     known = [
         evaluation.accuracy(
-            evaluation.unrolled(target.program, predict_params(target.graph, ghn)), dataset.val, dataset, 64
+            evaluation.as_a_whole(target.program, predict_params(target.graph, ghn)), dataset.val, dataset, 64
         )
         for target in TARGETS
     ]

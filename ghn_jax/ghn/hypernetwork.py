@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jraph
+import numpy as np
 from flax import linen as nn
 
+from ghn_jax import padding
 from ghn_jax.ghn.config import KINDS, HypernetConfig
 from ghn_jax.ghn.decoders import ConvDecoder, MLPDecoder, VectorDecoder
-from ghn_jax.ghn.requests import Requests
+from ghn_jax.ghn.requests import Requests, Sizes, pad_requests, request
 from ghn_jax.ghn.shape_encoder import ShapeEncoder
-from ghn_jax.graph import NODE_TYPES
+from ghn_jax.graph import NODE_TYPES, Graph
 
 LAYER_NORM_EPSILON = 1e-5
 
@@ -34,6 +36,21 @@ class Decoded(NamedTuple):
     vector: jax.Array
     class_weight: jax.Array
     class_bias: jax.Array
+
+
+DECODERS = ("decoder", "vector_decoder")
+"""The submodules of `Hypernetwork` that turn embeddings into rows."""
+
+
+def init_params(config: HypernetConfig, seed: int) -> Any:
+    """Random parameters of `Hypernetwork(config)`, distributed as in the original."""
+    nodes = padding.NODE_BUCKETS[0]
+    graph = Graph(np.zeros(1, np.int32), np.zeros((1, 4), np.int32), np.zeros((1, 1), np.int32), ())
+    graphs = padding.stack([padding.pad(graph, nodes, config.max_distance)])
+    requests, _ = request([graph], nodes, config)
+    # Under jit, only what the parameters need is computed.
+    init = jax.jit(Hypernetwork(config).init)
+    return init(jax.random.key(seed), graphs, pad_requests(requests, Sizes(1, 1, 1, 1)))["params"]
 
 
 def kind(name: str) -> type[nn.Module]:

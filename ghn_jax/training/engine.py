@@ -1,28 +1,45 @@
-"""Compiled training steps, one for every width of networks, and the memory that they share."""
+"""The steps of a training run: embeddings on all devices, networks on their own, one update of the hypernetwork."""
 
 from __future__ import annotations
 
 import concurrent.futures
-import time
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
 from ghn_jax.architecture import Task
+from ghn_jax.execution.compiling import Programs
+from ghn_jax.execution.operations import ExecutionError, Loss, Plan, value_and_grad
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.images import IMAGE_SIZE
-from ghn_jax.machine.table import MachineError
+from ghn_jax.ghn.programs import Decode, PullBackChunk, decoder_params
+from ghn_jax.ghn.requests import Table
 from ghn_jax.training import parallel
-from ghn_jax.training.bounds import Needs
 from ghn_jax.training.config import TrainConfig
-from ghn_jax.training.inputs import StepInputs, shares, step_inputs
-from ghn_jax.training.step import Metrics, TrainState, make_step
-from ghn_jax.training.survey import Survey
-from ghn_jax.training.targets import Target, width_of
+from ghn_jax.training.decoded import DecodedTensors, Decoding
+from ghn_jax.training.inputs import CAPACITY, Graphs, first_nodes, graphs_of, padded_nodes, shares
+from ghn_jax.training.memory import check_networks, plan_of
+from ghn_jax.training.step import Collect, Gradients, Metrics, TrainState, make_embed, make_update
+from ghn_jax.training.targets import Target
+
+
+class Share(NamedTuple):
+    """What a device runs.
+
+    Attributes:
+      positions: of its networks in the meta-batch, on which dropout depends.
+      numbers: of their architectures.
+      plans, decodings: of its networks.
+      first: the order in which they are begun, the most expensive first.
+    """
+
+    positions: tuple[int, ...]
+    numbers: tuple[int, ...]
+    plans: tuple[Plan, ...]
+    decodings: tuple[Decoding, ...]
+    first: tuple[int, ...]
 
 
 class Prepared(NamedTuple):
@@ -30,86 +47,92 @@ class Prepared(NamedTuple):
 
     Attributes:
       targets: its architectures, in the order of the metrics.
-      inputs: arrays with a leading axis over the devices of this process.
+      graphs: with a leading axis over the devices of this process.
+      shares: one a device of this process.
       balance: largest cost of a device over the mean.
     """
 
     targets: tuple[Target, ...]
-    inputs: StepInputs
+    graphs: Graphs
+    shares: tuple[Share, ...]
     balance: float
 
 
 class Engine:
-    """Runs the steps of a training run; holds compiled programs and memory, not the state of the run."""
+    """Runs the steps of a training run; holds compiled programs, not the state of the run."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        ghn: HypernetConfig,
-        optimizer: optax.GradientTransformation,
-        survey: Survey,
-        image_size: int = IMAGE_SIZE,
-    ):
+    def __init__(self, config: TrainConfig, ghn: HypernetConfig, optimizer: optax.GradientTransformation):
         self._config = config
         self._ghn = ghn
-        self._optimizer = optimizer
-        self._survey = survey
-        batch = (jax.local_device_count(), config.batch_size)
-        self._images = jax.ShapeDtypeStruct((*batch, image_size, image_size, 3), jnp.float32)
-        self._labels = jax.ShapeDtypeStruct(batch, jnp.int32)
-        self._compiler = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="ghn_jax_compile")
-        self._steps: dict[int, concurrent.futures.Future[Callable]] = {}
-        check_memory(config, survey.bounds)
-        self._memory = parallel.new_memory(survey.bounds.units, jnp.dtype(config.compute_dtype))
-        self.compile_seconds = 0.0
+        self.programs = Programs()
+        self._mapped = parallel.Mapped(self.programs, make_embed(ghn), make_update(ghn, optimizer))
+        self._workers = [
+            concurrent.futures.ThreadPoolExecutor(
+                parallel.threads_of_a_device(), thread_name_prefix=f"ghn_jax_device_{number}"
+            )
+            for number in range(len(self.programs.devices))
+        ]
+        self._keys = jax.jit(_dropout_key)
+        some_chunk = PullBackChunk(Decode(ghn, Table.CLASS_BIAS, 1, CAPACITY), 1 / config.meta_batch, None)
+        self._collect = Collect(some_chunk, config.meta_batch // parallel.num_devices())
+        self._found = jax.eval_shape(self._collect, *self._collect.arguments)
 
-    def accepts(self, target: Target) -> bool:
-        """Whether the compiled steps can run a network."""
-        return self._survey.foresees(target, self._config.batch_size)
+    def close(self) -> None:
+        """Ends all threads."""
+        self.programs.close()
+        for workers in self._workers:
+            workers.shutdown(wait=True, cancel_futures=True)
 
-    def prepare(self, targets: Sequence[Target]) -> Prepared:
-        """Deals a meta-batch out to the devices and makes their arrays.
+    def prepare(self, state: TrainState, targets: Sequence[Target]) -> Prepared:
+        """Deals a meta-batch out to the devices, makes their arrays, and begins to compile what they need.
+
+        Args:
+          state: whose shapes count.
+          targets: the architectures.
 
         Raises:
-          MachineError: an architecture that the survey did not foresee.
+          ExecutionError: a network that does not fit into the memory of a device.
         """
+        config = self._config
+        check_networks(tuple(targets), config)
         costs = [float(target.program.multiply_adds) for target in targets]
         dealt = shares(costs, parallel.num_devices())
-        inputs = [
-            step_inputs(
-                [targets[position] for position in share],
-                share,
-                self._survey.tables[width_of(targets[0])],
-                self._survey.bounds,
-                self._ghn,
-                self._config.batch_size,
-            )
-            for share in parallel.local_shares(dealt)
-        ]
+        nodes = padded_nodes(max(target.graph.num_nodes for target in targets))
+        here = parallel.local_shares(dealt)
+        graphs = [graphs_of([targets[position].graph for position in share], nodes, self._ghn) for share in here]
+        graphs = jax.tree.map(lambda *arrays: np.stack(arrays), *graphs)
+        found = tuple(self._share(targets, share, costs) for share in here)
+        self._mapped.begin(state, graphs, self._found)
+        for share in found:
+            for plan, decoding in zip(share.plans, share.decodings, strict=True):
+                self.programs.begin(decoding.recipes())
+                self.programs.begin(plan.recipes())
+        self.programs.begin([self._collect])
         sums = [sum(costs[position] for position in share) for share in dealt]
         order = tuple(targets[position] for share in dealt for position in share)
-        return Prepared(order, jax.tree.map(lambda *arrays: np.stack(arrays), *inputs), max(sums) / np.mean(sums))
+        return Prepared(order, graphs, found, max(sums) / float(np.mean(sums)))
 
-    def compile(self, state: TrainState, prepared: Prepared) -> None:
-        """Begins to compile, in another thread, the step that a meta-batch needs, unless that has begun before."""
-        width = width_of(prepared.targets[0])
-        if width not in self._steps:
-            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), prepared.inputs)
-            self._steps[width] = self._compiler.submit(self._compile, width, _shapes(state), shapes)
-
-    def _compile(self, width: int, state: TrainState, inputs: StepInputs) -> Callable:
-        began = time.monotonic()
-        step = make_step(
-            self._ghn,
-            self._optimizer,
-            self._survey.tables[width],
-            seed=self._config.seed,
-            label_smoothing=self._config.label_smoothing,
-            network_clip_norm=self._config.network_clip_norm,
+    def _share(self, targets: Sequence[Target], share: Sequence[int], costs: Sequence[float]) -> Share:
+        config = self._config
+        of_share = [targets[position] for position in share]
+        return Share(
+            positions=tuple(share),
+            numbers=tuple(target.number for target in of_share),
+            plans=tuple(plan_of(target, config) for target in of_share),
+            decodings=tuple(
+                Decoding(
+                    target.program,
+                    target.graph,
+                    self._ghn,
+                    capacity=CAPACITY,
+                    first_node=first,
+                    weight=1 / len(targets),
+                    clip_norm=config.network_clip_norm,
+                )
+                for target, first in zip(of_share, first_nodes([t.graph for t in of_share]), strict=True)
+            ),
+            first=tuple(sorted(range(len(share)), key=lambda number: -costs[share[number]])),
         )
-        compiled = parallel.compile_step(step, state, _shapes(self._memory), inputs, self._images, self._labels)
-        self.compile_seconds += time.monotonic() - began
-        return compiled
 
     def step(
         self, state: TrainState, prepared: Prepared, images: np.ndarray, labels: np.ndarray
@@ -117,34 +140,67 @@ class Engine:
         """The state after an update, and its metrics, both replicated; may return before they are computed.
 
         Args:
-          state: replicated; its arrays are used up.
+          state: replicated; its arrays are used up by the update, and only then.
           prepared: from `prepare`.
           images: float32 `[B, H, W, 3]`, normalised.
           labels: int32 `[B]`.
+
+        Raises:
+          CompilationError: naming an operation.
+          ExecutionError: a network that the device has no memory for, naming it.
         """
-        self.compile(state, prepared)
-        run = self._steps[width_of(prepared.targets[0])].result()
-        state, self._memory, metrics = run(
-            state, self._memory, prepared.inputs, parallel.broadcast(images), parallel.broadcast(labels)
-        )
-        return state, metrics
+        nodes = self._mapped.embed(state.params, prepared.graphs)
+        running = [
+            self._begin(device, share, state, nodes, images, labels) for device, share in enumerate(prepared.shares)
+        ]
+        collect = [self.programs.get(self._collect, device) for device in range(len(running))]
+        try:
+            found = [
+                collect[device](*zip(*(future.result() for future in futures), strict=True))
+                for device, futures in enumerate(running)
+            ]
+        except BaseException:
+            for future in (future for futures in running for future in futures):
+                future.cancel()
+            raise
+        return self._mapped.update(state, prepared.graphs, parallel.join(found, like=nodes))
+
+    def _begin(
+        self, device: int, share: Share, state: TrainState, nodes: jax.Array, images: np.ndarray, labels: np.ndarray
+    ) -> list[concurrent.futures.Future[tuple[Any, Loss, jax.Array]]]:
+        """Begins to run the networks of a device; futures are in the order of the share."""
+        here = self.programs.devices[device]
+        params = parallel.part_of_device(decoder_params(state.params), device)
+        embeddings = parallel.part_of_device(nodes, device)
+        step = parallel.part_of_device(state.step, device)
+        images, labels = jax.device_put((images, labels), here)
+
+        def run(number: int) -> tuple[Any, Loss, jax.Array]:
+            network = share.plans[number].prepare(self.programs, device)
+            tensors = DecodedTensors(share.decodings[number].prepare(self.programs, device), params, embeddings)
+            key = self._keys(step, self._config.seed, share.positions[number])
+            try:
+                loss = value_and_grad(network, tensors, images, labels, key)
+                result = tensors.gradients(), loss, tensors.square
+                jax.block_until_ready(result)
+            except jax.errors.JaxRuntimeError as error:
+                raise out_of_memory(error, share.numbers[number], self._config) from error
+            return result
+
+        futures = {number: self._workers[device].submit(run, number) for number in share.first}
+        return [futures[number] for number in range(len(share.positions))]
 
 
-def check_memory(config: TrainConfig, bounds: Needs) -> None:
-    """Raises MachineError if a step needs more memory than there is, saying what to lower."""
-    networks = config.meta_batch // parallel.num_devices()
-    activations = bounds.memory_bytes * jnp.dtype(config.compute_dtype).itemsize / 4
-    out, inputs = config.hypernetwork(Task()).max_shape[:2]
-    rows = 2 * 4 * networks * bounds.dense * out * inputs
-    available = parallel.available_memory()
-    if activations + rows > available:
-        raise MachineError(
-            f"a step needs {activations / 2**30:.1f} GiB for activations of the largest network and {rows / 2**30:.1f} "
-            f"GiB for decoded rows, {available / 2**30:.1f} GiB are available: lower config.batch_size="
-            f"{config.batch_size}, config.max_multiply_adds={config.max_multiply_adds} or config.meta_batch="
-            f"{config.meta_batch}"
-        )
+def _dropout_key(step: jax.Array, seed: int, position: int) -> jax.Array:
+    """Of a network in a step; `step` has a leading axis of length 1."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step[0]), position)
 
 
-def _shapes(tree):
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)
+def out_of_memory(error: Exception, number: int, config: TrainConfig) -> Exception:
+    """The error for a network that a device cannot run; any other than a lack of memory stays as it is."""
+    if "RESOURCE_EXHAUSTED" not in str(error):
+        return error
+    return ExecutionError(
+        f"architecture {number} does not fit into the memory of a device ({str(error).splitlines()[0]}): lower "
+        f"config.batch_size={config.batch_size} or config.max_multiply_adds={config.max_multiply_adds}"
+    )

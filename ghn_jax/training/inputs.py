@@ -10,35 +10,28 @@ import jraph
 import numpy as np
 
 from ghn_jax import padding
-from ghn_jax.ghn.chunks import CHUNK
+from ghn_jax.deepnets.sampler import MAX_NODES_BATCH
+from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.requests import Requests, Sizes, pad_requests, request, rows_of
-from ghn_jax.machine.assemble import Code, assemble, stack
-from ghn_jax.machine.parameters import DecodedRows
-from ghn_jax.machine.table import MachineError, Table
-from ghn_jax.training.bounds import Needs
-from ghn_jax.training.targets import Target
+from ghn_jax.graph import Graph
 
-_NODES = 32
-"""Graphs are padded to a multiple of it: the graph network takes nodes in blocks of this size."""
+CAPACITY = 2304
+"""Embeddings of a device: more than the nodes of any meta-batch (`MAX_NODES_BATCH`), so that one size is enough."""
+
+NODES = (128, 256, 384, 512, 1024, CAPACITY)
+"""Numbers of nodes that the graphs of a step are padded to: the graph network is compiled for each one met."""
 
 
-class StepInputs(NamedTuple):
-    """What a step needs of the `M` architectures of one device.
+class Graphs(NamedTuple):
+    """The graphs of one device.
 
     Attributes:
       graphs: padded to one size, leading axis `[M]`.
-      requests: rows to decode, padded.
-      rows: int32 `[2]`, dense and depthwise rows in use.
-      code: of all networks.
-      networks: int32 `[M]`, positions in the meta-batch, on which dropout depends.
+      order: int32 `[CAPACITY]`, where the nodes of all graphs lie among the padded ones; zeros at the end.
     """
 
     graphs: jraph.GraphsTuple
-    requests: Requests
-    rows: np.ndarray | jax.Array
-    code: Code
-    networks: np.ndarray | jax.Array
+    order: np.ndarray | jax.Array
 
 
 def shares(costs: Sequence[float], devices: int) -> list[list[int]]:
@@ -47,10 +40,10 @@ def shares(costs: Sequence[float], devices: int) -> list[list[int]]:
     The most expensive first, each to the device with the smallest sum that still has room.
 
     Raises:
-      MachineError: the number of devices does not divide that of costs.
+      ExecutionError: the number of devices does not divide that of costs.
     """
     if len(costs) % devices:
-        raise MachineError(f"config.meta_batch={len(costs)}: expected a multiple of {devices}, the number of devices")
+        raise ExecutionError(f"config.meta_batch={len(costs)}: expected a multiple of {devices}, the number of devices")
     room = len(costs) // devices
     dealt: list[list[int]] = [[] for _ in range(devices)]
     sums = [0.0] * devices
@@ -61,48 +54,27 @@ def shares(costs: Sequence[float], devices: int) -> list[list[int]]:
     return [sorted(share) for share in dealt]
 
 
-def step_inputs(
-    targets: Sequence[Target],
-    networks: Sequence[int],
-    table: Table,
-    bounds: Needs,
-    ghn: HypernetConfig,
-    batch_size: int,
-) -> StepInputs:
-    """The arrays for the architectures of one device.
-
-    Args:
-      targets: the architectures.
-      networks: their positions in the meta-batch.
-      table: operations of the machine.
-      bounds: what there is room for, for every architecture.
-      ghn: the hypernetwork.
-      batch_size: number of images.
+def padded_nodes(num_nodes: int) -> int:
+    """What graphs of at most so many nodes are padded to.
 
     Raises:
-      MachineError: an architecture beyond the bounds, or with an operation that is not in the table.
+      ExecutionError: more than any meta-batch may have.
     """
-    for target in targets:
-        bounds.check(target, batch_size)
-    graphs = [target.graph for target in targets]
-    nodes = -(-(bounds.nodes + 1) // _NODES) * _NODES
-    requests, placements = request(graphs, nodes, ghn)
-    rows = np.array(rows_of(requests)[:2], np.int32)
-    count = len(targets)
-    sizes = Sizes(  # a chunk at least: the decoders slice chunks out of them
-        dense=-(-max(1, count * bounds.dense) // CHUNK) * CHUNK,
-        depthwise=-(-max(1, count * bounds.depthwise) // CHUNK) * CHUNK,
-        vector=count * bounds.vector,
-        classes=count,
-    )
-    assembled = [
-        assemble(target.program, DecodedRows.starts(places), table, batch_size)
-        for target, places in zip(targets, placements, strict=True)
-    ]
-    return StepInputs(
-        graphs=padding.stack([padding.pad(graph, nodes, ghn.max_distance) for graph in graphs]),
-        requests=pad_requests(requests, sizes),
-        rows=rows,
-        code=stack([network.words for network in assembled], bounds.instructions),
-        networks=np.array(networks, np.int32),
-    )
+    for nodes in NODES:
+        if num_nodes < nodes:
+            return nodes
+    raise ExecutionError(f"a network of {num_nodes} nodes: expected at most {MAX_NODES_BATCH}")
+
+
+def graphs_of(graphs: Sequence[Graph], nodes: int, ghn: HypernetConfig) -> Graphs:
+    """The graphs of one device, padded to `nodes` nodes each."""
+    order = np.concatenate([number * nodes + np.arange(graph.num_nodes) for number, graph in enumerate(graphs)])
+    if len(order) > CAPACITY:
+        raise ExecutionError(f"networks of {len(order)} nodes together: expected at most {CAPACITY} on a device")
+    padded = padding.stack([padding.pad(graph, nodes, ghn.max_distance) for graph in graphs])
+    return Graphs(padded, np.pad(order, (0, CAPACITY - len(order))).astype(np.int32))
+
+
+def first_nodes(graphs: Sequence[Graph]) -> list[int]:
+    """Where the embeddings of each graph begin, among those that `Graphs.order` lists."""
+    return np.cumsum([0] + [graph.num_nodes for graph in graphs])[:-1].tolist()

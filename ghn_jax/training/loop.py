@@ -25,12 +25,12 @@ from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig, differences
 from ghn_jax.training.engine import Engine, Prepared
 from ghn_jax.training.inputs import shares
+from ghn_jax.training.memory import check_first_networks
 from ghn_jax.training.plot import plot_runs
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.signals import Stop, asked_to_stop
 from ghn_jax.training.step import Metrics, TrainState, init_state, make_optimizer
-from ghn_jax.training.survey import survey
-from ghn_jax.training.targets import START, Position, meta_batches
+from ghn_jax.training.targets import meta_batches
 from ghn_jax.training.validation import Validation
 from ghn_jax.training.watch import METRICS, VALIDATION, Watch
 
@@ -52,7 +52,7 @@ class Progress:
     Attributes:
       step: steps made.
       minutes: time they took.
-      position: in the stream of architectures.
+      position: in the stream of architectures, of the next one to be drawn.
       skipped: steps without an update.
       skipped_in_a_row: of those, the last ones.
       generator_version: of the stream of architectures.
@@ -60,20 +60,19 @@ class Progress:
 
     step: int = 0
     minutes: float = 0.0
-    position: Position = START
+    position: int = 0
     skipped: int = 0
     skipped_in_a_row: int = 0
     generator_version: int = GENERATOR_VERSION
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {**dataclasses.asdict(self), "position": self.position._asdict()}
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Progress:
         """What `to_json` gave."""
-        position = fields["position"]
-        return cls(**{**fields, "position": Position(**{**position, "waiting": tuple(position["waiting"])})})
+        return cls(**fields)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +85,6 @@ class Outcome:
       steps: steps of the whole run.
       minutes: time they took.
       skipped: steps without an update.
-      passed_over: architectures without a place in the compiled steps.
       accuracy: the last validation accuracy (0..1), None if there was none.
       signal: number of the signal that ended it, None if it ended by itself.
     """
@@ -96,7 +94,6 @@ class Outcome:
     steps: int
     minutes: float
     skipped: int
-    passed_over: int
     accuracy: float | None
     signal: int | None
 
@@ -119,7 +116,8 @@ def train(config: TrainConfig) -> Outcome:
       ImageError: the data set is not there, or has a damaged photograph.
       CheckpointError, ConfigError: see `start_params`; a run with another configuration in `workdir`; a checkpoint that
         cannot be written; processes that disagree on the configuration.
-      MachineError: devices that do not divide the meta-batch, or a meta-batch larger than memory allows.
+      ExecutionError: devices that do not divide the meta-batch, or a network larger than the memory of a device.
+      CompilationError: an operation that cannot be compiled for the device.
       NonFiniteLossError: naming steps and architectures.
       OSError: files that cannot be written.
     """
@@ -136,16 +134,12 @@ def train(config: TrainConfig) -> Outcome:
     if progress.step >= config.steps:
         print(f"{workdir}: all {config.steps} steps are made already")
         return _Run(config, task, hypernet, workdir, state, progress).outcome()
-    ahead = survey(config, task)
-    engine = Engine(config, hypernet, optimizer, ahead, task.image_size)
-    print(
-        f"{sum(len(table.signatures) for table in ahead.tables.values())} operations, "
-        f"{ahead.bounds.memory_bytes / 2**20:.0f} MiB for activations; compiling takes a minute or two the first time"
-    )
+    check_first_networks(config, task)
     run = _Run(config, task, hypernet, workdir, parallel.replicate(state), progress)
     del state
     validation = Validation(config, hypernet, dataset) if config.val_networks and parallel.is_first() else None
     with (
+        contextlib.closing(Engine(config, hypernet, optimizer)) as engine,
         contextlib.closing(Checkpoints(workdir / checkpoint.FOLDER, config.keep_checkpoints)) as checkpoints,
         contextlib.closing(Watch(workdir, progress.step, config.steps, parallel.is_first())) as watch,
         asked_to_stop(watch.bar.write) as stop,
@@ -208,7 +202,7 @@ class _Upcoming(NamedTuple):
     """A meta-batch whose step is being compiled, and the position that follows it."""
 
     prepared: Prepared
-    after: Position
+    after: int
 
 
 @dataclasses.dataclass
@@ -228,8 +222,7 @@ class _Run:
     def outcome(self) -> Outcome:
         made = self.progress
         return Outcome(
-            self.workdir, made.step, self.config.steps, made.minutes, made.skipped, made.position.passed_over,
-            self.accuracy, None,
+            self.workdir, made.step, self.config.steps, made.minutes, made.skipped, self.accuracy, None
         )  # fmt: skip
 
     def steps(
@@ -253,15 +246,16 @@ class _Run:
                 asked = time.monotonic()
                 try:
                     (prepared, after), batch = next(upcoming), next(batches)
-                except Exception:  # of preparing; the state is that of a completed step
+                    waited = time.monotonic() - asked
+                    state, metrics = engine.step(self.state, prepared, batch.images, batch.labels)
+                except Exception:  # of preparing, compiling or running; the state is that of a completed step
                     self._save(checkpoints, None)
                     raise
-                waited = time.monotonic() - asked
-                self.state, metrics = engine.step(self.state, prepared, batch.images, batch.labels)
+                self.state = state
                 metrics = parallel.first_copy(metrics)  # waits for the step
                 now = time.monotonic()
                 self._note(metrics, (now - began) / 60, after)
-                self._report(watch, prepared, metrics, now - asked, waited)
+                self._report(watch, engine, prepared, metrics, now - asked, waited)
 
                 over = config.max_minutes is not None and self.progress.minutes > config.max_minutes
                 stopped, over, to_save, to_validate = parallel.decide(
@@ -284,17 +278,15 @@ class _Run:
         self._save(checkpoints, accuracy)
 
     def _upcoming(self, engine: Engine) -> Iterator[_Upcoming]:
-        for targets, after in meta_batches(self.config, self.task, engine.accepts, self.progress.position):
-            prepared = engine.prepare(targets)
-            engine.compile(self.state, prepared)
-            yield _Upcoming(prepared, after)
+        for targets, after in meta_batches(self.config, self.task, self.progress.position):
+            yield _Upcoming(engine.prepare(self.state, targets), after)
 
     def _batches(self, dataset: Dataset) -> Iterator[Batch]:
         """The images of every step to come."""
         for step in range(self.progress.step, self.config.steps):
             yield images.train_batch(dataset, self.config.batch_size, self.config.seed, step)
 
-    def _note(self, metrics: Metrics, minutes: float, after: Position) -> None:
+    def _note(self, metrics: Metrics, minutes: float, after: int) -> None:
         """Moves on by a step."""
         made, applied = self.progress, bool(metrics.applied)
         self.progress = dataclasses.replace(
@@ -306,7 +298,9 @@ class _Run:
             skipped_in_a_row=0 if applied else made.skipped_in_a_row + 1,
         )
 
-    def _report(self, watch: Watch, prepared: Prepared, metrics: Metrics, seconds: float, waited: float) -> None:
+    def _report(
+        self, watch: Watch, engine: Engine, prepared: Prepared, metrics: Metrics, seconds: float, waited: float
+    ) -> None:
         """Writes a line of metrics; ends the run after too many skipped steps."""
         losses = metrics.losses.reshape(-1)
         loss, accuracy = float(np.mean(losses)), float(np.mean(metrics.correct)) / self.config.batch_size
@@ -323,7 +317,7 @@ class _Run:
             "grad_norm": float(metrics.grad_norm),
             "applied": bool(metrics.applied),
             "skipped": made.skipped,
-            "passed_over": made.position.passed_over,
+            "programs": engine.programs.distinct,
             "balance": round(prepared.balance, 4),
             "memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
             "architectures": numbers,

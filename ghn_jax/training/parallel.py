@@ -1,26 +1,27 @@
 """Data parallelism: the only place that knows of several devices and processes.
 
-Every device runs its own share of the meta-batch with the same compiled program; gradients are summed over devices.
-With several processes (one a host), each makes the inputs of its own devices.
+All devices compute embeddings and the update together (`jax.pmap`), each for its own share of the meta-batch; between
+the two every device runs its networks by itself.  With several processes (one a host), each makes the inputs of its own
+devices.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import jax_utils
 from jax.experimental import multihost_utils
 
-from ghn_jax.convolution import compiler_options
-from ghn_jax.garbage import collector_paused
+from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.config import ConfigError
-from ghn_jax.machine.assemble import UNIT
+from ghn_jax.platforms import compiler_options
 from ghn_jax.training.step import DEVICES
 
 
@@ -60,13 +61,24 @@ def num_devices() -> int:
     return jax.device_count()
 
 
-def available_memory() -> int:
-    """Bytes that a device of this process can have."""
-    device = jax.local_devices()[0]
-    stats = device.memory_stats()
+@functools.cache
+def device_memory() -> int:
+    """Bytes of memory of a device of this process; on CPUs its share of what is free when this is first asked."""
+    stats = jax.local_devices()[0].memory_stats()
     if stats and "bytes_limit" in stats:
-        return stats["bytes_limit"] - stats["bytes_in_use"]
+        return stats["bytes_limit"]
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // jax.local_device_count()
+
+
+def threads_of_a_device() -> int:
+    """Networks that a device of this process runs at once.
+
+    An accelerator runs one after the other, and a thread is enough to keep it busy.  On CPUs a network leaves other
+    cores idle now and then, so there are as many threads as cores.
+    """
+    if jax.default_backend() != "cpu":
+        return 1
+    return max(1, (os.cpu_count() or 1) // jax.local_device_count())
 
 
 def local_shares(shares: Sequence[Any]) -> Sequence[Any]:
@@ -85,34 +97,80 @@ def first_copy(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_shards[0].data).squeeze(0), tree)
 
 
-def broadcast(array: np.ndarray) -> np.ndarray:
-    """The array once for every device of this process."""
-    return np.broadcast_to(array, (jax.local_device_count(), *array.shape))
+def part_of_device(tree: Any, device: int) -> Any:
+    """What the device of this number in this process has of every array, with a leading axis of length 1; no copy."""
+    return jax.tree.map(lambda leaf: leaf.addressable_shards[device].data, tree)
 
 
-def new_memory(units: int, dtype=jnp.float32) -> jax.Array:
-    """A machine's memory on every device."""
-    return jax.pmap(lambda _: jnp.zeros((units, UNIT), dtype))(np.zeros(jax.local_device_count()))
-
-
-def compile_step(step: Callable, *args: Any) -> Callable:
-    """The step of one device, compiled for all devices and for arguments of these shapes.
+def join(parts: Sequence[Any], like: jax.Array) -> Any:
+    """Arrays of the devices of this process, each with a leading axis of length 1, as arrays over all devices.
 
     Args:
-      step: from `make_step`.
-      *args: state, memory, inputs, images and labels, all with a leading axis over the devices of this process.
-
-    Returns:
-      A function of the same arguments.  State and memory are used up, their space is that of the new ones.
+      parts: one tree a device.
+      like: an array over all devices.
     """
-    mapped = jax.pmap(step, axis_name=DEVICES, donate_argnums=(0, 1))
-    if jax.process_count() > 1:
-        # Compiled by the first call, with XLA's own choice of libraries: pmap takes no options, and cannot lower shapes
-        # of arrays of several processes.
-        return mapped
-    with collector_paused():
-        lowered = mapped.lower(*args)
-    return lowered.compile(compiler_options())
+
+    def joined(*leaves: jax.Array) -> jax.Array:
+        shape = (jax.device_count(), *leaves[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, like.sharding, leaves)
+
+    return jax.tree.map(joined, *parts)
+
+
+class Mapped:
+    """The two functions that all devices run together: embeddings, and the update.
+
+    They are compiled for every number of nodes that graphs are padded to, ahead of need.
+
+    Args:
+      programs: whose threads compile.
+      embed, update: from `step`.
+    """
+
+    def __init__(self, programs: Programs, embed: Callable[..., Any], update: Callable[..., Any]):
+        self._programs = programs
+        self._embed = jax.pmap(embed, axis_name=DEVICES)
+        self._update = jax.pmap(update, axis_name=DEVICES, donate_argnums=0)
+        self._compiled: dict[int, tuple[Future, Future]] = {}
+
+    def begin(self, state: Any, graphs: Any, found: Any) -> None:
+        """Begins to compile for such graphs, unless that has begun before.
+
+        Args:
+          state: replicated.
+          graphs: of the devices of this process.
+          found: shapes of what networks leave behind, with a leading axis of length 1.
+        """
+        size = graphs.graphs.nodes["type"].shape[-1]
+        if size in self._compiled or jax.process_count() > 1:
+            # With several processes the first call compiles: pmap cannot lower shapes of arrays of several processes.
+            return
+        devices = jax.local_device_count()
+        state, graphs = (
+            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)
+            for tree in (state, graphs)
+        )
+        found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape[1:]), leaf.dtype), found)
+        self._compiled[size] = (
+            self._programs.submit(self._compile, self._embed, state.params, graphs),
+            self._programs.submit(self._compile, self._update, state, graphs, found),
+        )
+
+    def _compile(self, mapped: Any, *shapes: Any) -> Callable[..., Any]:
+        return mapped.lower(*shapes).compile(compiler_options(jax.default_backend()))
+
+    def embed(self, params: Any, graphs: Any) -> jax.Array:
+        """Embeddings, with a leading axis over devices."""
+        return self._get(graphs, 0, self._embed)(params, graphs)
+
+    def update(self, state: Any, graphs: Any, found: Any) -> Any:
+        """The new state and the metrics, replicated; the state is used up."""
+        return self._get(graphs, 1, self._update)(state, graphs, found)
+
+    def _get(self, graphs: Any, which: int, mapped: Any) -> Callable[..., Any]:
+        if jax.process_count() > 1:
+            return mapped
+        return self._compiled[graphs.graphs.nodes["type"].shape[-1]][which].result()
 
 
 def check_same_everywhere(text: str) -> None:

@@ -1,12 +1,15 @@
-"""One update of a hypernetwork as one pure function: predict networks, run them, differentiate all the way back.
+"""What happens before and after the networks of a training step, on every device: embeddings, gradient and update.
 
 graphs -> embeddings -> decoded rows -> networks -> losses -> gradient of the rows -> gradient of the weights -> Adam.
+The way from the rows to their gradient is `decoded.py` and `execution.operations`; `engine.py` joins all of it.
 
 Source: Knyazev et al. 2021, equation 2 (the loss, a mean over images and networks).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,14 +18,12 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from ghn_jax.ghn.chunks import decode
+from ghn_jax.execution.operations import Loss
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.hypernetwork import Decoded, Hypernetwork
-from ghn_jax.machine.parameters import DecodedRows
-from ghn_jax.machine.run import value_and_grad
-from ghn_jax.machine.table import Table
+from ghn_jax.ghn.hypernetwork import Hypernetwork
+from ghn_jax.ghn.programs import PullBackChunk, decoder_params
 from ghn_jax.training.config import TrainConfig
-from ghn_jax.training.inputs import StepInputs
+from ghn_jax.training.inputs import Graphs
 
 DEVICES = "devices"
 """Name of the axis over devices."""
@@ -70,53 +71,82 @@ def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainSta
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def make_step(
-    ghn: HypernetConfig,
-    optimizer: optax.GradientTransformation,
-    table: Table,
-    *,
-    seed: int,
-    label_smoothing: float = 0.0,
-    network_clip_norm: float | None = None,
-) -> Callable[..., tuple[TrainState, jax.Array, Metrics]]:
-    """The update of one device, to be mapped over the axis `DEVICES`.
+class Gradients(NamedTuple):
+    """What the networks of a device leave behind.
 
-    Returns:
-      A function of the state, the machine's memory `[units, UNIT]` (whose type activations are computed in), the
-      `StepInputs` of the device, images `[B, H, W, 3]` and labels `[B]`; it returns the new state, the memory and the
-      `Metrics`.
+    Attributes:
+      decoders: gradient of the loss with respect to the decoder parameters.
+      nodes: `[CAPACITY, hid]`, with respect to the embeddings.
+      losses: `[M]`.
+      correct: int32 `[M]`.
+      norms: `[M]`, of each network's gradient with respect to its own parameters.
     """
 
-    def step(state: TrainState, memory: jax.Array, inputs: StepInputs, images: jax.Array, labels: jax.Array):
-        decoded, pull_back = jax.vjp(lambda params: predict_rows(ghn, params, inputs), state.params)
-        step_key = jax.random.fold_in(jax.random.key(seed), state.step)
-        outcome, memory = value_and_grad(
-            table,
-            DecodedRows(ghn.weight_norm),
-            inputs.code,
-            decoded,
-            images,
-            labels,
-            memory=memory,
-            dropout_keys=jax.vmap(lambda network: jax.random.fold_in(step_key, network))(inputs.networks),
-            label_smoothing=label_smoothing,
-        )
-        weights = jnp.full_like(outcome.norms, 1 / (lax.axis_size(DEVICES) * len(inputs.networks)))
-        if network_clip_norm is not None:
-            weights *= jnp.minimum(1.0, network_clip_norm / outcome.norms)
-        (gradient,) = pull_back(_scale(outcome.bars, weights, inputs))
+    decoders: Any
+    nodes: jax.Array
+    losses: jax.Array
+    correct: jax.Array
+    norms: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Collect:
+    """The recipe that adds up what networks leave behind: (gradients, loss, sum of squares) of each -> `Gradients`.
+
+    The results have a leading axis of length 1, over devices.  Networks are added in their order, whatever the order
+    was in which they were run.
+
+    Attributes:
+      pull_back: of any chunk, which knows the shapes.
+      networks: how many.
+    """
+
+    pull_back: PullBackChunk
+    networks: int
+    donated = ()
+
+    @property
+    def arguments(self):
+        number = jax.ShapeDtypeStruct((), jnp.float32)
+        loss = Loss(number, jax.ShapeDtypeStruct((), jnp.int32))
+        return ((self.pull_back.gradients,) * self.networks, (loss,) * self.networks, (number,) * self.networks)
+
+    def __call__(self, gradients, losses, squares):
+        decoders, nodes = functools.reduce(functools.partial(jax.tree.map, jnp.add), gradients)
+        loss, correct = jax.tree.map(lambda *values: jnp.stack(values), *losses)
+        found = Gradients(decoders, nodes, loss, correct, jnp.sqrt(jnp.stack(squares)))
+        return jax.tree.map(lambda leaf: leaf[None], found)
+
+
+def make_embed(ghn: HypernetConfig) -> Callable[[Any, Graphs], jax.Array]:
+    """The function of a device from the hypernetwork's parameters and `Graphs` to embeddings `[CAPACITY, hid]`."""
+
+    def embed(params: Any, graphs: Graphs) -> jax.Array:
+        nodes = Hypernetwork(ghn).apply({"params": params}, graphs.graphs, method="embed")
+        return nodes.reshape(-1, ghn.hid)[graphs.order]
+
+    return embed
+
+
+def make_update(
+    ghn: HypernetConfig, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Graphs, Gradients], tuple[TrainState, Metrics]]:
+    """The update of one device, to be mapped over the axis `DEVICES`.
+
+    Embeddings are computed once more: that costs less than keeping what their gradient needs.
+    """
+    embed = make_embed(ghn)
+
+    def step(state: TrainState, graphs: Graphs, found: Gradients) -> tuple[TrainState, Metrics]:
+        _, pull_back = jax.vjp(lambda params: embed(params, graphs), state.params)
+        (gradient,) = pull_back(found.nodes)
+        gradient = {**gradient, **jax.tree.map(jnp.add, decoder_params(gradient), found.decoders)}
         gradient = lax.psum(gradient, DEVICES)
-        losses, correct, norms = lax.all_gather((outcome.losses, outcome.correct, outcome.norms), DEVICES)
+        losses, correct, norms = lax.all_gather((found.losses, found.correct, found.norms), DEVICES)
         state, grad_norm, applied = update(optimizer, state, gradient, losses)
-        return state, memory, Metrics(losses, correct, norms, grad_norm, applied)
+        return state, Metrics(losses, correct, norms, grad_norm, applied)
 
     return step
-
-
-def predict_rows(ghn: HypernetConfig, params: Any, inputs: StepInputs) -> Decoded:
-    """The decoded rows of a meta-batch."""
-    nodes = Hypernetwork(ghn).apply({"params": params}, inputs.graphs, method="embed").reshape(-1, ghn.hid)
-    return decode(ghn, params, nodes, inputs.requests, inputs.rows)
 
 
 def update(
@@ -132,22 +162,3 @@ def update(
     new = TrainState(state.step, optax.apply_updates(state.params, updates), opt_state)
     new = jax.tree.map(lambda new, old: jnp.where(applied, new, old), new, state)
     return new._replace(step=state.step + 1), grad_norm, applied
-
-
-def _scale(bars: Decoded, weights: jax.Array, inputs: StepInputs) -> Decoded:
-    """Gradients of the decoded rows, those of every network times its weight."""
-    nodes = inputs.graphs.nodes["type"].shape[1]
-    requests = inputs.requests
-    owners = (
-        requests.dense_node,
-        requests.depthwise_node,
-        requests.vector_node,
-        requests.class_weight_node,
-        requests.class_bias_node,
-    )
-    return Decoded(
-        *(
-            rows * weights[owner // nodes].reshape(-1, *[1] * (rows.ndim - 1))
-            for rows, owner in zip(bars, owners, strict=True)
-        )
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from ghn_jax.architecture import AnyArchitecture, ArchitectureError, Task
@@ -29,57 +29,24 @@ def make_target(number: int, architecture: AnyArchitecture, task: Task) -> Targe
     return Target(number, architecture, program, graph_of(program))
 
 
-def width_of(target: Target) -> int:
-    """Channels of the first cells; networks of one width share a compiled step."""
-    return target.architecture.C
-
-
-class Position(NamedTuple):
-    """A place in the endless stream of train architectures.
-
-    Attributes:
-      next: position of the next architecture to be drawn.
-      waiting: positions of those that were drawn and wait for others of their width.
-      passed_over: how many of those drawn had no place in the run's compiled steps.
-    """
-
-    next: int = 0
-    waiting: tuple[int, ...] = ()
-    passed_over: int = 0
-
-
-START = Position()
-"""Of a run that has not begun."""
-
-
 class MetaBatch(NamedTuple):
-    """Networks of one step, and the position that follows them."""
+    """Networks of one step, and the position in the stream of train architectures that follows them."""
 
     targets: tuple[Target, ...]
-    after: Position
+    after: int
 
 
-def meta_batches(
-    config: TrainConfig,
-    task: Task,
-    accepts: Callable[[Target], bool] = lambda target: True,
-    start: Position = START,
-) -> Iterator[MetaBatch]:
+def meta_batches(config: TrainConfig, task: Task, start: int = 0) -> Iterator[MetaBatch]:
     """Meta-batches of train architectures without end, a pure function of the arguments.
 
-    All networks of a meta-batch have the same width: a network waits until there are enough of its width, so every
-    architecture is drawn as often as in the original, only in another company.  Meta-batches of more than 2,200 nodes
-    are skipped, as in the original.  Networks above `max_multiply_adds`, and those that `accepts` says no to, are
-    passed over one by one.
+    Networks follow each other as they are drawn, those above `max_multiply_adds` left out.  Meta-batches of more than
+    2,200 nodes are skipped, as in the original.
 
     Raises:
       ArchitectureError: `max_multiply_adds` is so low that there is none for a thousand positions.
     """
-    waiting: dict[int, list[tuple[int, Target]]] = {}
-    for position in start.waiting:
-        target = _target(config, task, position)
-        waiting.setdefault(width_of(target), []).append((position, target))
-    passed_over, too_costly, position = start.passed_over, 0, start.next
+    position, too_costly = start, 0
+    targets: list[Target] = []
     while True:
         target = _target(config, task, position)
         position += 1
@@ -92,17 +59,11 @@ def meta_batches(
                 )
             continue
         too_costly = 0
-        if not accepts(target):
-            passed_over += 1
-            continue
-        company = waiting.setdefault(width_of(target), [])
-        company.append((position - 1, target))
-        if len(company) == config.meta_batch:
-            del waiting[width_of(target)]
-            targets = tuple(target for _, target in company)
+        targets.append(target)
+        if len(targets) == config.meta_batch:
             if sum(target.graph.num_nodes for target in targets) <= MAX_NODES_BATCH:
-                left = (position for company in waiting.values() for position, _ in company)
-                yield MetaBatch(targets, Position(position, tuple(sorted(left)), passed_over))
+                yield MetaBatch(tuple(targets), position)
+            targets = []
 
 
 _PATIENCE = 1000

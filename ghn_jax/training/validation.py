@@ -9,7 +9,7 @@ import numpy as np
 
 from ghn_jax.architecture import Task
 from ghn_jax.deepnets.sampler import sample_architecture
-from ghn_jax.evaluation import BATCH_SIZE, Interpreted, accuracy, summary
+from ghn_jax.evaluation import BATCH_SIZE, ByOperation, accuracy, summary
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.images import Dataset, in_memory
 from ghn_jax.predict import GHN, predict_params
@@ -33,7 +33,7 @@ def val_targets(config: TrainConfig, task: Task) -> list[Target]:
 
 
 class Validation:
-    """Measures hypernetworks; compiles one program for all networks when it is first used.
+    """Measures hypernetworks; operations that no network had before are compiled when they are first met.
 
     Raises:
       ImageError: images that do not fit into memory, or are damaged.
@@ -45,7 +45,7 @@ class Validation:
         self._targets = val_targets(config, dataset.task)
         self._images = in_memory(dataset.val, dataset, config.val_images)
         batch_size = min(BATCH_SIZE, len(self._images.labels))
-        self._networks = Interpreted([target.program for target in self._targets], batch_size)
+        self._networks = ByOperation(batch_size)
 
     def __call__(self, params: Any) -> dict[str, Any]:
         """Mean top-1 accuracy (0..1) of the predicted networks, its standard error, the best, and all of them."""

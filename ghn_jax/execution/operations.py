@@ -1,0 +1,470 @@
+"""Runs networks operation by operation, forwards and backwards: every operation is a small program of its own.
+
+The host dispatches one program after the other and never waits for results.  Activations are ordinary arrays of a
+device, which live as long as an operation to come, or a gradient, reads them.  Nothing is compiled for a network: only
+for operations that none of the networks before had.
+
+Source: Griewank and Walther, Evaluating Derivatives, chapter 3 (reverse mode with a tape of values).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ghn_jax.execution.compiling import Programs
+from ghn_jax.losses import cross_entropy
+from ghn_jax.primitives import Add, Linear, Primitive, Shape
+from ghn_jax.program import INPUT, Instruction, Program
+
+
+class ExecutionError(ValueError):
+    """Networks that do not fit the devices they are to run on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """A primitive with all that its program depends on.
+
+    Attributes:
+      primitive: the operation.
+      inputs: shapes of its inputs without the batch axis, None for one that is absent.
+      output: shape of its output.
+      from_images: whether it reads the images, which need no gradient.
+      batch: number of images.
+      dtype: of activations, "float32" or "bfloat16".
+      dropout: whether units are dropped (training).
+    """
+
+    primitive: Primitive
+    inputs: tuple[Shape | None, ...]
+    output: Shape
+    from_images: bool
+    batch: int
+    dtype: str
+    dropout: bool
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.primitive, self.inputs, self.batch, self.dtype, self.from_images, self.dropout))
+
+    def __hash__(self) -> int:  # every step of every network is looked up
+        return self._hash
+
+    def __str__(self) -> str:
+        shapes = " and ".join(str(shape) for shape in self.inputs if shape is not None)
+        return f"{self.primitive} applied to {shapes}, {self.batch} images of {self.dtype}"
+
+    @property
+    def tensors(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Of its parameters, which are float32 whatever activations are."""
+        return tuple(jax.ShapeDtypeStruct(p.shape, jnp.float32) for p in self.primitive.parameters)
+
+    @property
+    def present(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Of the inputs that are there."""
+        dtype = jnp.float32 if self.from_images else self.dtype
+        return tuple(jax.ShapeDtypeStruct((self.batch, *s), dtype) for s in self.inputs if s is not None)
+
+    @property
+    def keys(self) -> tuple[jax.ShapeDtypeStruct, ...]:
+        """Of the random key that dropout takes."""
+        return (jax.eval_shape(lambda: jax.random.key(0)),) if self.dropout else ()
+
+    def apply(self, tensors: Sequence[jax.Array], inputs: Sequence[jax.Array], keys: Sequence[jax.Array]) -> jax.Array:
+        """The output."""
+        given = iter(inputs)
+        inputs = [None if shape is None else next(given).astype(self.dtype) for shape in self.inputs]
+        options = {"dropout_key": keys[0]} if self.dropout else {}
+        return self.primitive([tensor.astype(self.dtype) for tensor in tensors], *inputs, **options)
+
+
+def signature_of(
+    program: Program, instruction: Instruction, batch: int, dtype: str = "float32", training: bool = True
+) -> Signature:
+    """The signature of an instruction of `program`."""
+    shapes = tuple([None if register is None else program.register_shape(register) for register in instruction.inputs])
+    primitive = instruction.primitive
+    dropout = training and isinstance(primitive, Linear) and primitive.dropout
+    return Signature(primitive, shapes, instruction.shape, instruction.inputs == (INPUT,), batch, dtype, dropout)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """The recipe of an operation: (tensors, inputs, key of dropout) -> output."""
+
+    signature: Signature
+    donated = ()
+
+    @property
+    def arguments(self):
+        return self.signature.tensors, self.signature.present, self.signature.keys
+
+    def __call__(self, tensors, inputs, keys):
+        return self.signature.apply(tensors, inputs, keys)
+
+    def __str__(self):
+        return f"{self.signature}, forwards"
+
+
+@dataclasses.dataclass(frozen=True)
+class Backward:
+    """The recipe of an operation's gradient: (gradient of the output, tensors, inputs, key) -> those of both.
+
+    Inputs are given only if the gradient depends on them (`Primitive.gradient_reads_inputs`); of images there is none.
+    """
+
+    signature: Signature
+    donated = ()
+
+    @property
+    def arguments(self):
+        signature = self.signature
+        bar = jax.ShapeDtypeStruct((signature.batch, *signature.output), signature.dtype)
+        inputs = signature.present if signature.primitive.gradient_reads_inputs else ()
+        return bar, signature.tensors, inputs, signature.keys
+
+    def __call__(self, bar, tensors, inputs, keys):
+        signature = self.signature
+        inputs = inputs or [jnp.zeros(leaf.shape, leaf.dtype) for leaf in signature.present]
+        if signature.from_images:
+            _, pull_back = jax.vjp(lambda tensors: signature.apply(tensors, inputs, keys), tensors)
+            return pull_back(bar)[0], ()
+        _, pull_back = jax.vjp(lambda tensors, inputs: signature.apply(tensors, inputs, keys), tensors, tuple(inputs))
+        return pull_back(bar)
+
+    def __str__(self):
+        return f"{self.signature}, backwards"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sum:
+    """The recipe for a second gradient of the same activation."""
+
+    shape: Shape
+    batch: int
+    dtype: str
+    donated = ()
+
+    @property
+    def arguments(self):
+        leaf = jax.ShapeDtypeStruct((self.batch, *self.shape), self.dtype)
+        return leaf, leaf
+
+    def __call__(self, first, second):
+        return first + second
+
+
+class Loss(NamedTuple):
+    """What a network says about a batch: mean cross-entropy, and images classified correctly (int32)."""
+
+    loss: jax.Array
+    correct: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LossOf:
+    """The recipe of the loss: (logits, labels) -> `Loss`, gradient of the logits."""
+
+    classes: int
+    batch: int
+    dtype: str
+    label_smoothing: float
+    donated = ()
+
+    @property
+    def arguments(self):
+        logits = jax.ShapeDtypeStruct((self.batch, self.classes), self.dtype)
+        return logits, jax.ShapeDtypeStruct((self.batch,), jnp.int32)
+
+    def __call__(self, logits, labels):
+        logits = logits.astype(jnp.float32)
+        loss, bar = jax.value_and_grad(cross_entropy)(logits, labels, self.label_smoothing)
+        correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
+        return Loss(loss, correct), bar.astype(self.dtype)
+
+
+@dataclasses.dataclass(frozen=True)
+class DropoutKey:
+    """The recipe of an instruction's random key: (key of the network, register that is written) -> key."""
+
+    donated = ()
+
+    @property
+    def arguments(self):
+        return jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+
+    def __call__(self, key, register):
+        return (jax.random.fold_in(key, register),)
+
+
+class Parameters(Protocol):
+    """The tensors of one network on its device; where they come from is nobody's business here."""
+
+    def tensors(self, index: int) -> tuple[jax.Array, ...]:
+        """Those of the instruction of this index, in the order of `Primitive.parameters`."""
+
+    def receive(self, index: int, bars: tuple[jax.Array, ...]) -> None:
+        """Takes the gradients with respect to them."""
+
+
+class Given:
+    """The tensors of a program by name, and afterwards their gradients.
+
+    Attributes:
+      gradients: by name, as far as they have been computed.
+    """
+
+    def __init__(self, program: Program, params: Mapping[str, jax.Array]):
+        self._names = [tuple(tensor.name for tensor in instruction.tensors) for instruction in program.instructions]
+        self._params = params
+        self.gradients: dict[str, jax.Array] = {}
+
+    def tensors(self, index: int) -> tuple[jax.Array, ...]:
+        return tuple([self._params[name] for name in self._names[index]])
+
+    def receive(self, index: int, bars: tuple[jax.Array, ...]) -> None:
+        self.gradients.update(zip(self._names[index], bars, strict=True))
+
+
+class Step(NamedTuple):
+    """An instruction as it is dispatched.
+
+    Attributes:
+      forward: its program.
+      backward: the program of its gradient; None if the gradient is handed on as it is, or not asked for.
+      inputs: registers that it reads.
+      has_tensors: whether it has parameters.
+      reads: whether its gradient depends on its inputs.
+      differentiable: whether its inputs need a gradient.
+      dropout: whether it needs a random key.
+      last_read: registers that nothing reads any more after it, forwards.
+      last_needed: registers that nothing reads any more after its gradient.
+    """
+
+    forward: Callable[..., jax.Array]
+    backward: Callable[..., Any] | None
+    inputs: tuple[int, ...]
+    has_tensors: bool
+    reads: bool
+    differentiable: bool
+    dropout: bool
+    last_read: tuple[int, ...]
+    last_needed: tuple[int, ...]
+
+
+class Network(NamedTuple):
+    """A program ready to be dispatched on one device: `prepare` makes it.
+
+    Attributes:
+      steps: one an instruction; the one of index i writes register i + 1.
+      sums: programs that add two gradients, by register.
+      loss_of: program of the loss.
+      dropout_key: program of `DropoutKey`.
+    """
+
+    steps: tuple[Step, ...]
+    sums: Mapping[int, Callable[..., jax.Array]]
+    loss_of: Callable[..., tuple[Loss, jax.Array]] | None
+    dropout_key: Callable[..., Any] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a network needs compiled, and when its activations die.
+
+    Attributes:
+      program: the network.
+      batch: number of images.
+      dtype: of activations.
+      label_smoothing: of the loss; None for a network that is only run forwards, without dropout.
+    """
+
+    program: Program
+    batch: int
+    dtype: str = "float32"
+    label_smoothing: float | None = None
+
+    @property
+    def training(self) -> bool:
+        """Whether gradients are asked for."""
+        return self.label_smoothing is not None
+
+    @functools.cached_property
+    def signatures(self) -> tuple[Signature, ...]:
+        """One an instruction."""
+        make = functools.partial(signature_of, self.program, batch=self.batch, dtype=self.dtype, training=self.training)
+        return tuple(make(instruction) for instruction in self.program.instructions)
+
+    @functools.cached_property
+    def inputs(self) -> tuple[tuple[int, ...], ...]:
+        """Registers that each instruction reads."""
+        return tuple(tuple([r for r in i.inputs if r is not None]) for i in self.program.instructions)
+
+    @functools.cached_property
+    def lifetimes(self) -> tuple[list[list[int]], list[list[int]]]:
+        """Registers that nothing reads any more after each instruction: forwards, and after its gradient."""
+        instructions = self.program.instructions
+        dead, freed = ([[] for _ in instructions] for _ in range(2))
+        last_read, first_needed = {}, {}
+        for index, registers in enumerate(self.inputs):
+            for register in registers:
+                last_read[register] = index
+                if self.training and instructions[index].primitive.gradient_reads_inputs:
+                    first_needed.setdefault(register, index)
+        for register, index in last_read.items():
+            if register in first_needed:
+                freed[first_needed[register]].append(register)
+            else:
+                dead[index].append(register)
+        return dead, freed
+
+    @functools.cached_property
+    def peak_bytes(self) -> int:
+        """Bytes of the activations and their gradients that are alive together at most; what programs use meanwhile
+        for themselves, and the padding that some devices add to arrays, come on top."""
+        program, width = self.program, self.batch * jnp.dtype(self.dtype).itemsize
+        size = [width * math.prod(program.register_shape(r)) for r in range(len(program.instructions) + 1)]
+        dead, freed = self.lifetimes
+        alive = size[INPUT]
+        peak = alive
+        for index in range(len(program.instructions)):
+            alive += size[index + 1]
+            peak = max(peak, alive)
+            alive -= sum(size[register] for register in dead[index])
+        if not self.training:
+            return peak
+        bars = {len(program.instructions)}
+        for index in range(len(program.instructions) - 1, -1, -1):
+            new = set(self.inputs[index]) - bars - {INPUT}
+            alive += sum(size[register] for register in new)
+            peak = max(peak, alive)
+            bars = (bars | new) - {index + 1}
+            alive -= size[index + 1] + sum(size[register] for register in freed[index])
+        return peak
+
+    @functools.cached_property
+    def shared(self) -> frozenset[int]:
+        """Registers that are read more than once: their gradients are added up."""
+        seen, twice = set(), set()
+        for register in (register for registers in self.inputs for register in registers):
+            (twice if register in seen else seen).add(register)
+        return frozenset(twice - {INPUT})
+
+    @property
+    def _loss_of(self) -> LossOf:
+        return LossOf(self.program.task.num_classes, self.batch, self.dtype, self.label_smoothing)
+
+    def recipes(self) -> Iterator[Any]:
+        """What the network needs compiled, in the order in which it is needed."""
+        yield from map(Forward, self.signatures)
+        if self.training:
+            yield self._loss_of
+            yield from (DropoutKey() for signature in self.signatures if signature.dropout)
+            yield from (Backward(s) for s in reversed(self.signatures) if not _hands_on(s))
+            yield from (Sum(self.program.register_shape(r), self.batch, self.dtype) for r in sorted(self.shared))
+
+    def prepare(self, programs: Programs, device: int = 0) -> Network:
+        """The network on a device, when everything is compiled.
+
+        Raises:
+          CompilationError: naming an operation that cannot be compiled.
+        """
+        programs.begin(self.recipes())
+        dead, freed = self.lifetimes
+        steps = []
+        for index, signature in enumerate(self.signatures):
+            backward = None
+            if self.training and not _hands_on(signature):
+                backward = programs.get(Backward(signature), device)
+            steps.append(
+                Step(
+                    forward=programs.get(Forward(signature), device),
+                    backward=backward,
+                    inputs=self.inputs[index],
+                    has_tensors=bool(signature.primitive.parameters),
+                    reads=signature.primitive.gradient_reads_inputs,
+                    differentiable=not signature.from_images,
+                    dropout=signature.dropout,
+                    last_read=tuple(dead[index]),
+                    last_needed=tuple(freed[index]),
+                )
+            )
+        if not self.training:
+            return Network(tuple(steps), {}, None, None)
+        sums = {
+            r: programs.get(Sum(self.program.register_shape(r), self.batch, self.dtype), device) for r in self.shared
+        }
+        key = programs.get(DropoutKey(), device) if any(step.dropout for step in steps) else None
+        return Network(tuple(steps), sums, programs.get(self._loss_of, device), key)
+
+
+def _hands_on(signature: Signature) -> bool:
+    """Whether the gradient of the output is that of every input."""
+    return isinstance(signature.primitive, Add)
+
+
+def logits(network: Network, parameters: Parameters, images: jax.Array) -> jax.Array:
+    """Logits `[B, classes]`, with the statistics of the batch.
+
+    Args:
+      network: from `Plan.prepare`.
+      parameters: its tensors.
+      images: float32 `[B, H, W, 3]`, normalised, on the device of the network.
+    """
+    registers = {INPUT: images}
+    for register, step in enumerate(network.steps, start=1):
+        inputs = tuple([registers[r] for r in step.inputs])
+        registers[register] = step.forward(parameters.tensors(register - 1), inputs, ())
+        for dead in step.last_read:
+            del registers[dead]
+    return registers[len(network.steps)]
+
+
+def value_and_grad(
+    network: Network, parameters: Parameters, images: jax.Array, labels: jax.Array, dropout_key: jax.Array
+) -> Loss:
+    """The loss on a batch in training mode (batch statistics, dropout); `parameters` receive their gradients.
+
+    Args:
+      network, parameters, images: as for `logits`, with a plan for training.
+      labels: int32 `[B]`.
+      dropout_key: the instruction that writes register r uses it folded with r.
+    """
+    steps = network.steps
+    registers, tensors, keys = {INPUT: images}, {}, {}
+    for register, step in enumerate(steps, start=1):
+        given = tensors[register] = parameters.tensors(register - 1) if step.has_tensors else ()
+        key = keys[register] = network.dropout_key(dropout_key, np.int32(register)) if step.dropout else ()
+        inputs = tuple([registers[r] for r in step.inputs])
+        registers[register] = step.forward(given, inputs, key)
+        for dead in step.last_read:
+            del registers[dead]
+    last = len(steps)
+    loss, bar = network.loss_of(registers.pop(last), labels)
+    bars = {last: bar}
+    del bar
+    for register in range(last, 0, -1):
+        step = steps[register - 1]
+        inputs = tuple([registers[r] for r in step.inputs]) if step.reads else ()
+        if step.backward is None:
+            tensor_bars, input_bars = (), (bars.pop(register),) * len(step.inputs)
+        else:
+            tensor_bars, input_bars = step.backward(bars.pop(register), tensors.pop(register), inputs, keys[register])
+        del inputs
+        for dead in step.last_needed:
+            del registers[dead]
+        if step.differentiable:
+            for source, bar in zip(step.inputs, input_bars, strict=True):
+                bars[source] = network.sums[source](bars[source], bar) if source in bars else bar
+            del bar, input_bars
+        if tensor_bars:
+            parameters.receive(register - 1, tensor_bars)
+    return loss

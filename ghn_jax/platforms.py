@@ -1,0 +1,37 @@
+"""The platform that a program is compiled for: it decides how some operations are written, and XLA's options."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+
+compiled_for = jax.make_user_context(None)
+"""`with compiled_for("tpu"):` programs are traced for that platform; None is the one that they run on here."""
+
+
+def platform() -> str:
+    """The platform that the program at hand is traced for: "cpu", "tpu" or "gpu"."""
+    return compiled_for.value or jax.default_backend()
+
+
+@functools.cache
+def compiler_options(platform: str) -> dict[str, str]:
+    """Options of XLA with which programs that consist of convolutions are to be compiled.
+
+    On CPUs YNNPACK computes matrix products and sums, as by default, but not convolutions, for which Eigen takes about
+    two thirds of the time.  Releases of XLA that do not know this option get none.
+
+    Args:
+      platform: "cpu", "tpu" or "gpu".
+    """
+    if platform != "cpu":
+        return {}
+    options = {
+        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
+    }
+    try:
+        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+    except jax.errors.JaxRuntimeError:
+        return {}
+    return options
