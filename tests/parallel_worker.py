@@ -18,9 +18,9 @@ os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices
 
 from ghn_jax.architecture import Architecture, Genotype  # noqa: E402
 from ghn_jax.ghn.config import HypernetConfig  # noqa: E402
-from ghn_jax.training import loop, parallel, survey  # noqa: E402
+from ghn_jax.training import loop, memory, parallel  # noqa: E402
 from ghn_jax.training.config import TrainConfig  # noqa: E402
-from ghn_jax.training.targets import START, MetaBatch, Position, make_target  # noqa: E402
+from ghn_jax.training.targets import MetaBatch, make_target  # noqa: E402
 
 CELL = Genotype(
     normal=(("sep_conv_3x3", 0), ("conv_1x1", 1)),
@@ -30,17 +30,17 @@ CELL = Genotype(
 )
 
 
-def fixed_meta_batches(config, task, accepts=None, start=START):
+def fixed_meta_batches(config, task, start=0):
     """Always the same eight small networks, of very different cost; half of them with dropout."""
     base = Architecture(CELL, n_cells=1, C=8, fc_dim=16)
     targets = tuple(
         make_target(i, dataclasses.replace(base, n_cells=1 + i % 4, fc_layers=1 + i // 4), task) for i in range(8)
     )
     for step in itertools.count(1):
-        yield MetaBatch(targets, Position(8 * step))
+        yield MetaBatch(targets, 8 * step)
 
 
-loop.meta_batches = survey.meta_batches = fixed_meta_batches
+loop.meta_batches = memory.meta_batches = fixed_meta_batches
 TrainConfig.hypernetwork = lambda self, task: HypernetConfig(
     max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8
 )

@@ -10,9 +10,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ghn_jax.machine.table import MachineError
 
 from ghn_jax import checkpoint
+from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.training.inputs import shares
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
@@ -88,5 +88,5 @@ def test_shares_are_equal_in_number_and_balanced():
     assert [len(share) for share in dealt] == [2] * 4
     assert max(sum(costs[position] for position in share) for share in dealt) == 9
     assert shares(costs, 1) == [list(range(8))]
-    with pytest.raises(MachineError, match="config.meta_batch=8: expected a multiple of 3"):
+    with pytest.raises(ExecutionError, match="config.meta_batch=8: expected a multiple of 3"):
         shares(costs, 3)

@@ -10,7 +10,8 @@ import pytest
 from jax import lax
 
 from ghn_jax import primitives as ops
-from ghn_jax.convolution import Window, compiler_options, convolve, convolve_depthwise
+from ghn_jax.convolution import Window, convolve, convolve_depthwise
+from ghn_jax.platforms import compiler_options
 
 WINDOWS = [
     Window((3, 3), (1, 1), (1, 1)),
@@ -53,8 +54,8 @@ def test_convolutions_and_their_gradients(window, depthwise, size):
 
 def test_convolutions_are_not_left_to_the_slower_library():
     """Sums are computed by YNNPACK, convolutions are not."""
-    options = compiler_options()
-    assert options or jax.default_backend() != "cpu"
+    options = compiler_options("cpu")
+    assert options
     x, kernel, window = random(0, 8, 16, 16, 32), random(1, 3, 3, 32, 32), Window((3, 3), (1, 1), (1, 1))
 
     def compiled(function) -> jax.stages.Compiled:
@@ -77,7 +78,7 @@ def test_kernels_larger_than_images_stay_kernels(kernel_size, size, stride):
         y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, window), x, kernel)
         return y, *pull(y)
 
-    text = jax.jit(with_gradients).lower(x, kernel).compile(compiler_options()).as_text()
+    text = jax.jit(with_gradients).lower(x, kernel).compile(compiler_options("cpu")).as_text()
     labels = re.findall(r"dim_labels=(\S+)", text)
     assert labels and set(label.strip(",") for label in labels) == {"b01f_01io->b01f"}
 
@@ -86,11 +87,11 @@ def test_compiler_options_of_other_backends_and_releases(monkeypatch):
     def unknown(*args, **kwargs):
         raise jax.errors.JaxRuntimeError("INVALID_ARGUMENT: No such compile option")
 
-    for name, replacement in (("default_backend", lambda: "gpu"), ("jit", unknown)):
-        compiler_options.cache_clear()
-        with monkeypatch.context() as patched:
-            patched.setattr(jax, name, replacement)
-            assert compiler_options() == {}
+    assert compiler_options("gpu") == compiler_options("tpu") == {}
+    compiler_options.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(jax, "jit", unknown)
+        assert compiler_options("cpu") == {}
     compiler_options.cache_clear()
 
 

@@ -147,8 +147,8 @@ class Programs:
             if same is not None:
                 return same.result()
             try:
-                compiled = lowered.compile(compiler_options(platform_of(self.devices[0])))
-                programs = (compiled, *(_load(compiled, device) for device in self.devices[1:]))
+                compiled = compile_lowered(lowered, self.devices[0])
+                programs = (compiled, *(_elsewhere(recipe, compiled, device) for device in self.devices[1:]))
             except BaseException as error:
                 mine.set_exception(error)
                 raise
@@ -162,7 +162,20 @@ class Programs:
                 self.compile_cpu_seconds += time.thread_time() - began
 
 
-def _load(compiled: jax.stages.Compiled, device: Any) -> Program:
+def compile_lowered(lowered: jax.stages.Lowered, device: Any) -> jax.stages.Compiled:
+    """What `lower` gave for a device, compiled for it."""
+    return lowered.compile(compiler_options(platform_of(device)))
+
+
+def _elsewhere(recipe: Recipe, compiled: jax.stages.Compiled, device: Any) -> Program:
+    """The program for another device of the host."""
+    if platform_of(device) == "cpu":
+        # Several CPU devices are for tests; XLA cannot copy a CPU program that came from the persistent cache.
+        return compile_lowered(lower(recipe, device), device)
+    return copy_to(compiled, device)
+
+
+def copy_to(compiled: jax.stages.Compiled, device: Any) -> Program:
     """The same program on another device of the host, without compiling it again."""
     payload, in_tree, out_tree = serialize_executable.serialize(compiled)
     unloaded, arguments, no_kwargs = _Elsewhere(io.BytesIO(payload), device.client, [device]).load()

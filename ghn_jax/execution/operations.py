@@ -343,11 +343,15 @@ class Plan:
             return peak
         bars = {len(program.instructions)}
         for index in range(len(program.instructions) - 1, -1, -1):
-            new = set(self.inputs[index]) - bars - {INPUT}
-            alive += sum(size[register] for register in new)
-            peak = max(peak, alive)
-            bars = (bars | new) - {index + 1}
-            alive -= size[index + 1] + sum(size[register] for register in freed[index])
+            made, added = [], []
+            for register in self.inputs[index]:
+                if register != INPUT:
+                    made.append(size[register])
+                    added += made[-1:] if register in bars else []
+                    bars.add(register)
+            peak = max(peak, alive + sum(made) + max(added, default=0))  # a sum beside its terms
+            bars.discard(index + 1)
+            alive += sum(made) - sum(added) - size[index + 1] - sum(size[register] for register in freed[index])
         return peak
 
     @functools.cached_property

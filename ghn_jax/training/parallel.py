@@ -103,15 +103,15 @@ def part_of_device(tree: Any, device: int) -> Any:
 
 
 def join(parts: Sequence[Any], like: jax.Array) -> Any:
-    """Arrays of the devices of this process, each with a leading axis of length 1, as arrays over all devices.
+    """Arrays of the devices of this process, each with a leading axis of length 1, as `pmap` takes them.
 
     Args:
       parts: one tree a device.
-      like: an array over all devices.
+      like: what `pmap` returned.
     """
 
     def joined(*leaves: jax.Array) -> jax.Array:
-        shape = (jax.device_count(), *leaves[0].shape[1:])
+        shape = (len(leaves), *leaves[0].shape[1:])
         return jax.make_array_from_single_device_arrays(shape, like.sharding, leaves)
 
     return jax.tree.map(joined, *parts)
