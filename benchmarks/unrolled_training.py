@@ -21,41 +21,44 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ghn_jax.training.survey import Survey, survey
 
-from ghn_jax import checkpoint, images
+from ghn_jax import checkpoint, images, padding
 from ghn_jax.checkpoint import Description
 from ghn_jax.execution import whole
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit
-from ghn_jax.ghn.hypernetwork import Decoded
-from ghn_jax.ghn.requests import request
+from ghn_jax.ghn.hypernetwork import Decoded, Hypernetwork
+from ghn_jax.ghn.requests import Sizes, pad_requests, request, rows_of
 from ghn_jax.losses import cross_entropy
 from ghn_jax.platforms import compiler_options
 from ghn_jax.predict import GHN
 from ghn_jax.training.config import TrainConfig, from_fields
-from ghn_jax.training.inputs import step_inputs
-from ghn_jax.training.step import TrainState, init_state, make_optimizer, predict_rows, update
-from ghn_jax.training.targets import Target, meta_batches, width_of
+from ghn_jax.training.inputs import padded_nodes
+from ghn_jax.training.step import TrainState, init_state, make_optimizer, update
+from ghn_jax.training.targets import Target, meta_batches
 from ghn_jax.training.watch import METRICS, Watch
+
+_ROWS = 512
+"""Numbers of decoded rows are padded to multiples of it, so that the hypernetwork is compiled a few times only."""
 
 
 class Unrolled:
     """Makes the steps of a run, as `Engine` does, and compiles every network."""
 
-    def __init__(
-        self, config: TrainConfig, ghn: HypernetConfig, optimizer: optax.GradientTransformation, ahead: Survey
-    ):
+    def __init__(self, config: TrainConfig, ghn: HypernetConfig, optimizer: optax.GradientTransformation):
         self._config = config
         self._ghn = ghn
-        self._ahead = ahead
+        model = Hypernetwork(ghn)
+
         # Pulling back is a pytree of arrays: it can leave one compiled function and enter another.
-        self._predict = jax.jit(lambda params, inputs: jax.vjp(lambda p: predict_rows(ghn, p, inputs), params))
+        def predict(params, graphs, requests):
+            return jax.vjp(lambda p: model.apply({"params": p}, graphs, requests), params)
 
         def apply(state: TrainState, pull_back: Callable, bars: Decoded, losses: jax.Array):
             (gradient,) = pull_back(bars)
             return update(optimizer, state, gradient, losses)[0]
 
+        self._predict = jax.jit(predict)
         self._apply = jax.jit(apply)
         self.compile_seconds = 0.0
 
@@ -63,13 +66,12 @@ class Unrolled:
         self, state: TrainState, targets: Sequence[Target], pixels: np.ndarray, labels: np.ndarray
     ) -> tuple[TrainState, np.ndarray, np.ndarray]:
         """The state after an update, and of every network the loss and the number of images classified correctly."""
-        table = self._ahead.tables[width_of(targets[0])]
-        inputs = step_inputs(
-            targets, range(len(targets)), table, self._ahead.bounds, self._ghn, self._config.batch_size
-        )
-        nodes = inputs.graphs.nodes["type"].shape[1]
-        _, placements = request([target.graph for target in targets], nodes, self._ghn)
-        decoded, pull_back = self._predict(state.params, inputs)
+        graphs = [target.graph for target in targets]
+        nodes = padded_nodes(max(graph.num_nodes for graph in graphs))
+        requests, placements = request(graphs, nodes, self._ghn)
+        padded = padding.stack([padding.pad(graph, nodes, self._ghn.max_distance) for graph in graphs])
+        sizes = Sizes(*(-(-size // _ROWS) * _ROWS for size in rows_of(requests)[:3]), len(targets))
+        decoded, pull_back = self._predict(state.params, padded, pad_requests(requests, sizes))
         step_key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
         decoded = jax.tree.map(np.asarray, decoded)
         bars = jax.tree.map(np.zeros_like, decoded)
@@ -128,9 +130,8 @@ def main() -> None:
     dataset = images.load(config.dataset, config.data_dir)
     ghn, optimizer = config.hypernetwork(dataset.task), make_optimizer(config)
     state = init_state(GHN.init(ghn, config.seed).params, optimizer)
-    ahead = survey(config, dataset.task)
-    unrolled = Unrolled(config, ghn, optimizer, ahead)
-    drawn = meta_batches(config, dataset.task, lambda target: ahead.foresees(target, config.batch_size))
+    unrolled = Unrolled(config, ghn, optimizer)
+    drawn = meta_batches(config, dataset.task)
     began, step, minutes = time.monotonic(), 0, 0.0
     with (
         contextlib.suppress(KeyboardInterrupt),

@@ -1,5 +1,6 @@
 """Training: gradients by finite differences, two-step runs, configuration, and what goes wrong."""
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -15,26 +16,27 @@ import numpy as np
 import optax
 import pytest
 import scripts
-from ghn_jax.machine.table import MachineError
-from ghn_jax.training.bounds import Needs
-from ghn_jax.training.survey import of_targets
 
 from ghn_jax import checkpoint, pretrained
 from ghn_jax.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilations import counted
-from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, WIDTHS, train_architecture
-from ghn_jax.execution import whole
+from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, train_architecture
+from ghn_jax.execution import compiling, whole
+from ghn_jax.execution.compiling import CompilationError
+from ghn_jax.execution.operations import ExecutionError
+from ghn_jax.ghn import chunks
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.losses import cross_entropy
 from ghn_jax.predict import GHN, predict_params
-from ghn_jax.training import loop, parallel
+from ghn_jax.training import engine as engine_module
+from ghn_jax.training import inputs, loop, memory, parallel
 from ghn_jax.training.config import TrainConfig, config_dict, from_fields
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import NonFiniteLossError
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import init_state, make_optimizer
-from ghn_jax.training.targets import Position, make_target, meta_batches
+from ghn_jax.training.targets import make_target, meta_batches
 
 ROOT = Path(__file__).parent.parent
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
@@ -68,10 +70,9 @@ def one_step(ghn, targets, batch, **fields):
     """Parameters after a step of plain gradient descent with rate 1, and the metrics."""
     config = TrainConfig(batch_size=len(batch[0]), meta_batch=len(targets), **fields)
     optimizer = optax.sgd(1.0)
-    # Always the same operations, whichever targets take part.
-    engine = Engine(config, SMALL, optimizer, of_targets(TARGETS, len(batch[0])))
     state = parallel.replicate(init_state(ghn.params, optimizer))
-    state, metrics = engine.step(state, engine.prepare(targets), *batch)
+    with contextlib.closing(Engine(config, SMALL, optimizer)) as engine:
+        state, metrics = engine.step(state, engine.prepare(state, targets), *batch)
     return parallel.first_copy(state).params, parallel.first_copy(metrics)
 
 
@@ -113,7 +114,7 @@ def test_networks_compiled_one_by_one_give_the_same_update(ghn, batch):
     unrolled = scripts.load("benchmarks/unrolled_training.py")
     config = TrainConfig(batch_size=4, meta_batch=2, network_clip_norm=1.0)
     optimizer = optax.sgd(1.0)
-    plain = unrolled.Unrolled(config, SMALL, optimizer, of_targets(TARGETS, 4))
+    plain = unrolled.Unrolled(config, SMALL, optimizer)
     state, losses, correct = plain.step(init_state(ghn.params, optimizer), TARGETS, *batch)
     params, metrics = one_step(ghn, TARGETS, batch, network_clip_norm=1.0)
     np.testing.assert_allclose(losses, metrics.losses[0], rtol=1e-5)
@@ -151,39 +152,74 @@ def test_new_architectures_compile_nothing(ghn, batch):
     """Meta-batches of networks never seen before, after the first step."""
     config = TrainConfig(batch_size=4, meta_batch=2)
     variants = [
-        make_target(i, dataclasses.replace(TARGETS[0].architecture, n_cells=1 + i % 4, ks=3), CIFAR10) for i in range(8)
+        make_target(i, dataclasses.replace(TARGETS[0].architecture, n_cells=4 - i % 4, ks=3), CIFAR10) for i in range(8)
     ]
     optimizer = optax.sgd(1e-3)
-    engine = Engine(config, SMALL, optimizer, of_targets(variants, 4))
     state = parallel.replicate(init_state(ghn.params, optimizer))
-    for first in range(0, 8, 2):
-        with counted() as compilations:
-            state, metrics = engine.step(state, engine.prepare(variants[first : first + 2]), *batch)
-            assert parallel.first_copy(metrics).applied
-        assert first == 0 or not compilations
+    with contextlib.closing(Engine(config, SMALL, optimizer)) as engine:
+        for first in range(0, 8, 2):
+            with counted() as compilations:
+                state, metrics = engine.step(state, engine.prepare(state, variants[first : first + 2]), *batch)
+                assert parallel.first_copy(metrics).applied
+            assert first < 4 or not compilations
 
 
-def test_bounds_and_memory(batch, monkeypatch):
-    small, large = TARGETS[1], TARGETS[0]
-    ahead = of_targets([small], 4)
-    assert ahead.foresees(small, 4) and not ahead.foresees(large, 4)
-    with pytest.raises(MachineError, match=r"architecture 5 needs \d+ nodes, this run has room for \d+"):
-        Engine(TrainConfig(batch_size=4), SMALL, optax.sgd(1.0), ahead).prepare([large])
-    monkeypatch.setattr(parallel, "available_memory", lambda: 1000)
-    with pytest.raises(MachineError, match="GiB are available: lower config.batch_size=4"):
-        Engine(TrainConfig(batch_size=4), SMALL, optax.sgd(1.0), ahead)
+def test_networks_larger_than_the_memory(monkeypatch):
+    """Told before a run and before a step, with the network and what to lower."""
+    config = TrainConfig(batch_size=4, meta_batch=2, max_multiply_adds=60_000_000)
+    largest = max(memory.plan_of(target, config).peak_bytes for target in TARGETS)
+    monkeypatch.setattr(parallel, "threads_of_a_device", lambda: 1)
+    monkeypatch.setattr(parallel, "device_memory", lambda: largest)
+    memory.check_networks(TARGETS, config)
+    monkeypatch.setattr(parallel, "device_memory", lambda: largest - 1)
+    expected = r"architecture 5 needs 0\.\d\d GiB for activations, but a device has .* lower config.batch_size=4 or"
+    with pytest.raises(ExecutionError, match=expected):
+        memory.check_networks(TARGETS, config)
+    with contextlib.closing(Engine(config, SMALL, optax.sgd(1.0))) as engine:
+        with pytest.raises(ExecutionError, match="architecture 5 needs"):
+            engine.prepare(None, TARGETS)
+    with pytest.raises(ExecutionError, match=r"architecture \d+ needs 0\.\d\d GiB"):
+        memory.check_first_networks(config, CIFAR10)
 
 
-def test_padding_changes_nothing(ghn, batch, gradients):
-    """Room for more nodes, instructions, rows and memory than any network needs."""
-    config = TrainConfig(batch_size=4, meta_batch=2)
-    ahead = of_targets(TARGETS, 4)
-    roomy = dataclasses.replace(ahead, bounds=Needs(*(2 * need + 40 for need in ahead.bounds)))
-    optimizer = optax.sgd(1.0)
-    engine = Engine(config, SMALL, optimizer, roomy)
-    state, metrics = engine.step(parallel.replicate(init_state(ghn.params, optimizer)), engine.prepare(TARGETS), *batch)
-    np.testing.assert_allclose(parallel.first_copy(metrics).losses, gradients[0][1].losses, rtol=1e-5)
-    moved = jax.tree.map(lambda old, new: old - new, ghn.params, parallel.first_copy(state).params)
+def test_a_device_that_runs_out_of_memory(tmp_path, small_hypernetwork, monkeypatch):
+    """At run time: the network is named, and the checkpoint is that of the last step."""
+    real, calls = engine_module.value_and_grad, []
+
+    def full(*args):
+        calls.append(None)
+        if len(calls) > 2:
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.\nMore")
+        return real(*args)
+
+    monkeypatch.setattr(engine_module, "value_and_grad", full)
+    with pytest.raises(
+        ExecutionError, match=r"architecture \d+ does not fit .*17179869184 bytes.\): lower config.batch"
+    ):
+        loop.train(smoke_config(tmp_path))
+    assert checkpoint.describe(tmp_path).step == 1
+
+
+def test_an_operation_that_cannot_be_compiled(tmp_path, small_hypernetwork, monkeypatch):
+    """It is named, and the checkpoint is that of the last step."""
+
+    def broken(*args):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such convolution")
+
+    monkeypatch.setattr(compiling, "compile_lowered", broken)
+    with pytest.raises(CompilationError, match=r"cannot be compiled for cpu: UNIMPLEMENTED: no such convolution"):
+        loop.train(smoke_config(tmp_path))
+    assert checkpoint.describe(tmp_path).step == 0
+
+
+def test_padding_changes_nothing(ghn, batch, gradients, monkeypatch):
+    """Graphs padded to more nodes, more embeddings, and longer chunks of rows."""
+    monkeypatch.setattr(inputs, "NODES", (320,))
+    for module in (inputs, engine_module):
+        monkeypatch.setattr(module, "CAPACITY", 700)
+    monkeypatch.setattr(chunks, "_ROWS", {table: 2 * rows + 3 for table, rows in chunks._ROWS.items()})
+    moved, metrics = gradient_by_sgd(ghn, TARGETS, batch)
+    np.testing.assert_allclose(metrics.losses, gradients[0][1].losses, rtol=1e-5)
     for mine, plain in zip(*map(jax.tree.leaves, (moved, gradients[0][0])), strict=True):
         np.testing.assert_allclose(mine, plain, atol=1e-5)
 
@@ -220,39 +256,25 @@ def test_meta_batches_are_reproducible_and_bounded():
 
 
 def test_meta_batches_go_on_from_any_position():
-    """Also with networks that wait for others of their width, and with networks that are passed over."""
     config = TrainConfig(meta_batch=3, max_multiply_adds=60_000_000)
-
-    def accepts(target):
-        return target.number % 4 > 0
-
-    whole = list(itertools.islice(meta_batches(config, CIFAR10, accepts), 12))
-    assert any(meta_batch.after.waiting for meta_batch in whole) and whole[-1].after.passed_over > 0
+    drawn = list(itertools.islice(meta_batches(config, CIFAR10), 12))
     for done in (1, 4, 7):
-        position = Position(**json.loads(json.dumps(whole[done - 1].after._asdict())))
-        rest = itertools.islice(meta_batches(config, CIFAR10, accepts, position), 12 - done)
-        for mine, known in zip(rest, whole[done:], strict=True):
+        rest = itertools.islice(meta_batches(config, CIFAR10, drawn[done - 1].after), 12 - done)
+        for mine, known in zip(rest, drawn[done:], strict=True):
             assert [t.number for t in mine.targets] == [t.number for t in known.targets]
             assert mine.after == known.after
 
 
-def test_grouping_by_width_keeps_the_distribution():
-    """Every network of the stream is in a meta-batch of its width, but the last few, which still wait."""
-    config = TrainConfig(meta_batch=4)
-    drawn = [train_architecture(config.seed, position) for position in range(400)]
-    grouped = []
-    for meta_batch, _ in meta_batches(config, CIFAR10):
-        assert len({target.architecture.C for target in meta_batch}) == 1
-        grouped += [target.architecture for target in meta_batch]
-        if len(grouped) > 300:
-            break
-    known = set(drawn)
-    assert all(architecture in known for architecture in grouped)
-    assert len(set(grouped)) == len(grouped)
-    # Nothing is left out for good: of the first 250 drawn only incomplete groups are missing, 3 a width at most.
-    missing = [architecture for architecture in drawn[:250] if architecture not in set(grouped)]
-    assert len(missing) <= 3 * len(WIDTHS)
-    assert len({architecture.C for architecture in drawn}) >= 5
+def test_meta_batches_are_the_stream_in_its_order():
+    """Networks of all widths together, none left out but in meta-batches of too many nodes."""
+    drawn = [train_architecture(0, position) for position in range(80)]
+    expected = iter(range(0, 80, 4))
+    widths = set()
+    for targets, after in itertools.islice(meta_batches(TrainConfig(meta_batch=4), CIFAR10), 15):
+        first = next(start for start in expected if start + 4 == after)
+        assert [target.architecture for target in targets] == drawn[first : first + 4]
+        widths.add(len({target.architecture.C for target in targets}))
+    assert max(widths) > 1
 
 
 def test_prefetch_keeps_order_and_errors():

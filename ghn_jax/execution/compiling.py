@@ -75,9 +75,16 @@ class Programs:
     Args:
       devices: of this process; a recipe is compiled for the first and loaded on the others.
       threads: that compile at once; None for as many as there are processors.
+      progress: called with the number of finished recipes, that of those begun, and the one that was finished last.
     """
 
-    def __init__(self, devices: Sequence[Any] | None = None, threads: int | None = None):
+    def __init__(
+        self,
+        devices: Sequence[Any] | None = None,
+        threads: int | None = None,
+        progress: Callable[[int, int, Recipe], None] = lambda finished, started, recipe: None,
+    ):
+        self._progress = progress
         self.devices = tuple(jax.local_devices() if devices is None else devices)
         self._pool = concurrent.futures.ThreadPoolExecutor(
             threads or os.cpu_count(), thread_name_prefix="ghn_jax_compile"
@@ -160,6 +167,7 @@ class Programs:
             with self._lock:
                 self.finished += 1
                 self.compile_cpu_seconds += time.thread_time() - began
+            self._progress(self.finished, self.started, recipe)
 
 
 def compile_lowered(lowered: jax.stages.Lowered, device: Any) -> jax.stages.Compiled:

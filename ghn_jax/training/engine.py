@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import optax
 
-from ghn_jax.architecture import Task
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.execution.operations import ExecutionError, Loss, Plan, value_and_grad
 from ghn_jax.ghn.config import HypernetConfig
@@ -21,7 +20,7 @@ from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.decoded import DecodedTensors, Decoding
 from ghn_jax.training.inputs import CAPACITY, Graphs, first_nodes, graphs_of, padded_nodes, shares
 from ghn_jax.training.memory import check_networks, plan_of
-from ghn_jax.training.step import Collect, Gradients, Metrics, TrainState, make_embed, make_update
+from ghn_jax.training.step import Collect, Metrics, TrainState, make_embed, make_update
 from ghn_jax.training.targets import Target
 
 
@@ -59,12 +58,25 @@ class Prepared(NamedTuple):
 
 
 class Engine:
-    """Runs the steps of a training run; holds compiled programs, not the state of the run."""
+    """Runs the steps of a training run; holds compiled programs, not the state of the run.
 
-    def __init__(self, config: TrainConfig, ghn: HypernetConfig, optimizer: optax.GradientTransformation):
+    Args:
+      config: of the run.
+      ghn: the hypernetwork.
+      optimizer: of the update.
+      progress: see `Programs`.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        ghn: HypernetConfig,
+        optimizer: optax.GradientTransformation,
+        progress: Callable[[int, int, Any], None] = lambda finished, started, recipe: None,
+    ):
         self._config = config
         self._ghn = ghn
-        self.programs = Programs()
+        self.programs = Programs(progress=progress)
         self._mapped = parallel.Mapped(self.programs, make_embed(ghn), make_update(ghn, optimizer))
         self._workers = [
             concurrent.futures.ThreadPoolExecutor(

@@ -137,13 +137,14 @@ def train(config: TrainConfig) -> Outcome:
     check_first_networks(config, task)
     run = _Run(config, task, hypernet, workdir, parallel.replicate(state), progress)
     del state
-    validation = Validation(config, hypernet, dataset) if config.val_networks and parallel.is_first() else None
     with (
-        contextlib.closing(Engine(config, hypernet, optimizer)) as engine,
         contextlib.closing(Checkpoints(workdir / checkpoint.FOLDER, config.keep_checkpoints)) as checkpoints,
         contextlib.closing(Watch(workdir, progress.step, config.steps, parallel.is_first())) as watch,
+        contextlib.closing(Engine(config, hypernet, optimizer, watch.compiling)) as engine,
         asked_to_stop(watch.bar.write) as stop,
     ):
+        validates = config.val_networks and parallel.is_first()
+        validation = Validation(config, hypernet, dataset, engine.programs) if validates else None
         run.steps(engine, dataset, validation, checkpoints, watch, stop)
     if parallel.is_first():
         plot_runs([workdir], workdir / "training.png")
@@ -169,6 +170,8 @@ def _start(config: TrainConfig, hypernet: HypernetConfig, optimizer) -> tuple[Tr
 
 def _check_same_run(config: TrainConfig, description: Description) -> None:
     different = differences(config, description.train_config)
+    if not isinstance(description.progress.get("position"), int):
+        different.append("its networks came in the order of an older version")
     version = description.progress.get("generator_version")
     if version != GENERATOR_VERSION:
         different.append(f"generator_version was {version}, is {GENERATOR_VERSION}")

@@ -10,6 +10,7 @@ import numpy as np
 from ghn_jax.architecture import Task
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation import BATCH_SIZE, ByOperation, accuracy, summary
+from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.images import Dataset, in_memory
 from ghn_jax.predict import GHN, predict_params
@@ -35,17 +36,23 @@ def val_targets(config: TrainConfig, task: Task) -> list[Target]:
 class Validation:
     """Measures hypernetworks; operations that no network had before are compiled when they are first met.
 
+    Args:
+      config: of the run.
+      ghn: the hypernetwork.
+      dataset: whose validation images are classified.
+      programs: of the run, whose compiled operations are used; None for new ones.
+
     Raises:
       ImageError: images that do not fit into memory, or are damaged.
     """
 
-    def __init__(self, config: TrainConfig, ghn: HypernetConfig, dataset: Dataset):
+    def __init__(self, config: TrainConfig, ghn: HypernetConfig, dataset: Dataset, programs: Programs | None = None):
         self._ghn = ghn
         self._dataset = dataset
         self._targets = val_targets(config, dataset.task)
         self._images = in_memory(dataset.val, dataset, config.val_images)
         batch_size = min(BATCH_SIZE, len(self._images.labels))
-        self._networks = ByOperation(batch_size)
+        self._networks = ByOperation(batch_size, programs)
 
     def __call__(self, params: Any) -> dict[str, Any]:
         """Mean top-1 accuracy (0..1) of the predicted networks, its standard error, the best, and all of them."""

@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Watch:
     def __init__(self, workdir: Path, step: int, steps: int, first: bool):
         self._files = {}
         self._board = None
+        self._shown = 0.0
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not first)
         if not first:
             return
@@ -51,6 +53,13 @@ class Watch:
             for key, value in fields.items():
                 if isinstance(value, (int, float)) and key != "step":
                     self._board.add_scalar(f"{kind}/{key}", value, fields["step"])
+
+    def compiling(self, finished: int, started: int, recipe: object) -> None:
+        """Shows which program has just been compiled, about once a second."""
+        if self.bar.disable or time.monotonic() - self._shown < 1:
+            return
+        self._shown = time.monotonic()
+        self.bar.set_postfix_str(f"compiling: {finished} of {started} programs, {str(recipe)[:60]}")
 
     def close(self) -> None:
         """Ends the progress bar and closes the files."""

@@ -1,44 +1,38 @@
-"""Compares the compiled machine with networks run unrolled: logits, loss and the gradient of every parameter tensor.
+"""Compares networks run operation by operation with the whole: logits, loss and the gradient of every tensor.
 
-    python experiments/check_machine.py --num=200
+    python experiments/check_execution.py --num=200
 
 Networks come from the splits train, deep, dense, bnfree and wide, with fewer channels, so that all kinds are among
 them: with and without attention, excitation, normalisation, global pooling and 1x1 convolutions at cell inputs, both
 stems, both heads.  Their parameters are random, norms and biases too.
 
-The unrolled side is `whole.run` and JAX's own reverse mode through it, with every primitive compiled on its own.
-The machine is compiled once for all networks of a width, with and without attention, and with the same libraries as the
-primitives: without `convolution.compiler_options`.
+The other side is `execution.whole.run` and JAX's own reverse mode through it, with every primitive compiled on its own.
 
 A tensor's error is the norm of the difference over the norm of its gradient, or over a thousandth of that of all
 gradients where this is more: some gradients are sums that cancel.  Where it is above 1e-5 the same network is run
-unrolled in float64.  If the unrolled float32 gradients are as far from those as the machine's, then float32 ends there,
-with one as with the other; networks for which this is not so make the exit status 1.
+in float64.  If the float32 gradients of the whole are as far from those, then float32 ends there, with one as with the
+other; networks for which this is not so make the exit status 1.
 """
 
 import argparse
 import collections
 import dataclasses
-import functools
-import itertools
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ghn_jax.machine.assemble import assemble, memory_units, stack
-from ghn_jax.machine.parameters import FlatVector
-from ghn_jax.machine.run import new_memory, run, value_and_grad
-from ghn_jax.machine.table import Table, signatures_of, table_of
 from tqdm import tqdm
 
 from ghn_jax import parity
 from ghn_jax.architecture import CIFAR10, Architecture
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.execution import whole
+from ghn_jax.execution.compiling import Programs
+from ghn_jax.execution.operations import Given, Plan, logits, value_and_grad
 from ghn_jax.graph import Role
 from ghn_jax.losses import cross_entropy
 from ghn_jax.program import Program, lower
@@ -47,7 +41,7 @@ SPLITS = ("train", "deep", "dense", "bnfree", "wide")
 ALLOWED = 1e-5
 FLOOR = 1e-3
 FACTOR = 2
-"""What the machine may be farther from float64 than unrolled networks: two sequences of roundings are never alike."""
+"""How much farther from float64 than the whole a network may be: two sequences of roundings are never alike."""
 
 BATCH = 4
 LARGEST_LOGIT = 30.0
@@ -134,7 +128,7 @@ def make_network(name: str, architecture: Architecture, batch: Batch) -> Network
 
 
 def unrolled(network: Network, batch: Batch, dtype=np.float32) -> Values:
-    """The values of a network run by the interpreter."""
+    """The values of a network run as a whole."""
     images = jnp.asarray(batch.images, dtype)
 
     def loss(params):
@@ -147,40 +141,21 @@ def unrolled(network: Network, batch: Batch, dtype=np.float32) -> Values:
     return Values(np.asarray(logits), float(value), jax.tree.map(np.asarray, gradients))
 
 
-class Machine:
-    """One compiled program for all of some networks."""
+class ByOperation:
+    """The same networks run operation by operation."""
 
-    def __init__(self, networks: Sequence[Network]):
-        programs = [network.program for network in networks]
-        self.table: Table = table_of(itertools.chain.from_iterable(map(signatures_of, programs)))
-        self._length = max(len(program.instructions) for program in programs)
-        self._size = max(program.num_params for program in programs)
-        self._units = max(memory_units(program, BATCH) for program in programs)
+    def __init__(self):
+        self.programs = Programs(jax.local_devices()[:1])
 
-    def _code(self, program: Program, training: bool):
-        words = assemble(program, FlatVector.starts(program), self.table, BATCH, training).words
-        return stack([words], self._length)
-
-    def logits(self, networks: Sequence[Network], batch: Batch) -> Iterator[np.ndarray]:
-        """Without dropout."""
-        forwards = jax.jit(functools.partial(run, self.table, FlatVector()), donate_argnames="memory")
-        memory = new_memory(self._units)
-        for program, params in ((network.program, network.params) for network in networks):
-            vector = FlatVector.flatten(program, params, self._size)
-            logits, memory = forwards(self._code(program, False), vector, batch.images, memory=memory)
-            yield np.asarray(logits)[0]
-
-    def gradients(self, networks: Sequence[Network], batch: Batch) -> Iterator[tuple[float, Mapping[str, np.ndarray]]]:
-        """Loss and gradients with dropout."""
-        step = jax.jit(functools.partial(value_and_grad, self.table, FlatVector()), donate_argnames="memory")
-        memory = new_memory(self._units)
-        for network in networks:
-            program = network.program
-            vector = FlatVector.flatten(program, network.params, self._size)
-            outcome, memory = step(
-                self._code(program, True), vector, *batch, memory=memory, dropout_keys=network.dropout_key[None]
-            )
-            yield float(outcome.losses[0]), FlatVector.unflatten(program, np.asarray(outcome.bars))
+    def values(self, network: Network, batch: Batch) -> Values:
+        """Logits without dropout, loss and gradients with it."""
+        program, tensors = network.program, jax.tree.map(jnp.asarray, network.params)
+        images, labels = jnp.asarray(batch.images), jnp.asarray(batch.labels)
+        answers = logits(Plan(program, BATCH).prepare(self.programs), Given(program, tensors), images)
+        given = Given(program, tensors)
+        plan = Plan(program, BATCH, label_smoothing=0.0)
+        loss = value_and_grad(plan.prepare(self.programs), given, images, labels, network.dropout_key).loss
+        return Values(np.asarray(answers), float(loss), jax.tree.map(np.asarray, given.gradients))
 
 
 def errors(values: Values, expected: Values) -> Errors:
@@ -220,8 +195,8 @@ def report(everything: Mapping[str, Errors], inexact: Mapping[str, tuple[Errors,
         explained = mine.worst <= FACTOR * plain.worst and mine.gradient <= FACTOR * plain.gradient
         good &= explained
         print(
-            f"  {name}: {everything[name].worst:.1e}; from float64: machine {mine.worst:.1e}, "
-            f"unrolled {plain.worst:.1e}{'' if explained else ', TOO FAR'}"
+            f"  {name}: {everything[name].worst:.1e}; from float64: by operation {mine.worst:.1e}, "
+            f"whole {plain.worst:.1e}{'' if explained else ', TOO FAR'}"
         )
     return good
 
@@ -231,37 +206,23 @@ def main():
     parser.add_argument("--num", type=int, default=200)
     args = parser.parse_args()
     batch = random_batch()
-    groups = collections.defaultdict(list)
-    for name, architecture in architectures(args.num):
-        groups[architecture.C, architecture.has_attention].append((name, architecture))
+    by_operation = ByOperation()
     everything, inexact, counts = {}, {}, collections.Counter()
     began = time.monotonic()
-    for (width, attention), members in sorted(groups.items()):
-        label = f"{width} channels, {'msa' if attention else 'CNN'}"
-        networks, expected = [], []
-        for name, architecture in tqdm(members, desc=f"{label}: unrolled"):
-            networks.append(make_network(name, architecture, batch))
-            expected.append(unrolled(networks[-1], batch))
-        jax.clear_caches()
-        machine, count = Machine(networks), len(networks)
-        logits = list(tqdm(machine.logits(networks, batch), f"{label}: machine, logits", count))
-        outcomes = list(tqdm(machine.gradients(networks, batch), f"{label}: machine, gradients", count))
-        jax.clear_caches()
-        tqdm.write(f"{label}: {count} networks by {len(machine.table.signatures)} operations")
-        results = [Values(mine, *outcome) for mine, outcome in zip(logits, outcomes, strict=True)]
-        for network, mine, plain in zip(networks, results, expected, strict=True):
-            everything[network.name] = found = errors(mine, plain)
-            counts.update(kinds(network))
-            if not found.worst <= ALLOWED:
-                with jax.enable_x64(True):
-                    exact = unrolled(network, batch, np.float64)
-                inexact[network.name] = errors(mine, exact), errors(plain, exact)
-        jax.clear_caches()
+    for name, architecture in tqdm(list(architectures(args.num)), unit="network"):
+        network = make_network(name, architecture, batch)
+        plain, mine = unrolled(network, batch), by_operation.values(network, batch)
+        everything[name] = found = errors(mine, plain)
+        counts.update(kinds(network))
+        if not found.worst <= ALLOWED:
+            with jax.enable_x64(True):
+                exact = unrolled(network, batch, np.float64)
+            inexact[name] = errors(mine, exact), errors(plain, exact)
     print(", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
     good = report(everything, inexact)
-    print(f"{time.monotonic() - began:.0f} s")
+    print(f"{by_operation.programs.distinct} programs, {time.monotonic() - began:.0f} s")
     if not good:
-        sys.exit(f"errors above {ALLOWED:g} that are the machine's")
+        sys.exit(f"errors above {ALLOWED:g} that are not those of float32")
 
 
 if __name__ == "__main__":
