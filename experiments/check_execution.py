@@ -145,7 +145,7 @@ class ByOperation:
     """The same networks run operation by operation."""
 
     def __init__(self):
-        self.programs = Programs(jax.local_devices()[:1])
+        self.programs = Programs(jax.local_devices()[:1], options={})  # those of the other side
 
     def values(self, network: Network, batch: Batch) -> Values:
         """Logits without dropout, loss and gradients with it."""

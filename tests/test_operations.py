@@ -190,7 +190,7 @@ from ghn_jax.execution.compiling import compile_lowered, copy_to, lower
 from ghn_jax.execution.operations import Sum
 recipe = Sum((2, 3), 4, "float32")
 first, second = jax.devices()
-copied = copy_to(compile_lowered(lower(recipe, first), first), second)
+copied = copy_to(compile_lowered(lower(recipe, first), {}), second)
 x = jax.device_put(np.arange(24.0, dtype=np.float32).reshape(4, 2, 3), second)
 result = copied(x, x)
 assert result.devices() == {second}, result.devices()

@@ -13,7 +13,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -75,6 +75,7 @@ class Programs:
     Args:
       devices: of this process; a recipe is compiled for the first and loaded on the others.
       threads: that compile at once; None for as many as there are processors.
+      options: of XLA; None for those of the platform.
       progress: called with the number of finished recipes, that of those begun, and the one that was finished last.
     """
 
@@ -82,10 +83,12 @@ class Programs:
         self,
         devices: Sequence[Any] | None = None,
         threads: int | None = None,
+        options: Mapping[str, str] | None = None,
         progress: Callable[[int, int, Recipe], None] = lambda finished, started, recipe: None,
     ):
-        self._progress = progress
         self.devices = tuple(jax.local_devices() if devices is None else devices)
+        self._options = compiler_options(platform_of(self.devices[0])) if options is None else dict(options)
+        self._progress = progress
         self._pool = concurrent.futures.ThreadPoolExecutor(
             threads or os.cpu_count(), thread_name_prefix="ghn_jax_compile"
         )
@@ -154,8 +157,8 @@ class Programs:
             if same is not None:
                 return same.result()
             try:
-                compiled = compile_lowered(lowered, self.devices[0])
-                programs = (compiled, *(_elsewhere(recipe, compiled, device) for device in self.devices[1:]))
+                compiled = compile_lowered(lowered, self._options)
+                programs = (compiled, *(self._elsewhere(recipe, compiled, device) for device in self.devices[1:]))
             except BaseException as error:
                 mine.set_exception(error)
                 raise
@@ -169,18 +172,17 @@ class Programs:
                 self.compile_cpu_seconds += time.thread_time() - began
             self._progress(self.finished, self.started, recipe)
 
+    def _elsewhere(self, recipe: Recipe, compiled: jax.stages.Compiled, device: Any) -> Program:
+        """The program for another device of the host."""
+        if platform_of(device) == "cpu":
+            # Several CPU devices are for tests; XLA cannot copy a CPU program that came from the persistent cache.
+            return compile_lowered(lower(recipe, device), self._options)
+        return copy_to(compiled, device)
 
-def compile_lowered(lowered: jax.stages.Lowered, device: Any) -> jax.stages.Compiled:
-    """What `lower` gave for a device, compiled for it."""
-    return lowered.compile(compiler_options(platform_of(device)))
 
-
-def _elsewhere(recipe: Recipe, compiled: jax.stages.Compiled, device: Any) -> Program:
-    """The program for another device of the host."""
-    if platform_of(device) == "cpu":
-        # Several CPU devices are for tests; XLA cannot copy a CPU program that came from the persistent cache.
-        return compile_lowered(lower(recipe, device), device)
-    return copy_to(compiled, device)
+def compile_lowered(lowered: jax.stages.Lowered, options: Mapping[str, str]) -> jax.stages.Compiled:
+    """What `lower` gave, compiled with these options of XLA."""
+    return lowered.compile(dict(options))
 
 
 def copy_to(compiled: jax.stages.Compiled, device: Any) -> Program:
