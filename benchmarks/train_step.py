@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ghn_jax.allocation import keep_freed_memory
 from ghn_jax.architecture import CIFAR10
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.evaluation import he_init
@@ -146,6 +147,7 @@ def main():
     parser.add_argument("--max_multiply_adds", type=int, help="only networks that cost no more per image")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     args = parser.parse_args()
+    keep_freed_memory()
     use_compilation_cache()
     config = TrainConfig(
         steps=args.networks // META_BATCH,

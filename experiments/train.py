@@ -18,6 +18,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ghn_jax.allocation import keep_freed_memory
 from ghn_jax.architecture import ArchitectureError
 from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
@@ -46,6 +47,7 @@ def main(argv):
     if _CONFIG.value is None:
         sys.exit("which run? Give --config=configs/cifar.py (or imagenet.py, digits.py, fashion_mnist.py, smoke.py)")
     logging.set_verbosity(logging.WARNING)  # Orbax reports every step of a save
+    keep_freed_memory()
     use_compilation_cache()
     parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
     try:
