@@ -3,19 +3,17 @@
     python benchmarks/imagenet_step.py
     python benchmarks/imagenet_step.py --batch_size=64 --meta_batch=8      # on a GPU
 
-Prints seconds, the machine's memory for activations and the process's, and what configs/imagenet.py would need.
+Prints seconds, the memory for activations and the process's, and what configs/imagenet.py would need.
 """
 
 import argparse
+import dataclasses
 import itertools
 import resource
 import time
 
 import jax
 import numpy as np
-from ghn_jax.machine.assemble import UNIT
-from ghn_jax.training.bounds import needs_of
-from ghn_jax.training.survey import of_targets
 
 from ghn_jax.architecture import IMAGENET
 from ghn_jax.compilation_cache import use_compilation_cache
@@ -23,6 +21,7 @@ from ghn_jax.predict import GHN
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
+from ghn_jax.training.memory import plan_of
 from ghn_jax.training.step import init_state, make_optimizer
 from ghn_jax.training.targets import meta_batches
 
@@ -39,27 +38,28 @@ def main():
     config = TrainConfig(dataset="imagenet", batch_size=args.batch_size, meta_batch=args.meta_batch, fixed_width=32)
     targets = next(meta_batches(config, IMAGENET)).targets
     hypernet, optimizer = config.hypernetwork(IMAGENET), make_optimizer(config)
-    ahead = of_targets(targets, config.batch_size)
-    engine = Engine(config, hypernet, optimizer, ahead, IMAGENET.image_size)
+    engine = Engine(config, hypernet, optimizer)
     rng = np.random.default_rng(0)
     images = rng.standard_normal((config.batch_size, 224, 224, 3)).astype(np.float32)
     labels = rng.integers(0, 1000, config.batch_size).astype(np.int32)
     state = parallel.replicate(init_state(GHN.init(hypernet, seed=0).params, optimizer))
-    prepared = engine.prepare(targets)
+    prepared = engine.prepare(state, targets)
     for number in (1, 2):
         begin = time.perf_counter()
         state, metrics = engine.step(state, prepared, images, labels)
         metrics = parallel.first_copy(metrics)
         print(f"step {number}: {time.perf_counter() - begin:.1f} s, losses {metrics.losses.ravel().round(3).tolist()}")
+    engine.close()
     costs = ", ".join(f"{target.program.multiply_adds / 1e6:.0f}M" for target in targets)
     print(
         f"{jax.default_backend()}: {len(targets)} networks of {costs} multiply-adds, {config.batch_size} images: "
-        f"{ahead.bounds.memory_bytes / GIB:.2f} GiB for activations, "
+        f"{max(plan_of(target, config).peak_bytes for target in targets) / GIB:.2f} GiB for activations of the largest, "
         f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB:.2f} GiB at most in the process"
     )
     drawn = meta_batches(TrainConfig(dataset="imagenet", meta_batch=8, batch_size=256), IMAGENET)
     several = itertools.islice((target for meta_batch in drawn for target in meta_batch.targets), args.looked_at)
-    sizes = np.array([4 * UNIT * needs_of(target, 256).units / GIB for target in several])
+    full = dataclasses.replace(config, batch_size=256)
+    sizes = np.array([plan_of(target, full).peak_bytes / GIB for target in several])
     print(
         f"configs/imagenet.py, 256 images, float32: {np.median(sizes):.1f} GiB for the median of {len(sizes)} train "
         f"networks, {np.quantile(sizes, 0.95):.1f} for 95% of them, {sizes.max():.1f} for the largest"

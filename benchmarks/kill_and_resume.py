@@ -25,7 +25,7 @@ from ghn_jax.training.loop import init_state, make_optimizer
 from ghn_jax.training.watch import METRICS, read
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMES = {"minutes", "seconds", "waiting", "networks_per_second", "memory_mib"}
+TIMES = {"minutes", "seconds", "waiting", "networks_per_second", "memory_mib", "programs"}
 
 
 def start(workdir: Path, steps: int) -> subprocess.Popen:

@@ -27,7 +27,7 @@ from ghn_jax.architecture import CIFAR10
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.evaluation import he_init
 from ghn_jax.execution import whole
-from ghn_jax.execution.operations import Forward, signature_of
+from ghn_jax.execution.operations import signature_of
 from ghn_jax.losses import cross_entropy
 from ghn_jax.platforms import compiler_options
 from ghn_jax.predict import GHN

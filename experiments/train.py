@@ -65,9 +65,8 @@ def main(argv):
 
 def summary(outcome: Outcome) -> str:
     """How the run ended and what to do next."""
-    lines = [
-        f"\n{outcome.step} of {outcome.steps} steps in {outcome.minutes:.1f} minutes; {outcome.skipped} skipped as not finite"
-    ]
+    made = f"{outcome.step} of {outcome.steps} steps in {outcome.minutes:.1f} minutes"
+    lines = [f"\n{made}; {outcome.skipped} skipped as not finite"]
     if outcome.accuracy is not None:
         lines.append(f"top-1 {outcome.accuracy:.1%} on unseen val networks")
     lines.append(f"in {outcome.workdir}: checkpoints/, metrics.jsonl, training.png")
