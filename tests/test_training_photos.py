@@ -9,6 +9,7 @@ from PIL import Image
 
 from ghn_jax import checkpoint
 from ghn_jax.architecture import Task
+from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.images import ImageError, load, train_batch
 from ghn_jax.images.batches import _epoch_order
@@ -46,6 +47,12 @@ def without_computing(self, state, prepared, images, labels):
     return state._replace(step=state.step + 1), parallel.replicate(metrics)
 
 
+def compile_nothing(monkeypatch):
+    """For steps that do not compute."""
+    monkeypatch.setattr(Programs, "begin", lambda self, recipes: None)
+    monkeypatch.setattr(parallel.Mapped, "begin", lambda self, state, graphs, found: None)
+
+
 # Compiling the real step takes a minute or two.
 @pytest.mark.parametrize("real", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_on_photographs(tree, tmp_path, monkeypatch, real):
@@ -59,7 +66,7 @@ def test_a_run_on_photographs(tree, tmp_path, monkeypatch, real):
 
     monkeypatch.setattr(Engine, "step", watched)
     if not real:
-        monkeypatch.setattr(Engine, "compile", lambda self, state, prepared: None)
+        compile_nothing(monkeypatch)
     config = run_config(tree, tmp_path / "run")
     description = checkpoint.describe(loop.train(config).workdir)
     assert description.task == Task(num_classes=2, image_size=224, large_images=True) and description.step == 2
@@ -74,7 +81,7 @@ def test_a_run_on_photographs(tree, tmp_path, monkeypatch, real):
 def test_a_damaged_image_ends_a_run_with_a_checkpoint(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(TrainConfig, "hypernetwork", lambda self, task: SMALL)
     monkeypatch.setattr(Engine, "step", without_computing)
-    monkeypatch.setattr(Engine, "compile", lambda self, state, prepared: None)
+    compile_nothing(monkeypatch)
     data = load("image_folder", tree)
     second_step = data.train.images[_epoch_order(8, 0, 0)[3:6]]
     for number in second_step.numbers:
