@@ -3,11 +3,12 @@
 Arrays are NHWC, kernels HWIO; `padding` is symmetric zero padding `(height, width)` as in PyTorch.
 
 On CPUs XLA runs a convolution fast only with its axes in the order of a forward one.  It brings others, such as
-gradients, into this order at the top level of a program, but not within loops and branches, where they are 10 to 100
-times slower: so gradients are written in this order here, with barriers that keep XLA from undoing it, and so are
-convolutions whose kernel is larger than the image.  Grouped convolutions are tens of times slower than sums of shifted
-products, which take their place.  And of the two libraries that XLA has for convolutions it takes the slower one,
-unless `platforms.compiler_options` tell it not to.  Other backends keep the native convolution and its gradient.
+gradients, into this order at the top level of a program, but takes the input for the kernel where the kernel is the
+larger of the two, and is a hundred times slower then.  So convolutions whose kernel is larger than the image are
+written out here, with their gradients, with barriers that keep XLA from undoing it.  Grouped convolutions are tens of
+times slower than sums of shifted products, which take their place.  And of the two libraries that XLA has for
+convolutions it takes the slower one, unless `platforms.compiler_options` tell it not to.  Other platforms keep the
+native convolution and its gradient.
 """
 
 from __future__ import annotations
@@ -92,9 +93,17 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     """Dense convolution of `x [B, H, W, in]` with `kernel [kh, kw, in, out]`."""
     if window.kernel == (1, 1) and window.padding == (0, 0) and not native_operations.value:
         return linear(x[:, :: window.stride[0], :: window.stride[1]], kernel[0, 0])
-    if _written_out():
+    if _written_out() and _is_larger(window, x.shape[1:3]):
         return _convolve_cpu(x, kernel, window)
     return _native(x, kernel, window)
+
+
+def _is_larger(window: Window, size: Size) -> bool:
+    """Whether the kernel is larger than the image of this height and width, or than its output.
+
+    Then XLA would take the one for the other, in the convolution or in its gradient.
+    """
+    return math.prod(window.kernel) > min(math.prod(size), math.prod(window.output_size(size)))
 
 
 def linear(x: jax.Array, weight: jax.Array) -> jax.Array:

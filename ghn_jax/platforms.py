@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 
 import jax
 
@@ -13,6 +14,11 @@ compiled_for = jax.make_user_context(None)
 def platform() -> str:
     """The platform that the program at hand is traced for: "cpu", "tpu" or "gpu"."""
     return compiled_for.value or jax.default_backend()
+
+
+def processors() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

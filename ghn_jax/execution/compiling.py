@@ -10,7 +10,6 @@ from __future__ import annotations
 import concurrent.futures
 import hashlib
 import io
-import os
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from jax._src import compiler
 from jax.experimental import serialize_executable
 from jax.sharding import SingleDeviceSharding
 
-from ghn_jax.platforms import compiled_for, compiler_options
+from ghn_jax.platforms import compiled_for, compiler_options, processors
 
 
 class CompilationError(RuntimeError):
@@ -90,7 +89,7 @@ class Programs:
         self._options = compiler_options(platform_of(self.devices[0])) if options is None else dict(options)
         self._progress = progress
         self._pool = concurrent.futures.ThreadPoolExecutor(
-            threads or os.cpu_count(), thread_name_prefix="ghn_jax_compile"
+            threads or processors(), thread_name_prefix="ghn_jax_compile"
         )
         self._lock = threading.Lock()
         self._found: dict[Recipe, concurrent.futures.Future[tuple[Program, ...]]] = {}

@@ -64,6 +64,9 @@ class Decode:
         nodes = jax.ShapeDtypeStruct((1, self.capacity, self.config.hid), jnp.float32)
         return _decoder_shapes(self.config), nodes, index, index
 
+    def __str__(self):
+        return f"{self.rows} rows of the table {self.table.name}"
+
     def __call__(self, params, nodes, index, positions):
         return decode_chunk(self.config, _first(params), self.table, nodes[0], index, positions)
 
@@ -97,6 +100,9 @@ class PullBackChunk:
         rows = rows_shape(self.decode.config, self.decode.table, self.decode.rows)
         return *self.decode.arguments, rows, _NUMBER, self.gradients
 
+    def __str__(self):
+        return f"gradient of {self.decode}"
+
     def __call__(self, params, nodes, index, positions, bar, square, gradients):
         scale = self.weight
         if self.clip_norm is not None:
@@ -126,6 +132,9 @@ class Zeros:
     @property
     def arguments(self):
         return ()
+
+    def __str__(self):
+        return f"zeros of {', '.join(str(shape) for shape, _ in self.leaves[:3])}"
 
     def __call__(self):
         return jax.tree.unflatten(self.structure, [jnp.zeros(shape, dtype) for shape, dtype in self.leaves])
@@ -157,6 +166,9 @@ class MakeTensors:
     @property
     def arguments(self):
         return self.chunks, (jax.ShapeDtypeStruct((), jnp.int32),) * len(self.tensors)
+
+    def __str__(self):
+        return f"tensors of {' and '.join(f'{role.value} {shape}' for role, shape in self.tensors)}"
 
     def __call__(self, chunks, starts):
         cut = self.cut(chunks, starts)
@@ -193,6 +205,9 @@ class PullBackTensors:
         chunks, starts = self.make.arguments
         bars = tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for _, shape in self.make.tensors)
         return chunks, starts, bars, chunks, _NUMBER
+
+    def __str__(self):
+        return f"gradient of {self.make}"
 
     def __call__(self, chunks, starts, bars, gradients, square):
         gradients = list(gradients)

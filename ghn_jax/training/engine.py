@@ -77,7 +77,7 @@ class Engine:
         self._config = config
         self._ghn = ghn
         self.programs = Programs(progress=progress)
-        self._mapped = parallel.Mapped(self.programs, make_embed(ghn), make_update(ghn, optimizer))
+        self._mapped = parallel.Mapped(self.programs, make_embed(ghn), make_update(optimizer))
         self._workers = [
             concurrent.futures.ThreadPoolExecutor(
                 parallel.threads_of_a_device(), thread_name_prefix=f"ghn_jax_device_{number}"
@@ -161,7 +161,7 @@ class Engine:
           CompilationError: naming an operation.
           ExecutionError: a network that the device has no memory for, naming it.
         """
-        nodes = self._mapped.embed(state.params, prepared.graphs)
+        nodes, pull_back = self._mapped.embed(state.params, prepared.graphs)
         running = [
             self._begin(device, share, state, nodes, images, labels) for device, share in enumerate(prepared.shares)
         ]
@@ -175,7 +175,7 @@ class Engine:
             for future in (future for futures in running for future in futures):
                 future.cancel()
             raise
-        return self._mapped.update(state, prepared.graphs, parallel.join(found, like=nodes))
+        return self._mapped.update(state, pull_back, parallel.join(found, like=nodes), prepared.graphs)
 
     def _begin(
         self, device: int, share: Share, state: TrainState, nodes: jax.Array, images: np.ndarray, labels: np.ndarray

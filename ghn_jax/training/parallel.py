@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.config import ConfigError
-from ghn_jax.platforms import compiler_options
+from ghn_jax.platforms import compiler_options, processors
 from ghn_jax.training.step import DEVICES
 
 
@@ -78,7 +78,7 @@ def threads_of_a_device() -> int:
     """
     if jax.default_backend() != "cpu":
         return 1
-    return max(1, (os.cpu_count() or 1) // jax.local_device_count())
+    return max(1, processors() // jax.local_device_count())
 
 
 def local_shares(shares: Sequence[Any]) -> Sequence[Any]:
@@ -141,36 +141,47 @@ class Mapped:
           graphs: of the devices of this process.
           found: shapes of what networks leave behind, with a leading axis of length 1.
         """
-        size = graphs.graphs.nodes["type"].shape[-1]
-        if size in self._compiled or jax.process_count() > 1:
-            # With several processes the first call compiles: pmap cannot lower shapes of arrays of several processes.
+        if jax.process_count() > 1:
+            # The first call compiles: pmap cannot lower shapes of arrays of several processes.
             return
+        size = _padded_nodes(graphs)
+        if size in self._compiled:
+            return
+        state, graphs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), (state, graphs))
         devices = jax.local_device_count()
-        state, graphs = (
-            jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(np.shape(leaf), leaf.dtype), tree)
-            for tree in (state, graphs)
-        )
         found = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((devices, *leaf.shape[1:]), leaf.dtype), found)
+        lowered = self._programs.submit(self._embed.lower, state.params, graphs)
+
+        def update() -> Callable[..., Any]:
+            _, pull_back = lowered.result().out_info
+            shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), pull_back)
+            return _compile(self._update.lower(state, shapes, found))
+
         self._compiled[size] = (
-            self._programs.submit(self._compile, self._embed, state.params, graphs),
-            self._programs.submit(self._compile, self._update, state, graphs, found),
+            self._programs.submit(lambda: _compile(lowered.result())),
+            self._programs.submit(update),
         )
 
-    def _compile(self, mapped: Any, *shapes: Any) -> Callable[..., Any]:
-        return mapped.lower(*shapes).compile(compiler_options(jax.default_backend()))
-
-    def embed(self, params: Any, graphs: Any) -> jax.Array:
-        """Embeddings, with a leading axis over devices."""
+    def embed(self, params: Any, graphs: Any) -> Any:
+        """Embeddings and how their gradient is pulled back, with a leading axis over devices."""
         return self._get(graphs, 0, self._embed)(params, graphs)
 
-    def update(self, state: Any, graphs: Any, found: Any) -> Any:
+    def update(self, state: Any, pull_back: Any, found: Any, graphs: Any) -> Any:
         """The new state and the metrics, replicated; the state is used up."""
-        return self._get(graphs, 1, self._update)(state, graphs, found)
+        return self._get(graphs, 1, self._update)(state, pull_back, found)
 
     def _get(self, graphs: Any, which: int, mapped: Any) -> Callable[..., Any]:
         if jax.process_count() > 1:
             return mapped
-        return self._compiled[graphs.graphs.nodes["type"].shape[-1]][which].result()
+        return self._compiled[_padded_nodes(graphs)][which].result()
+
+
+def _compile(lowered: jax.stages.Lowered) -> Callable[..., Any]:
+    return lowered.compile(compiler_options(jax.default_backend()))
+
+
+def _padded_nodes(graphs: Any) -> int:
+    return graphs.graphs.nodes["type"].shape[-1]
 
 
 def check_same_everywhere(text: str) -> None:

@@ -118,27 +118,29 @@ class Collect:
         return jax.tree.map(lambda leaf: leaf[None], found)
 
 
-def make_embed(ghn: HypernetConfig) -> Callable[[Any, Graphs], jax.Array]:
+PullBack = Callable[[jax.Array], tuple[Any]]
+"""From the gradient of embeddings to that of parameters: a pytree of arrays, which leaves one program for another."""
+
+
+def make_embed(ghn: HypernetConfig) -> Callable[[Any, Graphs], tuple[jax.Array, PullBack]]:
     """The function of a device from the hypernetwork's parameters and `Graphs` to embeddings `[CAPACITY, hid]`."""
 
-    def embed(params: Any, graphs: Graphs) -> jax.Array:
-        nodes = Hypernetwork(ghn).apply({"params": params}, graphs.graphs, method="embed")
-        return nodes.reshape(-1, ghn.hid)[graphs.order]
+    def embed(params: Any, graphs: Graphs) -> tuple[jax.Array, PullBack]:
+        def nodes(params: Any) -> jax.Array:
+            padded = Hypernetwork(ghn).apply({"params": params}, graphs.graphs, method="embed")
+            return padded.reshape(-1, ghn.hid)[graphs.order]
+
+        return jax.vjp(nodes, params)
 
     return embed
 
 
 def make_update(
-    ghn: HypernetConfig, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, Graphs, Gradients], tuple[TrainState, Metrics]]:
-    """The update of one device, to be mapped over the axis `DEVICES`.
+    optimizer: optax.GradientTransformation,
+) -> Callable[[TrainState, PullBack, Gradients], tuple[TrainState, Metrics]]:
+    """The update of one device, to be mapped over the axis `DEVICES`."""
 
-    Embeddings are computed once more: that costs less than keeping what their gradient needs.
-    """
-    embed = make_embed(ghn)
-
-    def step(state: TrainState, graphs: Graphs, found: Gradients) -> tuple[TrainState, Metrics]:
-        _, pull_back = jax.vjp(lambda params: embed(params, graphs), state.params)
+    def step(state: TrainState, pull_back: PullBack, found: Gradients) -> tuple[TrainState, Metrics]:
         (gradient,) = pull_back(found.nodes)
         gradient = {**gradient, **jax.tree.map(jnp.add, decoder_params(gradient), found.decoders)}
         gradient = lax.psum(gradient, DEVICES)
