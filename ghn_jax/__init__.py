@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 # Importing the package loads nothing; a name brings its module when it is first used.
 _MODULE_OF = {
     "predict_params": "ghn_jax.predict",
+    "warm_up": "ghn_jax.predict",
     "GHN": "ghn_jax.predict",
     "Architecture": "ghn_jax.architecture",
     "Genotype": "ghn_jax.architecture",

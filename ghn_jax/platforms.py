@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from typing import Any
 
 import jax
 
@@ -14,6 +15,19 @@ compiled_for = jax.make_user_context(None)
 def platform() -> str:
     """The platform that the program at hand is traced for: "cpu", "tpu" or "gpu"."""
     return compiled_for.value or jax.default_backend()
+
+
+def accelerator() -> jax.Device | None:
+    """Where JAX puts arrays that nobody has put anywhere (`jax.default_device`); None if that is a CPU."""
+    device = jax.config.jax_default_device
+    if device is None or isinstance(device, str):
+        device = jax.local_devices(backend=device)[0]
+    return None if platform_of(device) == "cpu" else device
+
+
+def platform_of(device: Any) -> str:
+    """ "cpu", "tpu" or "gpu"."""
+    return "gpu" if device.platform in ("cuda", "rocm") else device.platform
 
 
 def processors() -> int:

@@ -1,8 +1,8 @@
 """Predicting all parameters of a network.
 
-Nothing is compiled for a new architecture: the node embeddings are compiled once for every size of graph
+On CPUs nothing is compiled for a new architecture: the node embeddings are compiled once for every size of graph
 (`padding.NODE_BUCKETS`), the decoders for chunks of a fixed number of rows, and the tensors of the target's own shapes
-are made with NumPy, each element written once.
+are made with NumPy, each element written once.  On an accelerator `predict_on_device` keeps everything there.
 """
 
 from __future__ import annotations
@@ -12,18 +12,19 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from ghn_jax import padding
+from ghn_jax import padding, predict_on_device
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit_into
 from ghn_jax.ghn.hypernetwork import Hypernetwork, init_params
 from ghn_jax.ghn.requests import Placement, Requests, Table, request
 from ghn_jax.graph import Graph, GraphError, Role, Tensor
+from ghn_jax.platforms import accelerator
 from ghn_jax.target import Target
 
 # Rows of a table decoded at a time.
@@ -55,9 +56,11 @@ class GHN:
 
 
 def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, strict: bool = False) -> Any:
-    """All parameters of the network that `graph` describes.
+    """All parameters of the network that `graph` describes, computed on JAX's default device.
 
-    On the CPU the arrays share one piece of memory, which lives as long as any of them.
+    Everything is computed in full float32 on every platform.  On CPUs the arrays share one piece of memory, which lives
+    as long as any of them.  Accelerators compile a small program for every kind of parameter that they meet for the
+    first time (`warm_up`).
 
     Args:
       graph: of the network, from `ghn_jax.trace` or `build_graph`.
@@ -76,12 +79,7 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
         of another number of classes than the hypernetwork predicts (those of a traced model are then predicted as other
         layers), parameters that cannot be predicted (with `strict`) or of which no initial values are known.
     """
-    if ghn is None:
-        from ghn_jax import pretrained
-
-        ghn = pretrained.load()
-    if not isinstance(ghn, GHN):
-        raise TypeError(f"predict_params expected a GHN, got {type(ghn).__name__}")
+    ghn = _chosen(ghn, "predict_params")
     padding.check_graph(graph)
     if graph.target is not None:
         return _predict_tree(graph, graph.target, ghn, seed, strict)
@@ -89,10 +87,23 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise GraphError(f"two tensors are called {twice!r}")
-    buffers = _allocate([tensor.shape for tensor in graph.tensors])
-    _predict_into(buffers, graph, ghn)
-    # All at once, and as lists: JAX would sort the names of a dictionary.
-    return dict(zip(names, jax.device_put(buffers, may_alias=True), strict=True))
+    device = accelerator()
+    if device is None:
+        tensors = _predict_tensors(graph, ghn)
+    else:
+        tensors = predict_on_device.predict_tensors(graph, ghn, device)
+    return dict(zip(names, tensors, strict=True))
+
+
+def _chosen(ghn: GHN | None, function: str) -> GHN:
+    """The hypernetwork given to a function, or the one in the package."""
+    if ghn is None:
+        from ghn_jax import pretrained
+
+        ghn = pretrained.load()
+    if not isinstance(ghn, GHN):
+        raise TypeError(f"{function} expected a GHN, got {type(ghn).__name__}")
+    return ghn
 
 
 def _predict_tree(graph: Graph, target: Target, ghn: GHN, seed: int, strict: bool) -> Any:
@@ -104,12 +115,30 @@ def _predict_tree(graph: Graph, target: Target, ghn: GHN, seed: int, strict: boo
     initial = dict(zip(left, target.initial(left, seed), strict=True)) if left else {}
     if missing := [repr(target.leaves[index].name) for index, values in initial.items() if values is None]:
         raise GraphError(f"{', '.join(missing)}: not predicted, and only a shape was given; trace with arrays instead")
-    graph = dataclasses.replace(graph, tensors=tuple(_as_ordinary(t, ghn.config) for t in graph.tensors))
+    graph = _with_ordinary_classes(graph, ghn.config)
+    device = accelerator()
+    if device is None:
+        predicted = _predict_leaves(graph, target, initial, ghn)
+    else:
+        predicted = predict_on_device.predict_leaves(graph, target.leaves, initial, ghn, device)
+    values = initial | predicted
+    return target.rebuild([values[index] for index in range(len(target.leaves))])
+
+
+def _predict_tensors(graph: Graph, ghn: GHN) -> list[jax.Array]:
+    """The tensors of a graph, in its order."""
+    buffers = _allocate([tensor.shape for tensor in graph.tensors])
+    _predict_into(buffers, graph, ghn)
+    # All at once, and as lists: JAX would sort the names of a dictionary.
+    return jax.device_put(buffers, may_alias=True)
+
+
+def _predict_leaves(graph: Graph, target: Target, initial: Mapping[int, Any], ghn: GHN) -> dict[int, jax.Array]:
+    """The leaves, by index, that do not keep their initial values."""
     leaves = _allocate([leaf.shape for leaf in target.leaves])
-    for tensor in graph.tensors:
-        index = tensor.place.leaf
-        if index in initial:
-            leaves[index][...] = initial.pop(index)  # the parts that are not predicted
+    predicted = {tensor.place.leaf for tensor in graph.tensors}
+    for index in initial.keys() & predicted:
+        leaves[index][...] = initial[index]  # the parts that are not predicted
     buffers = [tensor.place.buffer(leaves[tensor.place.leaf], tensor.shape) for tensor in graph.tensors]
     apart = [index for index, buffer in enumerate(buffers) if buffer is None]
     for index in apart:
@@ -118,11 +147,14 @@ def _predict_tree(graph: Graph, target: Target, ghn: GHN, seed: int, strict: boo
     for index in apart:
         place = graph.tensors[index].place
         place.write(leaves[place.leaf], buffers[index])
-    whole = [index for index in range(len(leaves)) if index not in initial]
+    whole = [index for index in range(len(leaves)) if index in predicted or index not in initial]
     arrays = [leaves[index].astype(target.leaves[index].dtype, copy=False) for index in whole]
-    predicted = dict(zip(whole, jax.device_put(arrays, may_alias=True), strict=True))
-    values = predicted | initial
-    return target.rebuild([values[index] for index in range(len(leaves))])
+    return dict(zip(whole, jax.device_put(arrays, may_alias=True), strict=True))
+
+
+def _with_ordinary_classes(graph: Graph, config: HypernetConfig) -> Graph:
+    """The graph; a classification layer for another number of classes is an ordinary layer."""
+    return dataclasses.replace(graph, tensors=tuple(_as_ordinary(tensor, config) for tensor in graph.tensors))
 
 
 def _as_ordinary(tensor: Tensor, config: HypernetConfig) -> Tensor:
@@ -141,15 +173,42 @@ def _predict_into(buffers: list[np.ndarray], graph: Graph, ghn: GHN) -> None:
     _fit_all(buffers, graph.tensors, placements, decoded, ghn.config.weight_norm)
 
 
-def warm_up(ghn: GHN, max_nodes: int = 1023) -> None:
-    """Compiles all that predictions for graphs of up to `max_nodes` nodes need, so that none of them has to."""
+def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Graph] = ()) -> None:
+    """Compiles ahead what predictions on JAX's default device need, so that none of them has to wait.
+
+    That is all of it on CPUs.  Accelerators also compile for the shapes of parameters: those of `graphs`, here, and
+    others when they are first met.
+
+        ghn_jax.warm_up(max_nodes=255, graphs=[ghn_jax.build_graph(ghn_jax.named("resnet50"))])
+
+    Args:
+      ghn: the hypernetwork; None takes the one shipped with the package.
+      max_nodes: of the graphs to be predicted for.
+      graphs: of some of them, as for `predict_params`.
+
+    Raises:
+      GraphError: no graph may have `max_nodes` nodes, or one of `graphs` is not valid.
+    """
+    ghn = _chosen(ghn, "warm_up")
+    for graph in graphs:
+        padding.check_graph(graph)
+    largest = padding.bucket(max([max_nodes, *(graph.num_nodes for graph in graphs)]))
+    buckets = [nodes for nodes in padding.NODE_BUCKETS if nodes <= largest]
+    device = accelerator()
+    if device is None:
+        _warm_up(ghn, buckets)
+    else:
+        graphs = [_with_ordinary_classes(graph, ghn.config) if graph.target else graph for graph in graphs]
+        predict_on_device.compile_ahead(ghn.config, buckets, graphs, device)
+
+
+def _warm_up(ghn: GHN, buckets: Sequence[int]) -> None:
+    """Predicts for a graph of every size."""
     one = np.zeros(1, np.int32)
     graph = Graph(one, np.zeros((1, 4), np.int32), np.zeros((1, 1), np.int32), ())
-    for nodes in padding.NODE_BUCKETS:
+    for nodes in buckets:
         padded = padding.stack([padding.pad(graph, nodes, ghn.config.max_distance)])
         embeddings = np.asarray(_compiled(ghn.config, "embed")(ghn.params, padded))[0]
-        if nodes > max_nodes:
-            break
     _decode(ghn, embeddings, Requests(*[one] * len(Requests._fields)))
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,15 @@ class Place:
         if self.cut is not None:
             values = values.reshape(-1, values.shape[-1])[: self.cut]
         view[...] = values.reshape(view.shape)
+
+    def put(self, leaf: jax.Array, values: jax.Array) -> jax.Array:
+        """The leaf with a tensor in its part: what `write` does, for arrays that cannot be written to."""
+        if self.cut is not None:
+            values = values.reshape(-1, values.shape[-1])[: self.cut]
+        starts, stops = zip(*self.parts, strict=True) if self.parts else ((), ())
+        part = values.reshape([stops[axis] - starts[axis] for axis in self.order])
+        part = part.transpose(sorted(range(part.ndim), key=self.order.__getitem__))
+        return lax.dynamic_update_slice(leaf.reshape(self.split), part, starts).reshape(leaf.shape)
 
     def buffer(self, leaf: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
         """The part as an array of the tensor's `shape` that shares the leaf's memory; None if there is none."""

@@ -21,7 +21,7 @@ from jax._src import compiler
 from jax.experimental import serialize_executable
 from jax.sharding import SingleDeviceSharding
 
-from ghn_jax.platforms import compiled_for, compiler_options, processors
+from ghn_jax.platforms import compiled_for, compiler_options, platform_of, processors
 
 
 class CompilationError(RuntimeError):
@@ -54,16 +54,27 @@ def lower(recipe: Recipe, device: Any) -> jax.stages.Lowered:
     def placed(leaf):
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
 
+    with compiled_for(platform_of(device)):
+        return jax.jit(_plain(recipe), donate_argnums=recipe.donated).lower(*jax.tree.map(placed, recipe.arguments))
+
+
+def lower_for_results(recipe: Recipe, device: Any) -> jax.stages.Lowered:
+    """The recipe lowered for a device that is there, whose results do not insist on it.
+
+    JAX refuses to spread an array over several devices that was computed for a given one; one that it happens to have
+    put there, it moves.
+    """
+    with jax.default_device(device), compiled_for(platform_of(device)):
+        return jax.jit(_plain(recipe), donate_argnums=recipe.donated).lower(*recipe.arguments)
+
+
+def _plain(recipe: Recipe) -> Callable[..., Any]:
+    """A function of one name, so that recipes that do the same share an entry of the persistent cache."""
+
     def program(*arguments):
         return recipe(*arguments)
 
-    with compiled_for(platform_of(device)):
-        return jax.jit(program, donate_argnums=recipe.donated).lower(*jax.tree.map(placed, recipe.arguments))
-
-
-def platform_of(device: Any) -> str:
-    """ "cpu", "tpu" or "gpu"."""
-    return "gpu" if device.platform in ("cuda", "rocm") else device.platform
+    return program
 
 
 class Programs:
@@ -75,6 +86,7 @@ class Programs:
       devices: of this process; a recipe is compiled for the first and loaded on the others.
       threads: that compile at once; None for as many as there are processors.
       options: of XLA; None for those of the platform.
+      lower: what lowers a recipe for a device.
       progress: called with the number of finished recipes, that of those begun, and the one that was finished last.
     """
 
@@ -83,10 +95,12 @@ class Programs:
         devices: Sequence[Any] | None = None,
         threads: int | None = None,
         options: Mapping[str, str] | None = None,
+        lower: Callable[[Recipe, Any], jax.stages.Lowered] = lower,
         progress: Callable[[int, int, Recipe], None] = lambda finished, started, recipe: None,
     ):
         self.devices = tuple(jax.local_devices() if devices is None else devices)
         self._options = compiler_options(platform_of(self.devices[0])) if options is None else dict(options)
+        self._lower = lower
         self._progress = progress
         self._pool = concurrent.futures.ThreadPoolExecutor(
             threads or processors(), thread_name_prefix="ghn_jax_compile"
@@ -147,7 +161,7 @@ class Programs:
     def _make(self, recipe: Recipe) -> tuple[Program, ...]:
         began = time.thread_time()
         try:
-            lowered = lower(recipe, self.devices[0])
+            lowered = self._lower(recipe, self.devices[0])
             text = f"{recipe.donated} {lowered.in_tree} {lowered.out_tree} {lowered.as_text()}"
             key = hashlib.sha256(text.encode()).hexdigest()
             with self._lock:
@@ -175,7 +189,7 @@ class Programs:
         """The program for another device of the host."""
         if platform_of(device) == "cpu":
             # Several CPU devices are for tests; XLA cannot copy a CPU program that came from the persistent cache.
-            return compile_lowered(lower(recipe, device), self._options)
+            return compile_lowered(self._lower(recipe, device), self._options)
         return copy_to(compiled, device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any, NamedTuple
 
@@ -51,6 +52,12 @@ def init_params(config: HypernetConfig, seed: int) -> Any:
     # Under jit, only what the parameters need is computed.
     init = jax.jit(Hypernetwork(config).init)
     return init(jax.random.key(seed), graphs, pad_requests(requests, Sizes(1, 1, 1, 1)))["params"]
+
+
+@functools.cache
+def param_shapes(config: HypernetConfig) -> Any:
+    """Shapes and types of the parameters of `Hypernetwork(config)`."""
+    return jax.eval_shape(lambda: init_params(config, 0))
 
 
 def kind(name: str) -> type[nn.Module]:

@@ -19,7 +19,7 @@ from jax import lax
 from ghn_jax.ghn.chunks import decode_chunk, rows_shape
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit
-from ghn_jax.ghn.hypernetwork import DECODERS, init_params
+from ghn_jax.ghn.hypernetwork import DECODERS, param_shapes
 from ghn_jax.ghn.requests import Table, table_of_role
 from ghn_jax.graph import Role, Tensor
 
@@ -33,8 +33,8 @@ def decoder_params(params: Any) -> dict[str, Any]:
 
 @functools.cache
 def _decoder_shapes(config: HypernetConfig) -> Any:
-    params = jax.eval_shape(lambda: init_params(config, 0))
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), decoder_params(params))
+    params = decoder_params(param_shapes(config))
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), params)
 
 
 def _first(tree: Any) -> Any:
