@@ -1,9 +1,11 @@
 """Compiling for accelerators that are not there: what is counted, without compiling for any."""
 
+import collections
 import dataclasses
 import importlib.util
 import itertools
 import math
+import re
 import types
 
 import jax
@@ -34,7 +36,7 @@ def sizes(tree):
 
 def logical(recipe):
     """Facts of a recipe without a compiler: arrays without padding, no temporaries."""
-    return Facts(sizes(recipe.arguments), sizes(jax.eval_shape(recipe, *recipe.arguments)), 0, 0, 0.0, 0.0)
+    return Facts(sizes(recipe.arguments), sizes(jax.eval_shape(recipe, *recipe.arguments)), 0, 0, 0.0, 0.0, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +87,9 @@ class Program:
 def test_memory_is_taken_as_long_as_arrays_live():
     first, grow, end = Program("first"), Program("grow", donated=(0,)), Program("end")
     facts = {
-        first: Facts((), 10, temporaries=5, code=0, flops=0, traffic=0),
-        grow: Facts(10, (10, 3), temporaries=0, code=0, flops=0, traffic=0),
-        end: Facts((10, 3), 1, temporaries=1, code=0, flops=0, traffic=0),
+        first: Facts((), 10, temporaries=5, code=0, flops=0, traffic=0, accessed=0),
+        grow: Facts(10, (10, 3), temporaries=0, code=0, flops=0, traffic=0, accessed=0),
+        end: Facts((10, 3), 1, temporaries=1, code=0, flops=0, traffic=0, accessed=0),
     }
     device = Rehearsal(facts)
     device.doing = "network 7"
@@ -188,7 +190,7 @@ def test_jobs_count_networks_and_name_what_they_are_for(step):
     assert {"Embeddings", "Update", "Collect", "Conv 1x1, backward", "Decode, dense"} <= set(kinds)
 
 
-def test_a_roofline_is_what_takes_longer_and_the_host():
+def test_a_roofline_is_what_takes_longer(capsys):
     chip = Chip(flops=100.0, bandwidth=10.0, memory=0.0)
     network = lower(NETWORKS["resnet"], CIFAR10)
     conv, add = (
@@ -196,12 +198,16 @@ def test_a_roofline_is_what_takes_longer_and_the_host():
         for kind in (Conv, Add)
     )
     facts = {
-        conv: Facts((), (), 0, 0, flops=200.0, traffic=5.0),
-        add: Facts((), (), 0, 0, flops=1.0, traffic=30.0),
+        conv: Facts((), (), 0, 0, flops=200.0, traffic=5.0, accessed=0.0),
+        add: Facts((), (), 0, 0, flops=1.0, traffic=30.0, accessed=0.0),
     }
-    seconds = accelerators.roofline({conv: 3, add: 2}, facts, chip)
-    host = 5 * accelerators.DISPATCH_SECONDS
-    assert seconds == pytest.approx({"Conv larger, forward": 6.0, "Add, forward": 6.0, "host": host})
+    dispatched = collections.Counter({conv: 3, add: 2})
+    seconds = accelerators.roofline(dispatched, facts, chip)
+    assert seconds == pytest.approx({"Conv larger, forward": 6.0, "Add, forward": 6.0})
+    steps = [accelerators.Rehearsed(0, "", dispatched, networks=4)] * 2
+    step = accelerators.report_time(steps, facts, chip)
+    assert step == pytest.approx(12.0 + 5 * accelerators.DISPATCH_SECONDS)
+    assert re.search(r"chip +3000.00 ms", capsys.readouterr().out)
 
 
 def test_multiply_adds_of_gradients_are_twice_those_of_outputs():

@@ -33,7 +33,8 @@ class Facts(NamedTuple):
       temporaries: bytes taken while it runs.
       code: bytes; 0 where XLA does not tell.
       flops: operations, two for a multiply-add.
-      traffic: bytes read and written.
+      traffic: bytes of arguments and results, which it reads and writes at least.
+      accessed: bytes that its parts read and write, near or far; 0 where XLA does not tell.
     """
 
     arguments: Any
@@ -42,6 +43,7 @@ class Facts(NamedTuple):
     code: int
     flops: float
     traffic: float
+    accessed: float
 
     def seconds(self, chip: Chip) -> float:
         """What it takes at least: a roofline."""
@@ -53,7 +55,7 @@ def facts_of(compiled: jax.stages.Compiled, flops: float) -> Facts:
 
     Args:
       compiled: the program.
-      flops: taken where XLA counts none, for GPUs that are not there; traffic is then that of arguments and results.
+      flops: taken where XLA counts none, for GPUs that are not there.
     """
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     return Facts(
@@ -62,7 +64,8 @@ def facts_of(compiled: jax.stages.Compiled, flops: float) -> Facts:
         temporaries=memory.temp_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
         flops=cost.get("flops", flops),
-        traffic=cost.get("bytes accessed", memory.argument_size_in_bytes + memory.output_size_in_bytes),
+        traffic=memory.argument_size_in_bytes + memory.output_size_in_bytes,
+        accessed=cost.get("bytes accessed", 0.0),
     )
 
 
