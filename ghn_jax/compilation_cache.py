@@ -1,16 +1,96 @@
 """Compiled programs kept on disk, so that a second process need not compile again."""
 
+from __future__ import annotations
+
 import os
+import sys
+import threading
+import zlib
 from pathlib import Path
 
 import jax
+from jax._src import compilation_cache
+from jax._src.compilation_cache_interface import CacheInterface
 
 
 def use_compilation_cache() -> None:
-    """Turns JAX's persistent cache on, unless the user has set one up: instructions compile in well under a second
-    each, so even the quick ones are worth keeping."""
-    if jax.config.jax_compilation_cache_dir is None:
+    """Turns JAX's persistent cache on, in `~/.cache/ghn_jax/xla`, unless the user has set one up.
+
+    Operations compile in well under a second each, so even the quick ones are worth keeping.  A damaged entry is
+    compiled again; a folder that cannot be used is said once, on stderr, and nothing is kept.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "ghn_jax" / "xla"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        folder = home / "ghn_jax" / "xla"
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError) as error:  # the latter if there is no home
+        _say(f"no compiled programs are kept: {error}")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # JAX would make a cache of its own for this folder, and offers no way to give it another.
+    compilation_cache._cache = _Entries(folder)
+
+
+class _Entries(CacheInterface):
+    """A folder of entries, each with a checksum at its end, for any number of processes at once.
+
+    JAX's own cache keeps entries that a full disk or the end of a process has cut short, and warns of them in every
+    process.
+    """
+
+    def __init__(self, folder: Path):
+        self._path = folder
+        self._keeps = True
+        self._said_damaged = False
+
+    def get(self, key: str) -> bytes | None:
+        try:
+            stored = self._file(key).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._give_up(error)
+            return None
+        value, checksum = stored[:-4], stored[-4:]
+        if checksum == _checksum(value):
+            return value
+        if not self._said_damaged:
+            self._said_damaged = True
+            _say(f"{self._file(key)} is damaged: it is compiled again, and so are others like it")
+        return None
+
+    def put(self, key: str, value: bytes) -> None:
+        if not self._keeps:
+            return
+        # Under a name of its own until it is complete; an entry that could not be read is replaced.
+        part = self._path / f"{key}.{os.getpid()}.{threading.get_ident()}"
+        try:
+            part.write_bytes(value + _checksum(value))
+            part.replace(self._file(key))
+        except OSError as error:
+            self._give_up(error)
+            try:
+                part.unlink(missing_ok=True)
+            except OSError:
+                pass  # neither can it be removed
+
+    def _file(self, key: str) -> Path:
+        return self._path / f"{key}.program"
+
+    def _give_up(self, error: OSError) -> None:
+        if self._keeps:
+            self._keeps = False
+            _say(f"no more compiled programs are kept in {self._path}: {error}")
+
+
+def _checksum(value: bytes) -> bytes:
+    return zlib.crc32(value, 1).to_bytes(4, "little")  # from 1, so that zeros are no entry
+
+
+def _say(text: str) -> None:
+    """On stderr and not as a warning: even where warnings are errors, nothing is to stop for want of a cache."""
+    print(f"ghn_jax: {text}", file=sys.stderr, flush=True)
