@@ -36,7 +36,6 @@ import numpy as np
 import tqdm
 from jax.experimental import topologies
 
-from ghn_jax import padding
 from ghn_jax.architecture import CIFAR10, IMAGENET, Task, named
 from ghn_jax.evaluation import BATCH_SIZE
 from ghn_jax.execution.compiling import CompilationError, Programs, Recipe
@@ -44,10 +43,11 @@ from ghn_jax.execution.operations import Backward, Forward, Plan, value_and_grad
 from ghn_jax.execution.rehearsal import Chip, Facts, Rehearsal, facts_of
 from ghn_jax.ghn.chunks import rows_shape
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.hypernetwork import Hypernetwork, init_params
+from ghn_jax.ghn.hypernetwork import param_shapes
 from ghn_jax.ghn.programs import Decode, MakeTensors, PullBackChunk, PullBackTensors, decoder_params
 from ghn_jax.ghn.requests import Table
 from ghn_jax.graph import Graph
+from ghn_jax.predict_on_device import recipes_of
 from ghn_jax.primitives import Conv, Primitive
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.decoded import DecodedTensors, Decoding
@@ -156,7 +156,7 @@ def _before_and_after(
 ) -> tuple[Function, Function]:
     """What the hypernetwork does before and after the networks of a step."""
     optimizer = make_optimizer(config)
-    state = _leading(jax.eval_shape(lambda: init_state(init_params(ghn, 0), optimizer)))
+    state = _leading(jax.eval_shape(lambda params: init_state(params, optimizer), param_shapes(ghn)))
     padded = _leading(graphs_of(graphs, nodes, ghn))
     found = jax.eval_shape(collect, *collect.arguments)
     embed, update = _of_one_device(make_embed(ghn)), _of_one_device(make_update(optimizer))
@@ -213,22 +213,8 @@ def jobs(todo: Sequence[Step], networks: int, config: TrainConfig, task: Task) -
         for recipe in Plan(target.program, BATCH_SIZE).recipes():
             yield Job("evaluation", networks, recipe)
     for name in PREDICTED:
-        for recipe in prediction(make_target(0, named(name), task), config, task):
+        for recipe in recipes_of(make_target(0, named(name), task).graph, config.hypernetwork(task)):
             yield Job("prediction", networks, recipe)
-
-
-def prediction(target: Target, config: TrainConfig, task: Task) -> Iterator[Recipe]:
-    """What it takes to predict the tensors of a network on the device."""
-    ghn, nodes = config.hypernetwork(task), padding.bucket(target.graph.num_nodes)
-    graphs = padding.stack([padding.pad(target.graph, nodes, ghn.max_distance)])
-    params = jax.eval_shape(lambda: init_params(ghn, 0))
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), graphs)
-
-    def embed(params, graphs):
-        return Hypernetwork(ghn).apply({"params": params}, graphs, method="embed")
-
-    yield Function(f"Embeddings of a graph of {nodes} nodes", embed, (params, shapes))
-    yield from (r for r in _decoding(target, 0, ghn, config).recipes() if isinstance(r, (Decode, MakeTensors)))
 
 
 class Compiled(NamedTuple):

@@ -84,15 +84,18 @@ def compile_ahead(config: HypernetConfig, buckets: Sequence[int], graphs: Sequen
     recipes: list[Recipe] = [Embed(config, nodes) for nodes in buckets]
     recipes += [DecodeChunk(config, table, chunk_rows(config, table)) for table in Table]
     for graph in graphs:
-        if graph.target is None:
-            plan = _plan(*_each_a_leaf(graph), (), config)
-        else:
-            plan = _plan(graph, graph.target.leaves, graph.target.unpredicted, config)
-        recipes += plan.recipes()
+        recipes += recipes_of(graph, config)
     programs = programs_of(device)
     programs.begin(recipes)
     for recipe in recipes:
         programs.get(recipe)
+
+
+def recipes_of(graph: Graph, config: HypernetConfig) -> Iterator[Recipe]:
+    """All programs that a prediction for a graph takes."""
+    if graph.target is None:
+        return _plan(*_each_a_leaf(graph), (), config).recipes()
+    return _plan(graph, graph.target.leaves, graph.target.unpredicted, config).recipes()
 
 
 @functools.cache
