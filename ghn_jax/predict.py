@@ -78,6 +78,7 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
       GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, class layers
         of another number of classes than the hypernetwork predicts (those of a traced model are then predicted as other
         layers), parameters that cannot be predicted (with `strict`) or of which no initial values are known.
+      CompilationError: the compiler of an accelerator fails (`ghn_jax.execution.compiling`).
     """
     ghn = _chosen(ghn, "predict_params")
     padding.check_graph(graph)
