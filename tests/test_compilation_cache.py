@@ -1,8 +1,6 @@
 """What is compiled is kept on disk; damage and want of room are said once and cost nothing but time."""
 
 import os
-import resource
-import signal
 import subprocess
 import sys
 
@@ -11,6 +9,10 @@ import pytest
 from ghn_jax.compilation_cache import _Entries
 
 WORKER = """
+import resource, signal, sys
+if len(sys.argv) > 1:  # a disk that is nearly full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 import jax, jax.numpy as jnp
 from ghn_jax.compilation_cache import use_compilation_cache
 use_compilation_cache()
@@ -25,16 +27,11 @@ print(found.count("cache_hits"), found.count("compile_requests_use_cache"))
 def compile_in_a_process(home, largest_file=None):
     """Programs found in the cache below `home`, programs asked for, and the lines on stderr."""
 
-    def limit():
-        if largest_file is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(home)}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WORKER],
-        env=environment, capture_output=True, text=True, check=True, preexec_fn=limit,
+        [sys.executable, "-W", "error", "-c", WORKER, *([] if largest_file is None else [str(largest_file)])],
+        env=environment, capture_output=True, text=True, check=True,
     )  # fmt: skip
     hits, asked = map(int, done.stdout.split())
     return hits, asked, done.stderr.splitlines()
