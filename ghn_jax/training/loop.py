@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import resource
 import time
@@ -281,7 +282,8 @@ class _Run:
         self._save(checkpoints, accuracy)
 
     def _upcoming(self, engine: Engine) -> Iterator[_Upcoming]:
-        for targets, after in meta_batches(self.config, self.task, self.progress.position):
+        left = self.config.steps - self.progress.step  # nothing is compiled for steps that are never made
+        for targets, after in itertools.islice(meta_batches(self.config, self.task, self.progress.position), left):
             yield _Upcoming(engine.prepare(self.state, targets), after)
 
     def _batches(self, dataset: Dataset) -> Iterator[Batch]:
