@@ -50,10 +50,11 @@ def main():
         metrics = parallel.first_copy(metrics)
         print(f"step {number}: {time.perf_counter() - begin:.1f} s, losses {metrics.losses.ravel().round(3).tolist()}")
     engine.close()
+    largest = max(plan_of(target, config).peak_bytes for target in targets)
     costs = ", ".join(f"{target.program.multiply_adds / 1e6:.0f}M" for target in targets)
     print(
         f"{jax.default_backend()}: {len(targets)} networks of {costs} multiply-adds, {config.batch_size} images: "
-        f"{max(plan_of(target, config).peak_bytes for target in targets) / GIB:.2f} GiB for activations of the largest, "
+        f"{largest / GIB:.2f} GiB for activations of the largest, "
         f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB:.2f} GiB at most in the process"
     )
     drawn = meta_batches(TrainConfig(dataset="imagenet", meta_batch=8, batch_size=256), IMAGENET)
