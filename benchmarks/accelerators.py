@@ -239,7 +239,7 @@ def compile_all(todo: Iterable[Job], device: Any) -> list[Compiled]:
     first: dict[Recipe, Job] = {}
     for job in todo:
         first.setdefault(job.recipe, job)
-    programs, found = Programs([device], threads=1), []
+    programs, found = Programs([device], threads=1, keep=False), []
     for recipe, job in tqdm.tqdm(first.items(), "compiling", unit="recipe", smoothing=0, disable=None):
         known, began = programs.distinct, cpu_seconds()
         compiled = programs.get(recipe)

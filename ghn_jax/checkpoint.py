@@ -297,8 +297,11 @@ def load_arrays(path: str | os.PathLike, like: Any) -> Any:
     try:
         with context:
             arrays = ocp.load(path, wanted)
-    except (ValueError, OSError) as error:
-        raise CheckpointError(f"{path}: the arrays are damaged: {_brief(error)}") from error
+    except Exception as error:
+        # Orbax raises a bare Exception where TensorStore could not read an array; what else it raises is a fault.
+        if type(error) is not Exception and not isinstance(error, (ValueError, OSError)):
+            raise
+        raise CheckpointError(f"{path}: the arrays cannot be read: {_brief(error.__cause__ or error)}") from error
     digests = (ocp.metadata(path).custom_metadata or {}).get(_DIGESTS, {})
     for name, digest in _digests(arrays).items():
         if digests.get(name) != digest:
@@ -317,7 +320,7 @@ def _name(keys) -> str:
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in keys)
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """What an error says, without the pages that TensorStore adds."""
     text = str(error).split("[tensorstore_spec")[0].strip()
     return text if len(text) < 300 else text[:300] + "..."

@@ -186,11 +186,12 @@ def test_every_recipe_says_what_it_is():
 
 SHARED = """
 import dataclasses, jax, jax.numpy as jnp, numpy as np
-from ghn_jax.execution.compiling import compile_lowered, copy_to, lower
+from ghn_jax.execution.compiling import compile_lowered, lower
+from ghn_jax.execution.kept import Serialized
 from ghn_jax.execution.operations import Sum
 recipe = Sum((2, 3), 4, "float32")
 first, second = jax.devices()
-copied = copy_to(compile_lowered(lower(recipe, first), {}), second)
+copied = Serialized.of(compile_lowered(lower(recipe, first), {})).load(second)
 x = jax.device_put(np.arange(24.0, dtype=np.float32).reshape(4, 2, 3), second)
 result = copied(x, x)
 assert result.devices() == {second}, result.devices()

@@ -30,7 +30,7 @@ from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.losses import cross_entropy
 from ghn_jax.predict import GHN, predict_params
 from ghn_jax.training import engine as engine_module
-from ghn_jax.training import inputs, loop, memory, parallel
+from ghn_jax.training import inputs, loop, memory, parallel, targets
 from ghn_jax.training.config import TrainConfig, config_dict, from_fields
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import NonFiniteLossError
@@ -182,7 +182,7 @@ def test_networks_larger_than_the_memory(monkeypatch):
         memory.check_first_networks(config, CIFAR10)
 
 
-def test_a_device_that_runs_out_of_memory(tmp_path, small_hypernetwork, monkeypatch):
+def test_a_device_that_runs_out_of_memory(tmp_path, small_hypernetwork, small_networks, monkeypatch):
     """At run time: the network is named, and the checkpoint is that of the last step."""
     real, calls = engine_module.value_and_grad, []
 
@@ -196,19 +196,20 @@ def test_a_device_that_runs_out_of_memory(tmp_path, small_hypernetwork, monkeypa
     with pytest.raises(
         ExecutionError, match=r"architecture \d+ does not fit .*17179869184 bytes.\): lower config.batch"
     ):
-        loop.train(smoke_config(tmp_path))
+        loop.train(small_config(tmp_path))
     assert checkpoint.describe(tmp_path).step == 1
 
 
-def test_an_operation_that_cannot_be_compiled(tmp_path, small_hypernetwork, monkeypatch):
+def test_an_operation_that_cannot_be_compiled(tmp_path, small_hypernetwork, small_networks, monkeypatch):
     """It is named, and the checkpoint is that of the last step."""
 
     def broken(*args):
         raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such convolution")
 
     monkeypatch.setattr(compiling, "compile_lowered", broken)
+    monkeypatch.setattr(compiling.Programs, "_load", lambda self, key: None)  # of what another run has kept
     with pytest.raises(CompilationError, match=r"cannot be compiled for cpu: UNIMPLEMENTED: no such convolution"):
-        loop.train(smoke_config(tmp_path))
+        loop.train(small_config(tmp_path))
     assert checkpoint.describe(tmp_path).step == 0
 
 
@@ -263,6 +264,8 @@ def test_meta_batches_go_on_from_any_position():
         for mine, known in zip(rest, drawn[done:], strict=True):
             assert [t.number for t in mine.targets] == [t.number for t in known.targets]
             assert mine.after == known.after
+    until = list(meta_batches(config, CIFAR10, stop=drawn[3].after))
+    assert [m.after for m in until] == [m.after for m in drawn[:4]]
 
 
 def test_meta_batches_are_the_stream_in_its_order():
@@ -320,6 +323,21 @@ def small_hypernetwork(monkeypatch):
     monkeypatch.setattr(TrainConfig, "hypernetwork", lambda self, task: SMALL)
 
 
+def small_config(workdir, **fields):
+    return dataclasses.replace(smoke_config(workdir), fixed_width=None, max_multiply_adds=None, **fields)
+
+
+@pytest.fixture
+def small_networks(monkeypatch):
+    """Networks of the stream are small ones, of two depths."""
+    small = dataclasses.replace(PLAIN, n_cells=1, C=8, fc_dim=16)
+    monkeypatch.setattr(
+        targets,
+        "train_architecture",
+        lambda seed, position, large_images: dataclasses.replace(small, n_cells=1 + position % 2),
+    )
+
+
 def test_two_steps(tmp_path, small_hypernetwork):
     outcome = loop.train(smoke_config(tmp_path))
     assert (outcome.step, outcome.steps, outcome.skipped, outcome.signal) == (2, 2, 0, None)
@@ -353,7 +371,7 @@ def test_start_from_a_checkpoint(tmp_path, ghn, small_hypernetwork):
     jax.tree.map(np.testing.assert_array_equal, started, pretrained.load().params)
 
 
-def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, monkeypatch):
+def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, small_networks, monkeypatch):
     real = Engine.step
 
     def interrupted(self, *args):
@@ -361,12 +379,12 @@ def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, monkeypatch):
         return real(self, *args)
 
     monkeypatch.setattr(Engine, "step", interrupted)
-    outcome = loop.train(smoke_config(tmp_path / "a"))
+    outcome = loop.train(small_config(tmp_path / "a"))
     assert (outcome.step, outcome.signal) == (1, signal.SIGINT)
     assert checkpoint.describe(tmp_path / "a").step == 1
     # Another configuration is refused, but for what does not change what is learned.
     with pytest.raises(ConfigError, match=r"learning_rate was 0.001, is 0.01; steps was 2, is 3"):
-        loop.train(dataclasses.replace(smoke_config(tmp_path / "a"), learning_rate=0.01, steps=3))
+        loop.train(dataclasses.replace(small_config(tmp_path / "a"), learning_rate=0.01, steps=3))
 
     def broken(self, state, prepared, pixels, labels):
         return real(self, state, prepared, np.full_like(pixels, np.nan), labels)
@@ -374,7 +392,7 @@ def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, monkeypatch):
     monkeypatch.setattr(Engine, "step", broken)
     monkeypatch.setattr(loop, "MAX_SKIPPED", 2)
     with pytest.raises(NonFiniteLossError, match=r"step 2: .* not finite for 2 steps in a row; .* were \[\d+, \d+\]"):
-        loop.train(smoke_config(tmp_path / "b"))
+        loop.train(small_config(tmp_path / "b"))
     assert checkpoint.saved_steps(tmp_path / "b" / checkpoint.FOLDER) == []
     rows = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     assert [row["applied"] for row in rows] == [False, False]

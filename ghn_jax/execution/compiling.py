@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
-import io
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -17,10 +16,9 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
-from jax._src import compiler
-from jax.experimental import serialize_executable
 from jax.sharding import SingleDeviceSharding
 
+from ghn_jax.execution.kept import Kept, Serialized, not_kept_by_jax
 from ghn_jax.platforms import compiled_for, compiler_options, platform_of, processors
 
 
@@ -69,12 +67,12 @@ def lower_for_results(recipe: Recipe, device: Any) -> jax.stages.Lowered:
 
 
 def _plain(recipe: Recipe) -> Callable[..., Any]:
-    """A function of one name, so that recipes that do the same share an entry of the persistent cache."""
+    """A function of one name, so that recipes that do the same come down to the same text."""
 
-    def program(*arguments):
+    def operation(*arguments):
         return recipe(*arguments)
 
-    return program
+    return operation
 
 
 class Programs:
@@ -87,6 +85,8 @@ class Programs:
       threads: that compile at once; None for as many as there are processors.
       options: of XLA; None for those of the platform.
       lower: what lowers a recipe for a device.
+      keep: whether programs are kept on disk where JAX's persistent cache is used; not those for a device that is not
+        there.
       progress: called with the number of finished recipes, that of those begun, and the one that was finished last.
     """
 
@@ -96,11 +96,13 @@ class Programs:
         threads: int | None = None,
         options: Mapping[str, str] | None = None,
         lower: Callable[[Recipe, Any], jax.stages.Lowered] = lower,
+        keep: bool = True,
         progress: Callable[[int, int, Recipe], None] = lambda finished, started, recipe: None,
     ):
         self.devices = tuple(jax.local_devices() if devices is None else devices)
         self._options = compiler_options(platform_of(self.devices[0])) if options is None else dict(options)
         self._lower = lower
+        self._kept = Kept.for_device(self.devices[0], self._options, lower) if keep else None
         self._progress = progress
         self._pool = concurrent.futures.ThreadPoolExecutor(
             threads or processors(), thread_name_prefix="ghn_jax_compile"
@@ -161,21 +163,21 @@ class Programs:
     def _make(self, recipe: Recipe) -> tuple[Program, ...]:
         began = time.thread_time()
         try:
-            lowered = self._lower(recipe, self.devices[0])
-            text = f"{recipe.donated} {lowered.in_tree} {lowered.out_tree} {lowered.as_text()}"
-            key = hashlib.sha256(text.encode()).hexdigest()
+            lowered, key = None, self._kept and self._kept.find(recipe)
+            if key is None:
+                lowered, key = self._lowered(recipe)
             with self._lock:
                 same = self._compiled.get(key)
                 mine = self._compiled.setdefault(key, concurrent.futures.Future()) if same is None else None
-            if same is not None:
-                return same.result()
-            try:
-                compiled = compile_lowered(lowered, self._options)
-                programs = (compiled, *(self._elsewhere(recipe, compiled, device) for device in self.devices[1:]))
-            except BaseException as error:
-                mine.set_exception(error)
-                raise
-            mine.set_result(programs)
+            if same is None:
+                try:
+                    mine.set_result(self._load(key) or self._compile(key, lowered or self._lowered(recipe)[0]))
+                except BaseException as error:
+                    mine.set_exception(error)
+                    raise
+            programs = (same or mine).result()
+            if self._kept and lowered is not None:
+                self._kept.note(recipe, key)
             return programs
         except jax.errors.JaxRuntimeError as error:
             raise CompilationError(f"{recipe} cannot be compiled for {self.devices[0].device_kind}: {error}") from error
@@ -185,34 +187,29 @@ class Programs:
                 self.compile_cpu_seconds += time.thread_time() - began
             self._progress(self.finished, self.started, recipe)
 
-    def _elsewhere(self, recipe: Recipe, compiled: jax.stages.Compiled, device: Any) -> Program:
-        """The program for another device of the host."""
-        if platform_of(device) == "cpu":
-            # Several CPU devices are for tests; XLA cannot copy a CPU program that came from the persistent cache.
-            return compile_lowered(self._lower(recipe, device), self._options)
-        return copy_to(compiled, device)
+    def _lowered(self, recipe: Recipe) -> tuple[jax.stages.Lowered, str]:
+        """The recipe lowered for the first device, and a key of what it does."""
+        lowered = self._lower(recipe, self.devices[0])
+        text = f"{recipe.donated} {lowered.in_tree} {lowered.out_tree} {lowered.as_text()}"
+        return lowered, hashlib.sha256(text.encode()).hexdigest()
+
+    def _load(self, key: str) -> tuple[Program, ...] | None:
+        """The program of this key for every device, if it has been kept."""
+        serialized = self._kept.get(key) if self._kept else None
+        return serialized and tuple(serialized.load(device) for device in self.devices)
+
+    def _compile(self, key: str, lowered: jax.stages.Lowered) -> tuple[Program, ...]:
+        """The program for every device, compiled once."""
+        with not_kept_by_jax():
+            compiled = compile_lowered(lowered, self._options)
+        if self._kept is None and len(self.devices) == 1:
+            return (compiled,)
+        serialized = Serialized.of(compiled)
+        if self._kept:
+            self._kept.put(key, serialized)
+        return (compiled, *(serialized.load(device) for device in self.devices[1:]))
 
 
 def compile_lowered(lowered: jax.stages.Lowered, options: Mapping[str, str]) -> jax.stages.Compiled:
     """What `lower` gave, compiled with these options of XLA."""
     return lowered.compile(dict(options))
-
-
-def copy_to(compiled: jax.stages.Compiled, device: Any) -> Program:
-    """The same program on another device of the host, without compiling it again."""
-    payload, in_tree, out_tree = serialize_executable.serialize(compiled)
-    unloaded, arguments, no_kwargs = _Elsewhere(io.BytesIO(payload), device.client, [device]).load()
-    return jax.stages.Compiled(unloaded.load(), [], in_tree.unflatten(arguments), out_tree, no_kwargs=no_kwargs)
-
-
-class _Elsewhere(serialize_executable._JaxPjrtUnpickler):
-    """Reads a program for one device as one for another; `deserialize_and_load` only knows the device it is from."""
-
-    def persistent_load(self, pid):
-        device = self.execution_devices[0]
-        if pid[0] == "device":
-            return device
-        if pid[0] == "exec":
-            options = compiler.get_compile_options(1, 1, np.array([[device.id]]))
-            return self.backend.deserialize_executable(pid[1], self.execution_devices, options)
-        return super().persistent_load(pid)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import itertools
 
 from ghn_jax.architecture import Task
 from ghn_jax.execution.operations import ExecutionError, Plan
@@ -12,7 +11,7 @@ from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.targets import Target, meta_batches
 
 LOOK_AHEAD = 64
-"""Networks that are looked at before a run."""
+"""Positions of the stream of architectures that are looked at before a run."""
 
 
 def plan_of(target: Target, config: TrainConfig) -> Plan:
@@ -26,8 +25,7 @@ def check_first_networks(config: TrainConfig, task: Task) -> None:
     Raises:
       ExecutionError: as `check_network`.
     """
-    needed = -(-LOOK_AHEAD // config.meta_batch)
-    for meta_batch in itertools.islice(meta_batches(config, task), needed):
+    for meta_batch in meta_batches(config, task, stop=max(LOOK_AHEAD, config.meta_batch)):
         check_networks(meta_batch.targets, config)
 
 

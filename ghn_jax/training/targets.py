@@ -36,18 +36,23 @@ class MetaBatch(NamedTuple):
     after: int
 
 
-def meta_batches(config: TrainConfig, task: Task, start: int = 0) -> Iterator[MetaBatch]:
-    """Meta-batches of train architectures without end, a pure function of the arguments.
+def meta_batches(config: TrainConfig, task: Task, start: int = 0, stop: int | None = None) -> Iterator[MetaBatch]:
+    """Meta-batches of train architectures, a pure function of the arguments; without end if `stop` is None.
 
     Networks follow each other as they are drawn, those above `max_multiply_adds` left out.  Meta-batches of more than
     2,200 nodes are skipped, as in the original.
+
+    Args:
+      config: of the run.
+      task: what networks are for.
+      start, stop: positions in the stream, the first that is drawn and the first that is not.
 
     Raises:
       ArchitectureError: `max_multiply_adds` is so low that there is none for a thousand positions.
     """
     position, too_costly = start, 0
     targets: list[Target] = []
-    while True:
+    while stop is None or position < stop:
         target = _target(config, task, position)
         position += 1
         if target is None:
