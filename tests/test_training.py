@@ -273,10 +273,10 @@ def test_meta_batches_are_the_stream_in_its_order():
     drawn = [train_architecture(0, position) for position in range(80)]
     expected = iter(range(0, 80, 4))
     widths = set()
-    for targets, after in itertools.islice(meta_batches(TrainConfig(meta_batch=4), CIFAR10), 15):
+    for drawn_targets, after in itertools.islice(meta_batches(TrainConfig(meta_batch=4), CIFAR10), 15):
         first = next(start for start in expected if start + 4 == after)
-        assert [target.architecture for target in targets] == drawn[first : first + 4]
-        widths.add(len({target.architecture.C for target in targets}))
+        assert [target.architecture for target in drawn_targets] == drawn[first : first + 4]
+        widths.add(len({target.architecture.C for target in drawn_targets}))
     assert max(widths) > 1
 
 
