@@ -2,9 +2,6 @@
 
 import dataclasses
 import itertools
-import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -182,25 +179,3 @@ def test_every_recipe_says_what_it_is():
     for recipe in Plan(PROGRAMS["mixed"], BATCH, label_smoothing=0.0).recipes():
         assert "object at 0x" not in str(recipe)
     assert str(Sum((4, 4, 8), 2, "float32")) == "Sum(shape=(4, 4, 8), batch=2, dtype='float32')"
-
-
-SHARED = """
-import dataclasses, jax, jax.numpy as jnp, numpy as np
-from ghn_jax.execution.compiling import compile_lowered, lower
-from ghn_jax.execution.kept import Serialized
-from ghn_jax.execution.operations import Sum
-recipe = Sum((2, 3), 4, "float32")
-first, second = jax.devices()
-copied = Serialized.of(compile_lowered(lower(recipe, first), {})).load(second)
-x = jax.device_put(np.arange(24.0, dtype=np.float32).reshape(4, 2, 3), second)
-result = copied(x, x)
-assert result.devices() == {second}, result.devices()
-np.testing.assert_array_equal(result, 2 * np.arange(24.0).reshape(4, 2, 3))
-"""
-
-
-def test_a_program_is_copied_to_another_device():
-    """Without compiling it again; in a process of its own, with two devices and no persistent cache."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
-    environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
-    subprocess.run([sys.executable, "-c", SHARED], env=environment, check=True, timeout=120)
