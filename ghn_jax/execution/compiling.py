@@ -200,8 +200,7 @@ class Programs:
 
     def _compile(self, key: str, lowered: jax.stages.Lowered) -> tuple[Program, ...]:
         """The program for every device, compiled once."""
-        with not_kept_by_jax():
-            compiled = compile_lowered(lowered, self._options)
+        compiled = compile_lowered(lowered, self._options)
         if self._kept is None and len(self.devices) == 1:
             return (compiled,)
         serialized = Serialized.of(compiled)
@@ -211,5 +210,6 @@ class Programs:
 
 
 def compile_lowered(lowered: jax.stages.Lowered, options: Mapping[str, str]) -> jax.stages.Compiled:
-    """What `lower` gave, compiled with these options of XLA."""
-    return lowered.compile(dict(options))
+    """What `lower` gave, compiled with these options of XLA; JAX's cache is left alone (see `Serialized.of`)."""
+    with not_kept_by_jax():
+        return lowered.compile(dict(options))

@@ -100,7 +100,7 @@ class Serialized:
 
     @classmethod
     def of(cls, compiled: jax.stages.Compiled) -> Serialized:
-        """Of a program that was compiled in this process: XLA serializes one for CPUs that was loaded wrongly."""
+        """Of a program that this process compiled; XLA serializes wrongly what it has loaded, as of JAX's cache."""
         return cls(pickle.dumps(serialize_executable.serialize(compiled)))
 
     def load(self, device: Any) -> jax.stages.Compiled:
@@ -124,7 +124,7 @@ class _For(serialize_executable._JaxPjrtUnpickler):
 
 
 def not_kept_by_jax():
-    """A context in which JAX keeps nothing of what is compiled: what is kept here need not be kept twice."""
+    """A context in which JAX's cache takes in nothing: then it has nothing to load instead of compiling."""
     return jax_config.persistent_cache_min_compile_time_secs(float("inf"))
 
 
