@@ -35,21 +35,24 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@functools.cache
-def compiler_options(platform: str) -> dict[str, str]:
-    """Options of XLA with which programs that consist of convolutions are to be compiled.
+_OPTIONS = {
+    # YNNPACK computes matrix products and sums, as by default, but not convolutions, for which Eigen takes about two
+    # thirds of the time.
+    "cpu": {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE"},
+    # cuBLAS multiplies matrices: for Triton a kernel would be compiled for every product, and several be tried.
+    "gpu": {"xla_gpu_enable_triton_gemm": False},
+    "tpu": {},
+}
 
-    On CPUs YNNPACK computes matrix products and sums, as by default, but not convolutions, for which Eigen takes about
-    two thirds of the time.  Releases of XLA that do not know this option get none.
+
+@functools.cache
+def compiler_options(platform: str) -> dict[str, Any]:
+    """Options of XLA with which small programs are to be compiled; none where this release of XLA does not know them.
 
     Args:
       platform: "cpu", "tpu" or "gpu".
     """
-    if platform != "cpu":
-        return {}
-    options = {
-        "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE",
-    }
+    options = _OPTIONS[platform]
     try:
         jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:

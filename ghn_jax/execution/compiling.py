@@ -94,7 +94,7 @@ class Programs:
         self,
         devices: Sequence[Any] | None = None,
         threads: int | None = None,
-        options: Mapping[str, str] | None = None,
+        options: Mapping[str, Any] | None = None,
         lower: Callable[[Recipe, Any], jax.stages.Lowered] = lower,
         keep: bool = True,
         progress: Callable[[int, int, Recipe], None] = lambda finished, started, recipe: None,
@@ -209,7 +209,7 @@ class Programs:
         return (compiled, *(serialized.load(device) for device in self.devices[1:]))
 
 
-def compile_lowered(lowered: jax.stages.Lowered, options: Mapping[str, str]) -> jax.stages.Compiled:
+def compile_lowered(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> jax.stages.Compiled:
     """What `lower` gave, compiled with these options of XLA; JAX's cache is left alone (see `Serialized.of`)."""
     with not_kept_by_jax():
         return lowered.compile(dict(options))

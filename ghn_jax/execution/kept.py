@@ -39,7 +39,7 @@ class Kept:
         self._environment = environment
 
     @classmethod
-    def for_device(cls, device: Any, options: Mapping[str, str], lower: Callable[..., Any]) -> Kept | None:
+    def for_device(cls, device: Any, options: Mapping[str, Any], lower: Callable[..., Any]) -> Kept | None:
         """Those for a device of this process; None if JAX's persistent cache is not used.
 
         Args:
