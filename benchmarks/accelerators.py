@@ -36,8 +36,7 @@ import numpy as np
 import tqdm
 from jax.experimental import topologies
 
-from ghn_jax.architecture import CIFAR10, IMAGENET, Task, named
-from ghn_jax.evaluation import BATCH_SIZE
+from ghn_jax.evaluation.accuracy import BATCH_SIZE
 from ghn_jax.execution.compiling import CompilationError, Programs, Recipe
 from ghn_jax.execution.operations import Backward, Forward, Plan, value_and_grad
 from ghn_jax.execution.rehearsal import Chip, Facts, Rehearsal, facts_of
@@ -45,16 +44,18 @@ from ghn_jax.ghn.chunks import rows_shape
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.hypernetwork import param_shapes
 from ghn_jax.ghn.programs import Decode, MakeTensors, PullBackChunk, PullBackTensors, decoder_params
-from ghn_jax.ghn.requests import Table
-from ghn_jax.graph import Graph
-from ghn_jax.predict_on_device import recipes_of
-from ghn_jax.primitives import Conv, Primitive
+from ghn_jax.ghn.rows import Table
+from ghn_jax.graphs.graph import Graph
+from ghn_jax.networks.architecture import CIFAR10, IMAGENET, Task, named
+from ghn_jax.networks.network import Network, make_network
+from ghn_jax.networks.primitives import Conv, Primitive
+from ghn_jax.prediction.on_device import recipes_of
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.decoded import DecodedTensors, Decoding
 from ghn_jax.training.inputs import CAPACITY, first_nodes, graphs_of, padded_nodes
 from ghn_jax.training.memory import plan_of
+from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.step import DEVICES, Collect, init_state, make_embed, make_optimizer, make_update
-from ghn_jax.training.targets import Target, make_target, meta_batches
 
 META_BATCH = 8
 PREDICTED = ("resnet50", "vit")
@@ -129,7 +130,7 @@ class Step(NamedTuple):
     embed: Function
     update: Function
     collect: Collect
-    targets: tuple[Target, ...]
+    targets: tuple[Network, ...]
     plans: tuple[Plan, ...]
     decodings: tuple[Decoding, ...]
 
@@ -183,7 +184,7 @@ def _of_one_device(function: Callable[..., Any]) -> Callable[..., Any]:
     return alone
 
 
-def _decoding(target: Target, first_node: int, ghn: HypernetConfig, config: TrainConfig) -> Decoding:
+def _decoding(target: Network, first_node: int, ghn: HypernetConfig, config: TrainConfig) -> Decoding:
     return Decoding(
         target.program,
         target.graph,
@@ -213,7 +214,7 @@ def jobs(todo: Sequence[Step], networks: int, config: TrainConfig, task: Task) -
         for recipe in Plan(target.program, BATCH_SIZE).recipes():
             yield Job("evaluation", networks, recipe)
     for name in PREDICTED:
-        for recipe in recipes_of(make_target(0, named(name), task).graph, config.hypernetwork(task)):
+        for recipe in recipes_of(make_network(0, named(name), task).graph, config.hypernetwork(task)):
             yield Job("prediction", networks, recipe)
 
 
@@ -293,7 +294,7 @@ def rehearse(step: Step, facts: Mapping[Recipe, Facts]) -> Rehearsed:
     images, labels = device.arrays(_images_and_labels(step.plans[0], facts))
     key = device.number(0)
 
-    def run(target: Target, plan: Plan, decoding: Decoding) -> tuple[Any, ...]:
+    def run(target: Network, plan: Plan, decoding: Decoding) -> tuple[Any, ...]:
         device.doing = f"architecture {target.number}"
         network, decoded = plan.prepare(device), decoding.prepare(device, 0)
         tensors = DecodedTensors(decoded, decoder_params(state.params), nodes)

@@ -11,11 +11,11 @@ import itertools
 import jax
 import numpy as np
 
-from ghn_jax.architecture import CIFAR10
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.inputs import shares
-from ghn_jax.training.targets import meta_batches
+from ghn_jax.training.meta_batches import meta_batches
 
 META_BATCHES = 100
 

@@ -14,16 +14,16 @@ import time
 
 import numpy as np
 
-from ghn_jax.architecture import CIFAR10
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.compilations import counted
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
+from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import init_state, make_optimizer
-from ghn_jax.training.targets import meta_batches
 
 SHOWN = (8, 16, 32, 64, 128, 256, 512, 1024)
 BATCH = 8

@@ -12,11 +12,11 @@ import time
 
 import numpy as np
 
-from ghn_jax import program_graph
 from ghn_jax.deepnets import sampler
-from ghn_jax.deepnets.writing import stored_network
-from ghn_jax.graph import shortest_paths
-from ghn_jax.program import lower
+from ghn_jax.deepnets.files.writing import stored_network
+from ghn_jax.graphs.graph import shortest_paths
+from ghn_jax.networks import program_graph
+from ghn_jax.networks.program import lower
 
 ORIGINAL = 12
 ROUNDS = 5

@@ -15,15 +15,15 @@ import time
 import jax
 import numpy as np
 
-from ghn_jax.architecture import IMAGENET
 from ghn_jax.compilation_cache import use_compilation_cache
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import IMAGENET
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.memory import plan_of
+from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.step import init_state, make_optimizer
-from ghn_jax.training.targets import meta_batches
 
 GIB = 2**30
 

@@ -19,10 +19,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ghn_jax import checkpoint
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.loop import init_state, make_optimizer
 from ghn_jax.training.watch import METRICS, read
+from ghn_jax.weights import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMES = {"minutes", "seconds", "waiting", "networks_per_second", "memory_mib", "programs"}

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 
 import ghn_jax
-from ghn_jax import pretrained
-from ghn_jax.predict import warm_up
+from ghn_jax.prediction.predict import warm_up
+from ghn_jax.weights import pretrained
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from examples.models import convnext, densenet, gpt, mobilenet, nnx_models, resnet, unet, vgg, vit  # noqa: E402
@@ -70,7 +70,7 @@ def main():
         _, again = timed(lambda model=model, sample=sample: ghn_jax.trace(model, sample))
         ghn_jax.predict_params(graph)
         _, prediction = timed(ghn_jax.predict_params, graph)
-        report = graph.report()
+        report = ghn_jax.report(graph)
         count = sum(row.size for row in report.rows)
         seen = sum(row.size for row in report.of(ghn_jax.Verdict.SEEN))
         print(

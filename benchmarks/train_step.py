@@ -23,20 +23,20 @@ import jax.numpy as jnp
 import numpy as np
 
 from ghn_jax.allocation import keep_freed_memory
-from ghn_jax.architecture import CIFAR10
 from ghn_jax.compilation_cache import use_compilation_cache
-from ghn_jax.evaluation import he_init
 from ghn_jax.execution import whole
 from ghn_jax.execution.operations import signature_of
-from ghn_jax.losses import cross_entropy
-from ghn_jax.platforms import compiler_options
-from ghn_jax.predict import GHN
-from ghn_jax.primitives import Conv
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10
+from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.platforms import compiler_options
+from ghn_jax.networks.primitives import Conv
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
+from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.step import init_state, make_optimizer
-from ghn_jax.training.targets import meta_batches
 
 META_BATCH = 8
 

@@ -22,21 +22,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ghn_jax import checkpoint, images, padding
-from ghn_jax.checkpoint import Description
+from ghn_jax import images
 from ghn_jax.execution import whole
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit
 from ghn_jax.ghn.hypernetwork import Decoded, Hypernetwork
-from ghn_jax.ghn.requests import Sizes, pad_requests, request, rows_of
-from ghn_jax.losses import cross_entropy
-from ghn_jax.platforms import compiler_options
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.ghn.rows import Sizes, pad_requests, request, rows_of
+from ghn_jax.graphs import padding
+from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.network import Network
+from ghn_jax.networks.platforms import compiler_options
 from ghn_jax.training.config import TrainConfig, from_fields
 from ghn_jax.training.inputs import padded_nodes
+from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.step import TrainState, init_state, make_optimizer, update
-from ghn_jax.training.targets import Target, meta_batches
 from ghn_jax.training.watch import METRICS, Watch
+from ghn_jax.weights import checkpoint
+from ghn_jax.weights.checkpoint import Description
 
 _ROWS = 512
 """Numbers of decoded rows are padded to multiples of it, so that the hypernetwork is compiled a few times only."""
@@ -63,7 +66,7 @@ class Unrolled:
         self.compile_seconds = 0.0
 
     def step(
-        self, state: TrainState, targets: Sequence[Target], pixels: np.ndarray, labels: np.ndarray
+        self, state: TrainState, targets: Sequence[Network], pixels: np.ndarray, labels: np.ndarray
     ) -> tuple[TrainState, np.ndarray, np.ndarray]:
         """The state after an update, and of every network the loss and the number of images classified correctly."""
         graphs = [target.graph for target in targets]
@@ -90,7 +93,7 @@ class Unrolled:
         state = self._apply(state, pull_back, bars, jnp.stack(losses))
         return state, np.stack(losses), np.stack(correct)
 
-    def _network(self, target: Target) -> Callable:
+    def _network(self, target: Network) -> Callable:
         """Loss of a network, images classified correctly, and its share of the gradient of its decoded rows.
 
         Rows are taken out of their tables, and gradients put in, outside of it: that compiles much faster.

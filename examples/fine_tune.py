@@ -62,7 +62,7 @@ def main():
         hits = [correct(params, *batch)[:count] for batch, count in images.eval_batches(test, dataset, BATCH)]
         return float(np.concatenate(hits).mean())
 
-    print(graph.report().summary)
+    print(ghn_jax.report(graph).summary)
     curves = {}
     with tqdm(total=2 * args.steps, unit="step", leave=False) as bar:
         for name, params in starts.items():

@@ -28,7 +28,7 @@ def main():
     params = ghn_jax.predict_params(graph)
     stats = ghn_jax.calibrate(model, params, [images])
 
-    print(graph.report())
+    print(ghn_jax.report(graph))
     logits = model.apply({"params": params, "batch_stats": stats}, images, train=False)
     print(f"\nlogits {logits.shape}, mean {jnp.mean(logits):.3f}, standard deviation {jnp.std(logits):.3f}")
 

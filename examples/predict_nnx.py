@@ -42,7 +42,7 @@ def main():
     nnx.update(model, ghn_jax.calibrate(model, nnx.state(model, nnx.Param), [images]))
     model.eval()
 
-    print(graph.report())
+    print(ghn_jax.report(graph))
     print("\nlogits of one image:", model(images[:1]))
 
 

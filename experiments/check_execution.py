@@ -27,15 +27,15 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from ghn_jax import parity
-from ghn_jax.architecture import CIFAR10, Architecture
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.execution import whole
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.execution.operations import Given, Plan, logits, value_and_grad
-from ghn_jax.graph import Role
-from ghn_jax.losses import cross_entropy
-from ghn_jax.program import Program, lower
+from ghn_jax.graphs.graph import Role
+from ghn_jax.networks.architecture import CIFAR10, Architecture
+from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.program import Program, lower
+from ghn_jax.studies import parity
 
 SPLITS = ("train", "deep", "dense", "bnfree", "wide")
 ALLOWED = 1e-5

@@ -22,17 +22,28 @@ import numpy as np
 import tqdm
 from flax import traverse_util
 
-from ghn_jax import convert, parity
-from ghn_jax.architecture import ArchitectureError, Task
-from ghn_jax.checkpoint import CheckpointError
-from ghn_jax.deepnets.nodes import node_labels
+from ghn_jax.deepnets.files.matching import MismatchError, match_nodes
+from ghn_jax.deepnets.files.nodes import node_labels
 from ghn_jax.ghn.config import ConfigError
-from ghn_jax.graph import Graph, GraphError
-from ghn_jax.matching import MismatchError, match_nodes
-from ghn_jax.parity import GRAPHS, LONGEST_VIRTUAL_EDGE, META, NETWORKS, PREDICTIONS, TASKS, ParityError, Reference
-from ghn_jax.predict import GHN, embed_nodes, predict_params
-from ghn_jax.program import Program, lower
-from ghn_jax.program_graph import graph_of
+from ghn_jax.ghn.model import GHN
+from ghn_jax.graphs.graph import Graph, GraphError
+from ghn_jax.networks.architecture import ArchitectureError, Task
+from ghn_jax.networks.program import Program, lower
+from ghn_jax.networks.program_graph import graph_of
+from ghn_jax.prediction.predict import embed_nodes, predict_params
+from ghn_jax.studies import parity
+from ghn_jax.studies.parity import (
+    GRAPHS,
+    LONGEST_VIRTUAL_EDGE,
+    META,
+    NETWORKS,
+    PREDICTIONS,
+    TASKS,
+    ParityError,
+    Reference,
+)
+from ghn_jax.weights import conversion
+from ghn_jax.weights.checkpoint import CheckpointError
 
 LOGITS_TOLERANCE = 1e-4
 EMBEDDINGS_TOLERANCE = 1e-4
@@ -199,8 +210,8 @@ def load_hypernetworks(reference: Reference) -> dict[str, GHN]:
     for path in sorted(reference.folder.glob("*.npz")):
         if not path.stem.endswith("_embeddings"):
             try:
-                found[path.stem] = GHN(*convert.load_npz(path))
-            except (convert.ConversionError, ConfigError) as error:
+                found[path.stem] = GHN(*conversion.load_npz(path))
+            except (conversion.ConversionError, ConfigError) as error:
                 raise ParityError(f"{path.name}: {error}") from error
     return found
 
@@ -274,8 +285,8 @@ def check_checkpoints(reference: Reference) -> Section | None:
     section = Section("checkpoints", 0)
 
     def check(name: str) -> None:
-        published = convert.load_checkpoint(reference.folder / name)
-        config, stored = convert.load_npz(reference.folder / f"{name.removesuffix('.pt')}.npz")
+        published = conversion.load_checkpoint(reference.folder / name)
+        config, stored = conversion.load_npz(reference.folder / f"{name.removesuffix('.pt')}.npz")
         section.equal(f"{name}: config", published.config, config)
         if published.config != config:
             return

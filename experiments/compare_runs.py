@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ghn_jax import checkpoint
-from ghn_jax.architecture import Architecture
-from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.networks.architecture import Architecture
 from ghn_jax.training.watch import METRICS, read
+from ghn_jax.weights import checkpoint
+from ghn_jax.weights.checkpoint import CheckpointError
 
 HIGHEST = 3.0
 """Losses above count as this much."""

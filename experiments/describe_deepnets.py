@@ -21,14 +21,14 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from ghn_jax.architecture import CIFAR10, Architecture
-from ghn_jax.deepnets.published import DeepNetsFile, DeepNetsFileError
+from ghn_jax.deepnets.files.reading import DeepNetsFile, DeepNetsFileError
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture, split_size
 from ghn_jax.deepnets.statistics import QUANTITIES, NetworkStatistics, network_statistics, table, type_shares
-from ghn_jax.drawing import STYLES
-from ghn_jax.graph import NODE_TYPES
-from ghn_jax.program import lower
-from ghn_jax.program_graph import graph_of
+from ghn_jax.graphs.drawing import STYLES
+from ghn_jax.graphs.graph import NODE_TYPES
+from ghn_jax.networks.architecture import CIFAR10, Architecture
+from ghn_jax.networks.program import lower
+from ghn_jax.networks.program_graph import graph_of
 
 DEFAULT_NUM = 1000
 

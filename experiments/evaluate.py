@@ -13,14 +13,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 import ghn_jax
-from ghn_jax import checkpoint, evaluation, images, loading, pretrained
-from ghn_jax.architecture import named
-from ghn_jax.checkpoint import CheckpointError
+from ghn_jax import images
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS, sample_architecture
+from ghn_jax.evaluation import accuracy
 from ghn_jax.images import ImageError
-from ghn_jax.training.targets import make_target
+from ghn_jax.networks.architecture import named
+from ghn_jax.networks.network import make_network
+from ghn_jax.weights import checkpoint, loading, pretrained
+from ghn_jax.weights.checkpoint import CheckpointError
 
 
 def parse_args() -> argparse.Namespace:
@@ -88,20 +90,20 @@ def main() -> None:
     for label, group in ((chosen_label, chosen), ("predefined", predefined)):
         if not group:
             continue
-        targets = [(name, make_target(number, architecture, task)) for name, number, architecture in group]
+        targets = [(name, make_network(number, architecture, task)) for name, number, architecture in group]
         with tqdm(total=len(targets), unit="architecture", leave=False) as bar:
             try:
-                results = evaluation.evaluate(
+                results = accuracy.evaluate(
                     ghn, targets, dataset, split, args.num_images, lambda result, bar=bar: bar.update(), args.mode
                 )
             except ImageError as error:
                 sys.exit(str(error))
         measured = "Top-1 accuracy" if results[0].predicted_top5 is None else "Top-1 and top-5 accuracy"
         print(f"\n{measured} on {about['num_images']} {args.image_split} images of {data_name}\n")
-        print(evaluation.table(results))
+        print(accuracy.table(results))
         stem = out / f"evaluation_{label}"
-        evaluation.write_json(stem.with_suffix(".json"), results, about)
-        evaluation.plot(stem.with_suffix(".png"), results, f"{data_name}, {len(results)} unseen architectures, {label}")
+        accuracy.write_json(stem.with_suffix(".json"), results, about)
+        accuracy.plot(stem.with_suffix(".png"), results, f"{data_name}, {len(results)} unseen architectures, {label}")
         print(f"\nwritten: {stem}.json, {stem}.png")
 
 

@@ -20,16 +20,18 @@ import numpy as np
 from tqdm import tqdm
 
 from ghn_jax import images
-from ghn_jax.architecture import named
-from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets.sampler import PREDEFINED, sample_architecture
-from ghn_jax.evaluation import BATCH_SIZE, ByOperation, accuracy, he_init, summary
+from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
+from ghn_jax.evaluation.results import summary
 from ghn_jax.images import ImageError, Split
-from ghn_jax.loading import load_titled
-from ghn_jax.predict import predict_params
-from ghn_jax.training.targets import make_target
+from ghn_jax.networks.architecture import named
+from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.network import make_network
+from ghn_jax.prediction.predict import predict_params
 from ghn_jax.training.watch import read
+from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.loading import load_titled
 
 NUM = {"test": 500, "wide": 100, "deep": 100, "dense": 100, "bnfree": 100}
 HE = "He init"
@@ -91,7 +93,7 @@ def measure(ghns: dict, dataset, args: argparse.Namespace, path: Path) -> None:
             ]
             if not missing:
                 continue
-            targets = [make_target(number, architecture, dataset.task) for number, architecture in missing]
+            targets = [make_network(number, architecture, dataset.task) for number, architecture in missing]
             run_network = ByOperation(BATCH_SIZE)
             num_images = images_of(split, args.num_images)
             for target in tqdm(targets, desc=split, unit="network"):

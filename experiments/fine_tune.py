@@ -18,17 +18,18 @@ import numpy as np
 from tqdm import tqdm
 
 import ghn_jax
-from ghn_jax import images, loading, pretrained
-from ghn_jax.architecture import ArchitectureError
+from ghn_jax import images
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import SPLITS
-from ghn_jax.evaluation import he_init
-from ghn_jax.fine_tuning import BATCH_SIZE, FineTuner
+from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner
 from ghn_jax.images import ImageError, Split
-from ghn_jax.predict import predict_params
-from ghn_jax.training.targets import make_target
+from ghn_jax.networks.architecture import ArchitectureError
+from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.network import make_network
+from ghn_jax.prediction.predict import predict_params
 from ghn_jax.training.watch import read
+from ghn_jax.weights import loading, pretrained
 
 STARTS = ("predicted", "he")
 
@@ -86,7 +87,7 @@ def main() -> None:
     }
     rows = [row for row in read(path) if row.items() >= about.items()] if path.exists() else []
     done = {(row["architecture"], row["start"]) for row in rows}
-    targets = {one.name: make_target(one.number, one.architecture, task) for one in found}
+    targets = {one.name: make_network(one.number, one.architecture, task) for one in found}
     missing = [(title, start) for title in targets for start in args.starts if (title, start) not in done]
     tuner = FineTuner(steps)
     with open(path, "a") as out, tqdm(total=len(missing) * steps, unit="step") as bar:

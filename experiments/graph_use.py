@@ -19,14 +19,15 @@ import numpy as np
 from tqdm import tqdm
 
 from ghn_jax import images
-from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
-from ghn_jax.evaluation import BATCH_SIZE, ByOperation, accuracy, summary
-from ghn_jax.graph import Graph
+from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
+from ghn_jax.evaluation.results import summary
+from ghn_jax.graphs.graph import Graph
 from ghn_jax.images import ImageError
-from ghn_jax.loading import load_titled
-from ghn_jax.predict import predict_params
-from ghn_jax.training.targets import make_target
+from ghn_jax.networks.network import make_network
+from ghn_jax.prediction.predict import predict_params
+from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.loading import load_titled
 
 MODES = ("graph", "exchanged", "no edges")
 
@@ -97,7 +98,7 @@ def main() -> None:
     except (CheckpointError, ImageError) as error:
         sys.exit(str(error))
     architectures = [sample_architecture(args.split, n, dataset.task.large_images) for n in range(args.num)]
-    targets = [make_target(number, architecture, dataset.task) for number, architecture in enumerate(architectures)]
+    targets = [make_network(number, architecture, dataset.task) for number, architecture in enumerate(architectures)]
     run_network = ByOperation(BATCH_SIZE)
     found = {title: collections.defaultdict(list) for title in ghns}
     for target in tqdm(targets, unit="network"):

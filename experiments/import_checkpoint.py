@@ -17,11 +17,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from ghn_jax import convert, loading, pretrained
-from ghn_jax.checkpoint import CheckpointError
-from ghn_jax.convert import Published
 from ghn_jax.ghn.config import title
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.weights import conversion, loading, pretrained
+from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.conversion import Published
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -64,7 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
     if out and out.exists() and not args.overwrite:
         sys.exit(f"--out: {out} exists; --overwrite replaces it")
     try:
-        published = convert.load_checkpoint(args.file)
+        published = conversion.load_checkpoint(args.file)
         print(describe(args.file, published))
         if out:
             provenance = loading.of_published(args.file, published)

@@ -21,10 +21,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ghn_jax.deepnets.parts import Part, PartError, assemble, part_folder, part_path, parts_of, write_part
-from ghn_jax.deepnets.published import EVAL_SPLITS, file_name
+from ghn_jax.deepnets.files.parts import Part, PartError, assemble, part_folder, part_path, parts_of, write_part
+from ghn_jax.deepnets.files.reading import EVAL_SPLITS, file_name
+from ghn_jax.deepnets.files.writing import ExistingFileError, refuse_existing
 from ghn_jax.deepnets.sampler import SPLITS
-from ghn_jax.deepnets.writing import ExistingFileError, refuse_existing
 
 
 def parse_args() -> argparse.Namespace:

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 import ghn_jax
-from ghn_jax import checkpoint, pretrained
-from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.training.config import MAY_CHANGE
+from ghn_jax.weights import checkpoint, pretrained
+from ghn_jax.weights.checkpoint import CheckpointError
 
 
 def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -27,15 +27,17 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ghn_jax import loading, pretrained
-from ghn_jax.architecture import ArchitectureError, Task, named
-from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
-from ghn_jax.graph import Graph, GraphError
-from ghn_jax.predict import GHN, predict_params
-from ghn_jax.program_graph import build_graph
+from ghn_jax.ghn.model import GHN
+from ghn_jax.graphs.graph import Graph, GraphError
+from ghn_jax.networks.architecture import ArchitectureError, Task, named
+from ghn_jax.networks.program_graph import build_graph
+from ghn_jax.prediction.predict import predict_params
+from ghn_jax.prediction.report import report
 from ghn_jax.tracing import TraceError, trace
+from ghn_jax.weights import loading, pretrained
+from ghn_jax.weights.checkpoint import CheckpointError
 
 
 class ArgumentError(ValueError):
@@ -172,9 +174,9 @@ def main(arguments: list[str] | None = None) -> None:
         predicted = time.perf_counter()
     except (ArgumentError, ArchitectureError, CheckpointError, GraphError, IndexError, TraceError) as error:
         sys.exit(str(error))
-    names = list(params) if graph.target is None else [leaf.name for leaf in graph.target.leaves]
-    leaves = list(params.values()) if graph.target is None else graph.target.arrays(params)
-    print(graph.report(ghn.config))
+    names = list(params) if graph.tree is None else [leaf.name for leaf in graph.tree.leaves]
+    leaves = list(params.values()) if graph.tree is None else graph.tree.arrays(params)
+    print(report(graph, ghn))
     count = sum(leaf.size for leaf in leaves)
     print(
         f"graph {1e3 * (traced - begin):.0f} ms, prediction {1e3 * (predicted - traced):.0f} ms, {count:,} parameters"

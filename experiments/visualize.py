@@ -4,7 +4,7 @@
     python experiments/visualize.py --split=test --arch=7 --labels --out=test_7.pdf
     python experiments/visualize.py --arch=mine.json
 
-The JSON file holds what `ghn_jax.architecture.to_json` makes, or an entry of a published meta file.
+The JSON file holds what `ghn_jax.networks.architecture.to_json` makes, or an entry of a published meta file.
 """
 
 import argparse
@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from ghn_jax import build_graph, visualize
-from ghn_jax.architecture import CIFAR10, IMAGENET, ArchitectureError
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import ALL_SPLITS
+from ghn_jax.networks.architecture import CIFAR10, IMAGENET, ArchitectureError
 
 
 def main() -> None:

@@ -3,50 +3,125 @@
 Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021.
 """
 
+from __future__ import annotations
+
 import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# Importing the package loads nothing; a name brings its module when it is first used.
+if TYPE_CHECKING:
+    from ghn_jax.deepnets.lookup import find_architecture
+    from ghn_jax.errors import GHNError
+    from ghn_jax.evaluation.accuracy import measure_accuracy
+    from ghn_jax.execution.compiling import CompilationError
+    from ghn_jax.execution.operations import ExecutionError
+    from ghn_jax.ghn.config import ConfigError
+    from ghn_jax.ghn.model import GHN
+    from ghn_jax.graphs.drawing import visualize
+    from ghn_jax.graphs.graph import Graph, GraphError
+    from ghn_jax.graphs.tables import edge_table, from_networkx, node_table, to_networkx
+    from ghn_jax.images.errors import ImageError
+    from ghn_jax.networks.architecture import Architecture, ArchitectureError, Genotype, ResNet, Task, named
+    from ghn_jax.networks.program_graph import build_graph
+    from ghn_jax.prediction.predict import predict_params, warm_up
+    from ghn_jax.prediction.report import Report, Verdict, report
+    from ghn_jax.tracing.calibrate import CalibrationError, calibrate
+    from ghn_jax.tracing.errors import TraceError
+    from ghn_jax.tracing.fill import fill
+    from ghn_jax.tracing.frontends import trace
+    from ghn_jax.weights.checkpoint import CheckpointError
+    from ghn_jax.weights.hub import HubError, from_hub, push_to_hub
+    from ghn_jax.weights.loading import load, provenance
+
+# Importing the package loads nothing: a name brings its module when it is first used.
 _MODULE_OF = {
-    "predict_params": "ghn_jax.predict",
-    "warm_up": "ghn_jax.predict",
-    "GHN": "ghn_jax.predict",
-    "Architecture": "ghn_jax.architecture",
-    "Genotype": "ghn_jax.architecture",
-    "ResNet": "ghn_jax.architecture",
-    "Task": "ghn_jax.architecture",
-    "named": "ghn_jax.architecture",
-    "Graph": "ghn_jax.graph",
-    "build_graph": "ghn_jax.program_graph",
-    "visualize": "ghn_jax.drawing",
-    "node_table": "ghn_jax.graph_tables",
-    "edge_table": "ghn_jax.graph_tables",
-    "to_networkx": "ghn_jax.graph_tables",
-    "from_networkx": "ghn_jax.graph_tables",
-    "find_architecture": "ghn_jax.deepnets.lookup",
-    "load": "ghn_jax.loading",
-    "provenance": "ghn_jax.loading",
-    "CheckpointError": "ghn_jax.checkpoint",
-    "push_to_hub": "ghn_jax.hub",
-    "from_hub": "ghn_jax.hub",
-    "CalibrationError": "ghn_jax.calibration",
-    "trace": "ghn_jax.tracing",
-    "TraceError": "ghn_jax.tracing",
-    "Report": "ghn_jax.report",
-    "Verdict": "ghn_jax.report",
-    "calibrate": "ghn_jax.calibration",
-    "measure_accuracy": "ghn_jax.evaluation",
-    "fill": "ghn_jax.filling",
+    "Architecture": "networks.architecture",
+    "ArchitectureError": "networks.architecture",
+    "CalibrationError": "tracing.calibrate",
+    "CheckpointError": "weights.checkpoint",
+    "CompilationError": "execution.compiling",
+    "ConfigError": "ghn.config",
+    "ExecutionError": "execution.operations",
+    "GHN": "ghn.model",
+    "GHNError": "errors",
+    "Genotype": "networks.architecture",
+    "Graph": "graphs.graph",
+    "GraphError": "graphs.graph",
+    "HubError": "weights.hub",
+    "ImageError": "images.errors",
+    "Report": "prediction.report",
+    "ResNet": "networks.architecture",
+    "Task": "networks.architecture",
+    "TraceError": "tracing.errors",
+    "Verdict": "prediction.report",
+    "build_graph": "networks.program_graph",
+    "calibrate": "tracing.calibrate",
+    "edge_table": "graphs.tables",
+    "fill": "tracing.fill",
+    "find_architecture": "deepnets.lookup",
+    "from_hub": "weights.hub",
+    "from_networkx": "graphs.tables",
+    "load": "weights.loading",
+    "measure_accuracy": "evaluation.accuracy",
+    "named": "networks.architecture",
+    "node_table": "graphs.tables",
+    "predict_params": "prediction.predict",
+    "provenance": "weights.loading",
+    "push_to_hub": "weights.hub",
+    "report": "prediction.report",
+    "to_networkx": "graphs.tables",
+    "trace": "tracing.frontends",
+    "visualize": "graphs.drawing",
+    "warm_up": "prediction.predict",
 }
 
-__all__ = list(_MODULE_OF)
+__all__ = [
+    "Architecture",
+    "ArchitectureError",
+    "CalibrationError",
+    "CheckpointError",
+    "CompilationError",
+    "ConfigError",
+    "ExecutionError",
+    "GHN",
+    "GHNError",
+    "Genotype",
+    "Graph",
+    "GraphError",
+    "HubError",
+    "ImageError",
+    "Report",
+    "ResNet",
+    "Task",
+    "TraceError",
+    "Verdict",
+    "build_graph",
+    "calibrate",
+    "edge_table",
+    "fill",
+    "find_architecture",
+    "from_hub",
+    "from_networkx",
+    "load",
+    "measure_accuracy",
+    "named",
+    "node_table",
+    "predict_params",
+    "provenance",
+    "push_to_hub",
+    "report",
+    "to_networkx",
+    "trace",
+    "visualize",
+    "warm_up",
+]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_MODULE_OF[name]), name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ghn_jax.graph import NODE_ID, Graph, Role, Tensor, oihw, shortest_paths
+from ghn_jax.graphs.graph import NODE_ID, Graph, Role, Tensor, oihw, shortest_paths
 
 _SHAPES = {
     "conv": (Role.WEIGHT, ((3, 3, 16, 32), (1, 1, 96, 80), (1, 7, 64, 64), (20, 5), (130, 70))),

@@ -1,6 +1,6 @@
 """Small networks that together use every primitive, both stems, both heads and networks without normalisation."""
 
-from ghn_jax.architecture import Architecture, Genotype, ResNet
+from ghn_jax.networks.architecture import Architecture, Genotype, ResNet
 
 MIXED = Genotype(
     normal=(("sep_conv_3x3", 0), ("cse", 1), ("dil_conv_3x3", 2), ("none", 0)),

@@ -16,11 +16,12 @@ args = parser.parse_args()
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
 
-from ghn_jax.architecture import Architecture, Genotype  # noqa: E402
 from ghn_jax.ghn.config import HypernetConfig  # noqa: E402
+from ghn_jax.networks.architecture import Architecture, Genotype  # noqa: E402
+from ghn_jax.networks.network import make_network  # noqa: E402
 from ghn_jax.training import loop, memory, parallel  # noqa: E402
 from ghn_jax.training.config import TrainConfig  # noqa: E402
-from ghn_jax.training.targets import MetaBatch, make_target  # noqa: E402
+from ghn_jax.training.meta_batches import MetaBatch  # noqa: E402
 
 CELL = Genotype(
     normal=(("sep_conv_3x3", 0), ("conv_1x1", 1)),
@@ -34,7 +35,7 @@ def fixed_meta_batches(config, task, start=0, stop=None):
     """Always the same eight small networks, of very different cost; half of them with dropout."""
     base = Architecture(CELL, n_cells=1, C=8, fc_dim=16)
     targets = tuple(
-        make_target(i, dataclasses.replace(base, n_cells=1 + i % 4, fc_layers=1 + i // 4), task) for i in range(8)
+        make_network(i, dataclasses.replace(base, n_cells=1 + i % 4, fc_layers=1 + i // 4), task) for i in range(8)
     )
     for step in itertools.count(1) if stop is None else (1,):
         yield MetaBatch(targets, 8 * step)

@@ -16,7 +16,7 @@ import h5py
 import numpy as np
 import pytest
 
-from ghn_jax.graph import NODE_ID, Graph, Role, Tensor, oihw, shortest_paths
+from ghn_jax.graphs.graph import NODE_ID, Graph, Role, Tensor, oihw, shortest_paths
 
 _DEFAULT = pathlib.Path(__file__).resolve().parents[2] / "shared" / "reference"
 REFERENCE = pathlib.Path(os.environ.get("GHN_JAX_REFERENCE", _DEFAULT))

@@ -17,10 +17,14 @@ if args.largest_file:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from ghn_jax.architecture import Architecture, Genotype  # noqa: E402
 from ghn_jax.compilation_cache import use_compilation_cache  # noqa: E402
 from ghn_jax.ghn.config import HypernetConfig  # noqa: E402
-from ghn_jax.training import loop, targets, validation  # noqa: E402
+from ghn_jax.networks.architecture import Architecture, Genotype  # noqa: E402
+from ghn_jax.training import (  # noqa: E402
+    loop,
+    meta_batches,  # noqa: E402
+    validation,
+)
 from ghn_jax.training.config import TrainConfig  # noqa: E402
 from ghn_jax.training.watch import Watch  # noqa: E402
 
@@ -49,7 +53,7 @@ def report_and_print(self, name, fields):
 
 
 Watch.report = report_and_print
-targets.train_architecture = small_architecture
+meta_batches.train_architecture = small_architecture
 validation.sample_architecture = lambda split, number, large_images: small_architecture(0, number, large_images)
 TrainConfig.hypernetwork = lambda self, task: HypernetConfig(
     max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8

@@ -9,7 +9,7 @@ from test_predict import SMALL, random_ghn
 
 import ghn_jax
 from ghn_jax import CalibrationError
-from ghn_jax.predict import predict_params
+from ghn_jax.prediction.predict import predict_params
 
 GHN = random_ghn(SMALL)
 IMAGES = np.random.default_rng(0).standard_normal((12, 8, 8, 3)).astype(np.float32) + 2

@@ -5,13 +5,13 @@ import json
 import pytest
 import scripts
 
-from ghn_jax import checkpoint
-from ghn_jax.architecture import CIFAR10
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.training.loop import Progress
 from ghn_jax.training.watch import METRICS
+from ghn_jax.weights import checkpoint
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 

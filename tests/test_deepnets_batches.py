@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghn_jax.architecture import CIFAR10
 from ghn_jax.deepnets import batches
 from ghn_jax.deepnets.batches import BatchError, MetaBatches
 from ghn_jax.deepnets.sampler import train_architecture, train_index
+from ghn_jax.networks.architecture import CIFAR10
+from ghn_jax.networks.network import make_network
 from ghn_jax.training.config import TrainConfig
-from ghn_jax.training.targets import make_target, meta_batches
+from ghn_jax.training.meta_batches import meta_batches
 
 
 def sizes(position):
@@ -70,7 +71,7 @@ def test_the_batches_of_training():
 
     def make(position):
         architecture = dataclasses.replace(train_architecture(3, position), C=32)
-        return make_target(train_index(3, position), architecture, CIFAR10)
+        return make_network(train_index(3, position), architecture, CIFAR10)
 
     mine = take(MetaBatches(make, lambda target: target.graph.num_nodes, 8), 4)
     theirs = (drawn.targets for drawn in meta_batches(config, CIFAR10))

@@ -18,18 +18,27 @@ import numpy as np
 import pytest
 from reference import REFERENCE, needs_reference
 
-from ghn_jax import architecture as arch
-from ghn_jax.architecture import IMAGENET, to_json
-from ghn_jax.deepnets import parts as parts_module
 from ghn_jax.deepnets import sampler
-from ghn_jax.deepnets.meta_file import MetaError, MetaFile
-from ghn_jax.deepnets.nodes import named_nodes, node_labels
-from ghn_jax.deepnets.parts import Part, PartError, assemble, part_folder, part_path, parts_of, read_part, write_part
-from ghn_jax.deepnets.published import DeepNetsFile, DeepNetsFileError, meta_path
+from ghn_jax.deepnets.files import parts as parts_module
+from ghn_jax.deepnets.files.meta_file import MetaError, MetaFile
+from ghn_jax.deepnets.files.nodes import named_nodes, node_labels
+from ghn_jax.deepnets.files.parts import (
+    Part,
+    PartError,
+    assemble,
+    part_folder,
+    part_path,
+    parts_of,
+    read_part,
+    write_part,
+)
+from ghn_jax.deepnets.files.reading import DeepNetsFile, DeepNetsFileError, meta_path
+from ghn_jax.deepnets.files.writing import ExistingFileError, rewrite, stored_network, write_file
 from ghn_jax.deepnets.sampler import sample_architecture
-from ghn_jax.deepnets.writing import ExistingFileError, rewrite, stored_network, write_file
-from ghn_jax.program import count_params, lower
-from ghn_jax.program_graph import build_graph
+from ghn_jax.networks import architecture as arch
+from ghn_jax.networks.architecture import IMAGENET, to_json
+from ghn_jax.networks.program import count_params, lower
+from ghn_jax.networks.program_graph import build_graph
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "data" / "parity" / "deepnets1m_eval.hdf5"
@@ -276,7 +285,7 @@ def test_meta_files_in_blocks(written, monkeypatch):
     """Entries that cross the blocks in which a file is scanned."""
     expected = json.loads(meta_path(written).read_text())
     for block in (1, 7, 64):
-        monkeypatch.setattr("ghn_jax.deepnets.meta_file._BLOCK", block)
+        monkeypatch.setattr("ghn_jax.deepnets.files.meta_file._BLOCK", block)
         meta = MetaFile(meta_path(written))
         for split in meta.splits:
             assert [meta.entry(split, i) for i in range(meta.size(split))] == expected[split]["nets"]

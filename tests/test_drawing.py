@@ -8,12 +8,12 @@ from matplotlib import image
 from matplotlib.collections import PathCollection
 
 import ghn_jax
-from ghn_jax.architecture import NAMED_ARCHITECTURES, named
 from ghn_jax.deepnets.sampler import sample_architecture
-from ghn_jax.drawing import STYLES, node_text, visualize
-from ghn_jax.graph import NODE_TYPES, Graph, GraphError
-from ghn_jax.layered_layout import _WAYPOINT_SEPARATION, _Chart, _layers, isotonic, layered_layout
-from ghn_jax.program_graph import build_graph
+from ghn_jax.graphs.drawing import STYLES, node_text, visualize
+from ghn_jax.graphs.graph import NODE_TYPES, Graph, GraphError
+from ghn_jax.graphs.layered_layout import _WAYPOINT_SEPARATION, _Chart, _layers, isotonic, layered_layout
+from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, named
+from ghn_jax.networks.program_graph import build_graph
 
 
 @st.composite

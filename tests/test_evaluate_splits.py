@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import scripts
 
-from ghn_jax import pretrained
-from ghn_jax.architecture import Architecture, Genotype
 from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Split
-from ghn_jax.predict import GHN
+from ghn_jax.networks.architecture import Architecture, Genotype
+from ghn_jax.weights import pretrained
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 CELL = Genotype(

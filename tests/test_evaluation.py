@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 
 import ghn_jax
-from ghn_jax import evaluation, pretrained
-from ghn_jax.architecture import CIFAR10, ResNet
-from ghn_jax.evaluation import ByOperation, Result, accuracies, accuracy, as_a_whole, he_init, summary, table
+from ghn_jax.evaluation import accuracy
+from ghn_jax.evaluation.accuracy import ByOperation, accuracies, as_a_whole
+from ghn_jax.evaluation.results import Result, plot, summary, table, write_json
 from ghn_jax.images import load
-from ghn_jax.program import lower
-from ghn_jax.training.targets import make_target
+from ghn_jax.networks.architecture import CIFAR10, ResNet
+from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.network import make_network
+from ghn_jax.networks.program import lower
+from ghn_jax.weights import pretrained
 
 RESULTS = [Result("val/0", 1000, 0.5, 0.1), Result("val/1", 2000, 0.7, 0.2), Result("val/2", 3000, 0.3, 0.0)]
 
@@ -30,13 +33,13 @@ def test_table():
 
 
 def test_files(tmp_path):
-    evaluation.write_json(tmp_path / "e.json", RESULTS, {"dataset": "digits"})
+    write_json(tmp_path / "e.json", RESULTS, {"dataset": "digits"})
     fields = json.loads((tmp_path / "e.json").read_text())
     assert fields["dataset"] == "digits" and fields["architectures"][2]["predicted"] == 0.3
     assert fields["predicted"]["mean"] == pytest.approx(0.5)
-    evaluation.write_json(tmp_path / "one.json", RESULTS[:1], {})
+    write_json(tmp_path / "one.json", RESULTS[:1], {})
     assert json.loads((tmp_path / "one.json").read_text())["predicted"]["standard_error"] is None
-    evaluation.plot(tmp_path / "e.png", RESULTS, "title")
+    plot(tmp_path / "e.png", RESULTS, "title")
     assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG"
     assert {path.name for path in tmp_path.iterdir()} == {"e.json", "one.json", "e.png"}
     assert "predicted_top5" not in fields
@@ -67,7 +70,7 @@ def test_accuracy_counts_every_image_once(mode):
     dataset = load("digits")
     for count in (100, None):
         labels = dataset.test.labels[:count]
-        assert accuracy(logits, dataset.test, dataset, count) == pytest.approx(np.mean(labels == 3))
+        assert accuracy.accuracy(logits, dataset.test, dataset, count) == pytest.approx(np.mean(labels == 3))
 
 
 def test_measure_accuracy():
@@ -97,18 +100,18 @@ def test_top5_is_reported_for_many_classes(tmp_path, monkeypatch):
     assert lines[2].split() == ["test/1", "2,000", "40.0%", "10.0%", "70.0%", "3.0%"]
     assert lines[-3].split() == ["mean", "30.0%", "5.0%", "60.0%", "2.0%"]
     assert len({len(line) for line in lines}) == 1
-    evaluation.write_json(tmp_path / "e.json", results, {})
+    write_json(tmp_path / "e.json", results, {})
     fields = json.loads((tmp_path / "e.json").read_text())
     assert fields["predicted_top5"]["best"] == 0.7 and fields["architectures"][0]["he_init_top5"] == 0.01
-    evaluation.plot(tmp_path / "e.png", results, "title")
+    plot(tmp_path / "e.png", results, "title")
     assert (tmp_path / "e.png").read_bytes()[:4] == b"\x89PNG"
 
-    target = make_target(0, ResNet(depths=(1,), width=8), CIFAR10)
+    target = make_network(0, ResNet(depths=(1,), width=8), CIFAR10)
     ghn, dataset = pretrained.load(), load("digits")
-    (few,) = evaluation.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "operations")
+    (few,) = accuracy.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "operations")
     assert few.predicted_top5 is None and few.he_init_top5 is None
-    monkeypatch.setattr(evaluation, "TOP5_ABOVE", 9)
-    (many,) = evaluation.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "operations")
+    monkeypatch.setattr(accuracy, "TOP5_ABOVE", 9)
+    (many,) = accuracy.evaluate(ghn, [("a", target)], dataset, dataset.test, 32, lambda result: None, "operations")
     assert (many.predicted, many.he_init) == (few.predicted, few.he_init)
     assert many.predicted <= many.predicted_top5 <= 1 and many.he_init <= many.he_init_top5 <= 1
 

@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 from example_networks import NETWORKS
 
-from ghn_jax.architecture import CIFAR10
-from ghn_jax.evaluation import he_init
 from ghn_jax.execution import whole
-from ghn_jax.losses import cross_entropy
-from ghn_jax.primitives import Moments
-from ghn_jax.program import lower
+from ghn_jax.networks.architecture import CIFAR10
+from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.primitives import Moments
+from ghn_jax.networks.program import lower
 
 
 def images(batch=4):

@@ -6,13 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from ghn_jax import fine_tuning, images
-from ghn_jax.architecture import CIFAR10, Architecture, Genotype
-from ghn_jax.evaluation import accuracy, as_a_whole, he_init
+from ghn_jax import images
+from ghn_jax.evaluation import fine_tuning
+from ghn_jax.evaluation.accuracy import accuracy, as_a_whole
+from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner
 from ghn_jax.execution import whole
-from ghn_jax.fine_tuning import BATCH_SIZE, FineTuner
-from ghn_jax.losses import cross_entropy
-from ghn_jax.program import lower
+from ghn_jax.networks.architecture import CIFAR10, Architecture, Genotype
+from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.program import lower
 
 CELL = Genotype(
     normal=(("conv_3x3", 0), ("skip_connect", 1)),

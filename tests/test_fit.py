@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ghn_jax.ghn.fit import fan_in_scale, fit, fit_into
-from ghn_jax.graph import Role, Tensor
+from ghn_jax.graphs.graph import Role, Tensor
 
 MAX_OUT, MAX_IN, CLASSES = 6, 4, 5
 

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 
 from ghn_jax import build_graph, named
-from ghn_jax.architecture import CIFAR10, IMAGENET
 from ghn_jax.ghn import config as hypernet_config
 from ghn_jax.ghn.config import ConfigError, HypernetConfig, ghn1, ghn2, mlp, title
-from ghn_jax.predict import GHN, embed_nodes
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10, IMAGENET
+from ghn_jax.prediction.predict import embed_nodes
 
 
 def test_presets_are_the_published_configurations():

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from reference import HYPERNETWORKS, REFERENCE, needs_reference
 from torch_files import archived, checkpoint, random_state_dict, tensor, write_checkpoint, zipped
 
-from ghn_jax import convert
-from ghn_jax.checkpoint import CheckpointError
-from ghn_jax.convert import ConversionError
 from ghn_jax.ghn import config as hypernet_config
 from ghn_jax.ghn.config import ConfigError, HypernetConfig, ghn1
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.weights import conversion
+from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.conversion import ConversionError
 
 SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, ve=True, layernorm=True, hid=8)
 
@@ -32,7 +32,7 @@ SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, 
     ],
 )
 def test_converted_parameters_have_the_structure_of_new_ones(config):
-    converted = convert.from_torch(random_state_dict(config), config)
+    converted = conversion.from_torch(random_state_dict(config), config)
     expected = jax.eval_shape(lambda: GHN.init(config, seed=0).params)
     assert jax.tree.map(np.shape, converted) == jax.tree.map(np.shape, expected)
 
@@ -40,7 +40,7 @@ def test_converted_parameters_have_the_structure_of_new_ones(config):
 def test_decoder_layouts():
     """The published decoder computes fc -> [4 hid, S, S] and conv -> [out, in]; so must its parts here."""
     state = random_state_dict(SMALL)
-    decoder = convert.from_torch(state, SMALL)["decoder"]
+    decoder = conversion.from_torch(state, SMALL)["decoder"]
     fc = state["decoder.fc.0.weight"].reshape(32, 3, 3, 8)
     last = state["decoder.conv.2.weight"].reshape(6, 4, 64)
     np.testing.assert_array_equal(decoder["position_kernel"][2 * 3 + 1, 5], fc[:, 2, 1, 5])
@@ -53,7 +53,7 @@ def test_decoder_layouts():
 def test_mlp_decoder_layouts():
     config = dataclasses.replace(SMALL, decoder="mlp")
     state = random_state_dict(config)
-    decoder = convert.from_torch(state, config)["decoder"]
+    decoder = conversion.from_torch(state, config)["decoder"]
     last = state["decoder.mlp.fc.2.weight"].reshape(6, 4, 3, 3, 16)
     np.testing.assert_array_equal(decoder["position_kernel"][2 * 3 + 1, :, 3, 5], last[5, 3, 2, 1])
     classes = state["decoder.class_layer_predictor.1.weight"].reshape(5, 4, 16)
@@ -65,31 +65,31 @@ def test_entries_that_do_not_belong_are_named():
     surplus = state | {"decoder_3d.weight": np.zeros(3, np.float32)}
     del surplus["ln.bias"], surplus["gnn.gru.bias_hh"]
     with pytest.raises(ConversionError, match="missing gnn.gru.bias_hh, ln.bias; surplus decoder_3d.weight"):
-        convert.from_torch(surplus, SMALL)
+        conversion.from_torch(surplus, SMALL)
     with pytest.raises(ConversionError, match=r"ln.bias has shape \(7,\): expected \(8,\)"):
-        convert.from_torch(state | {"ln.bias": np.zeros(7, np.float32)}, SMALL)
+        conversion.from_torch(state | {"ln.bias": np.zeros(7, np.float32)}, SMALL)
     with pytest.raises(ConversionError, match="ln.bias has type int64"):
-        convert.from_torch(state | {"ln.bias": np.zeros(8, np.int64)}, SMALL)
+        conversion.from_torch(state | {"ln.bias": np.zeros(8, np.int64)}, SMALL)
 
 
 def test_npz_files(tmp_path):
     state = random_state_dict(SMALL)
     np.savez(tmp_path / "ghn.npz", __config__=json.dumps(dataclasses.asdict(SMALL)), **state)
-    config, params = convert.load_npz(tmp_path / "ghn.npz")
+    config, params = conversion.load_npz(tmp_path / "ghn.npz")
     assert config == SMALL
     np.testing.assert_array_equal(params["node_type"]["embedding"], state["embed.weight"])
     np.savez(tmp_path / "bare.npz", **state)
     with pytest.raises(ConversionError, match="bare.npz has no entry __config__"):
-        convert.load_npz(tmp_path / "bare.npz")
+        conversion.load_npz(tmp_path / "bare.npz")
     np.savez(tmp_path / "bad.npz", __config__="ghn", **state)
     with pytest.raises(ConfigError, match="must be a JSON object"):
-        convert.load_npz(tmp_path / "bad.npz")
+        conversion.load_npz(tmp_path / "bad.npz")
 
 
 def test_kinds_without_published_checkpoints(monkeypatch):
     monkeypatch.setitem(hypernet_config.KINDS, "new", "new:New")
     with pytest.raises(ConversionError, match="no published checkpoints of hypernet='new' are known, only of gatedgnn"):
-        convert.entries(dataclasses.replace(SMALL, hypernet="new"))
+        conversion.entries(dataclasses.replace(SMALL, hypernet="new"))
 
 
 KINDS = {
@@ -105,9 +105,9 @@ def test_checkpoints(tmp_path, kind):
     """A whole file of the original's form, with optimiser and all, gives what its arrays give."""
     path = tmp_path / "ghn.pt"
     state = write_checkpoint(path, KINDS[kind])
-    published = convert.load_checkpoint(path)
+    published = conversion.load_checkpoint(path)
     assert published.config == KINDS[kind] and published.epochs == 300
-    expected = convert.from_torch(state, KINDS[kind])
+    expected = conversion.from_torch(state, KINDS[kind])
     assert jax.tree.structure(published.params) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, published.params, expected)
 
@@ -118,15 +118,15 @@ def test_weights_of_other_precision(tmp_path):
     state["ln.bias"] = state["ln.bias"].astype(np.float64)
     contents, storages = checkpoint(SMALL, state)
     path.write_bytes(archived(contents, storages))
-    params = convert.load_checkpoint(path).params
+    params = conversion.load_checkpoint(path).params
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
     np.testing.assert_array_equal(params["norm"]["bias"], state["ln.bias"])
     np.testing.assert_array_equal(params["norm"]["scale"], state["ln.weight"])
 
 
 def test_defaults_of_the_original():
-    assert convert.published_config({"max_shape": (64, 64, 11, 11), "num_classes": 10}, 10**6) == ghn1()
-    assert convert.published_config({"max_shape": [64, 64, 11, 11], "num_classes": 10}, 10**6) == ghn1()
+    assert conversion.published_config({"max_shape": (64, 64, 11, 11), "num_classes": 10}, 10**6) == ghn1()
+    assert conversion.published_config({"max_shape": [64, 64, 11, 11], "num_classes": 10}, 10**6) == ghn1()
 
 
 FIELDS = dataclasses.asdict(SMALL)
@@ -161,14 +161,14 @@ FIELDS = dataclasses.asdict(SMALL)
 def test_checkpoints_that_do_not_belong(tmp_path, changes, match):
     write_checkpoint(tmp_path / "ghn.pt", SMALL, changes)
     with pytest.raises(ConversionError, match=f"ghn.pt: .*{match}"):
-        convert.load_checkpoint(tmp_path / "ghn.pt")
+        conversion.load_checkpoint(tmp_path / "ghn.pt")
 
 
 @pytest.mark.parametrize("contents", [[], {}, 1, {"state_dict": {}}, {"model": {}, "args": {}}])
 def test_files_that_are_no_checkpoints(tmp_path, contents):
     (tmp_path / "ghn.pt").write_bytes(archived(contents, {}))
     with pytest.raises(ConversionError, match="expected state_dict and config, as the original writes them"):
-        convert.load_checkpoint(tmp_path / "ghn.pt")
+        conversion.load_checkpoint(tmp_path / "ghn.pt")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
@@ -177,14 +177,14 @@ def test_weights_that_are_not_finite(tmp_path, bad):
     state["gnn.gru.bias_ih"][5] = bad
     (tmp_path / "ghn.pt").write_bytes(archived(*checkpoint(SMALL, state)))
     with pytest.raises(ConversionError, match="gnn.gru.bias_ih has values that are not finite"):
-        convert.load_checkpoint(tmp_path / "ghn.pt")
+        conversion.load_checkpoint(tmp_path / "ghn.pt")
 
 
 def test_weights_that_are_integers(tmp_path):
     state = random_state_dict(SMALL) | {"ln.bias": np.zeros(8, np.int64)}
     (tmp_path / "ghn.pt").write_bytes(archived(*checkpoint(SMALL, state)))
     with pytest.raises(ConversionError, match="ln.bias has type int64"):
-        convert.load_checkpoint(tmp_path / "ghn.pt")
+        conversion.load_checkpoint(tmp_path / "ghn.pt")
 
 
 def test_storages_that_are_missing(tmp_path):
@@ -192,13 +192,13 @@ def test_storages_that_are_missing(tmp_path):
     storages.pop("ghn/data/3")
     (tmp_path / "ghn.pt").write_bytes(archived(contents, storages))
     with pytest.raises(CheckpointError, match="ghn.pt has no entry 'ghn/data/3'"):
-        convert.load_checkpoint(tmp_path / "ghn.pt")
+        conversion.load_checkpoint(tmp_path / "ghn.pt")
 
 
 @needs_reference
 def test_the_reference_checkpoint():
-    published = convert.load_checkpoint(REFERENCE / "ghn2_cifar10.pt")
-    config, params = convert.load_npz(REFERENCE / "ghn2_cifar10.npz")
+    published = conversion.load_checkpoint(REFERENCE / "ghn2_cifar10.pt")
+    config, params = conversion.load_npz(REFERENCE / "ghn2_cifar10.npz")
     assert published.config == config and published.epochs == 1
     jax.tree.map(np.testing.assert_array_equal, published.params, params)
 
@@ -207,11 +207,11 @@ def test_the_reference_checkpoint():
 @pytest.mark.parametrize("name", HYPERNETWORKS)
 def test_every_published_kind_at_its_size(tmp_path, name):
     """The reference has one file of PyTorch; the others' arrays are written as it would."""
-    config, params = convert.load_npz(REFERENCE / f"{name}.npz")
+    config, params = conversion.load_npz(REFERENCE / f"{name}.npz")
     with np.load(REFERENCE / f"{name}.npz") as arrays:
-        state = {entry: arrays[entry] for entry in arrays.files if entry != convert.CONFIG_ENTRY}
+        state = {entry: arrays[entry] for entry in arrays.files if entry != conversion.CONFIG_ENTRY}
     (tmp_path / "ghn.pt").write_bytes(archived(*checkpoint(config, state)))
-    published = convert.load_checkpoint(tmp_path / "ghn.pt")
+    published = conversion.load_checkpoint(tmp_path / "ghn.pt")
     assert published.config == config and config.num_classes == (1000 if "imagenet" in name else 10)
     jax.tree.map(np.testing.assert_array_equal, published.params, params)
 
@@ -242,7 +242,7 @@ def test_damaged_checkpoints_are_refused_or_sound(tmp_path_factory, changes, end
     path = tmp_path_factory.getbasetemp() / "damaged.pt"
     path.write_bytes(zipped(entries | {"ghn/data.pkl": bytes(damaged)}) if checked else bytes(damaged))
     try:
-        published = convert.load_checkpoint(path)
+        published = conversion.load_checkpoint(path)
     except CheckpointError:
         return
     expected = jax.eval_shape(lambda: GHN.init(published.config, seed=0).params)

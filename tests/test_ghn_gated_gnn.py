@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from example_graphs import random_graph, reorder
 
-from ghn_jax import padding
 from ghn_jax.ghn import config as hypernet_config
-from ghn_jax.ghn.gated_gnn import GatedGNN, Weights, dense_distances, propagate
+from ghn_jax.ghn.embedders.gated_gnn import GatedGNN, Weights, dense_distances, propagate
 from ghn_jax.ghn.layers import Affine
+from ghn_jax.graphs import padding
 
 HID = 8
 CUTOFF = 50

@@ -6,8 +6,9 @@ import reference
 from reference import HYPERNETWORKS, needs_reference
 
 import ghn_jax
-from ghn_jax import convert
-from ghn_jax.predict import GHN, embed_nodes, predict_params
+from ghn_jax.ghn.model import GHN
+from ghn_jax.prediction.predict import embed_nodes, predict_params
+from ghn_jax.weights import conversion
 
 pytestmark = needs_reference
 
@@ -17,7 +18,7 @@ TOLERANCE = 1e-5
 
 def load(hypernetwork: str) -> tuple[GHN, str]:
     """The hypernetwork, and the data set of its networks."""
-    return GHN(*convert.load_npz(reference.REFERENCE / f"{hypernetwork}.npz")), hypernetwork.split("_")[1]
+    return GHN(*conversion.load_npz(reference.REFERENCE / f"{hypernetwork}.npz")), hypernetwork.split("_")[1]
 
 
 def check(hypernetwork: str, keys: set[str]) -> None:

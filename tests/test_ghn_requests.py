@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.requests import (
+from ghn_jax.ghn.rows import (
     Placement,
     Requests,
     Sizes,
@@ -12,7 +12,7 @@ from ghn_jax.ghn.requests import (
     request,
     rows_of,
 )
-from ghn_jax.graph import Graph, GraphError, Role, Tensor
+from ghn_jax.graphs.graph import Graph, GraphError, Role, Tensor
 
 CONFIG = HypernetConfig(max_shape=(64, 64, 11, 11), num_classes=10)
 

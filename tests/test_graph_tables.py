@@ -6,14 +6,14 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from ghn_jax.architecture import VIT, Architecture, ArchitectureError, ResNet, named, to_json
 from ghn_jax.deepnets.lookup import find_architecture
 from ghn_jax.deepnets.sampler import sample_architecture, sample_program
 from ghn_jax.deepnets.statistics import network_statistics, table, type_shares
-from ghn_jax.graph import NODE_ID, NODE_TYPES, GraphError, shortest_paths
-from ghn_jax.graph_tables import edge_table, from_networkx, node_table, to_networkx
-from ghn_jax.predict import predict_params
-from ghn_jax.program_graph import build_graph, graph_of
+from ghn_jax.graphs.graph import NODE_ID, NODE_TYPES, GraphError, shortest_paths
+from ghn_jax.graphs.tables import edge_table, from_networkx, node_table, to_networkx
+from ghn_jax.networks.architecture import VIT, Architecture, ArchitectureError, ResNet, named, to_json
+from ghn_jax.networks.program_graph import build_graph, graph_of
+from ghn_jax.prediction.predict import predict_params
 
 
 @pytest.fixture(scope="module")

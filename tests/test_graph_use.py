@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import scripts
 
-from ghn_jax.architecture import CIFAR10
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.predict import GHN, predict_params
-from ghn_jax.training.targets import make_target
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10
+from ghn_jax.networks.network import make_network
+from ghn_jax.prediction.predict import predict_params
 
 SMALL = {"max_shape": (16, 16, 5, 5), "weight_norm": True, "layernorm": True, "hid": 8}
 
@@ -20,7 +21,7 @@ def script():
 
 @pytest.fixture(scope="module")
 def graph():
-    return make_target(0, sample_architecture("test", 0), CIFAR10).graph
+    return make_network(0, sample_architecture("test", 0), CIFAR10).graph
 
 
 def test_tensors_move_to_nodes_alike(script, graph):

@@ -11,11 +11,11 @@ import pytest
 from torch_files import random_ghn
 
 import ghn_jax
-from ghn_jax import hub, model_card, pretrained
-from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.hub import HubError
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.weights import hub, model_card, pretrained
+from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.hub import HubError
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the hub needs huggingface_hub")
 errors = pytest.importorskip("huggingface_hub.errors")

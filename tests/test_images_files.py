@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from ghn_jax.images import ImageError, cifar, fashion_mnist, load
-from ghn_jax.images.idx import read_idx
-from ghn_jax.images.python_batch import read_python_batch
+from ghn_jax.images.formats.cifar_pickle import read_python_batch
+from ghn_jax.images.formats.idx import read_idx
 
 
 @pytest.fixture(autouse=True)

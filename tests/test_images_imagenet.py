@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ghn_jax.architecture import IMAGENET, Task
 from ghn_jax.images import (
     Augmentation,
     ImageError,
@@ -21,11 +20,12 @@ from ghn_jax.images import (
     in_memory,
     load,
     normalise,
-    prepared_tfds,
     train_batch,
 )
-from ghn_jax.images.example_records import entries, read_index
+from ghn_jax.images.formats import tfds
+from ghn_jax.images.formats.tfrecord import entries, read_index
 from ghn_jax.images.photo_views import centre_view
+from ghn_jax.networks.architecture import IMAGENET, Task
 
 CLASSES = ("n01440764", "n01443537", "n02099601")
 TRAIN_COUNTS, VAL_COUNTS = (12, 2, 31), (2, 3, 4)
@@ -395,7 +395,7 @@ def test_incomplete_prepared_data(prepared, tmp_path):
         small(tmp_path)
     path.unlink()
     with pytest.raises(ImageError, match=f"lacks 1 of 2 files of split 'train': {path.name}"):
-        prepared_tfds.read_lazily(prepared, "train")
+        tfds.read_lazily(prepared, "train")
     info = prepared / "dataset_info.json"
     info.write_text(info.read_text().replace('"tfrecord"', '"array_record"'))
     with pytest.raises(ImageError, match="in format 'array_record': expected 'tfrecord'.*tfds convert_format"):

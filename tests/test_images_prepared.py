@@ -7,7 +7,8 @@ import struct
 import numpy as np
 import pytest
 
-from ghn_jax.images import ImageError, fashion_mnist, load, prepared_tfds
+from ghn_jax.images import ImageError, fashion_mnist, load
+from ghn_jax.images.formats import tfds
 
 
 @pytest.fixture(autouse=True)
@@ -102,11 +103,11 @@ def test_tfrecords(tmp_path):
     path = tmp_path / "records"
     content = tfrecord_bytes([b"one", b"", b"three"])
     path.write_bytes(content)
-    assert list(prepared_tfds.read_tfrecords(path)) == [b"one", b"", b"three"]
+    assert list(tfds.read_tfrecords(path)) == [b"one", b"", b"three"]
     for length in (len(content) - 1, len(content) - 15):
         path.write_bytes(content[:length])
         with pytest.raises(ImageError, match=f"records has {length} bytes: expected at least .* within a record"):
-            list(prepared_tfds.read_tfrecords(path))
+            list(tfds.read_tfrecords(path))
 
 
 def test_a_missing_split_is_named(tmp_path):
@@ -119,7 +120,7 @@ def test_the_newest_prepared_version_is_found(tmp_path, monkeypatch):
     for version in ("3.0.2", "3.0.10", "incomplete.AB_4.0.0"):
         (tmp_path / "cifar10" / version).mkdir(parents=True)
         (tmp_path / "cifar10" / version / "dataset_info.json").write_text(json.dumps({}))
-    assert prepared_tfds.find("cifar10", tmp_path) == tmp_path / "cifar10" / "3.0.10"
+    assert tfds.find("cifar10", tmp_path) == tmp_path / "cifar10" / "3.0.10"
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    assert prepared_tfds.find("cifar10", None) == tmp_path / "cifar10" / "3.0.10"
-    assert prepared_tfds.find("cifar100", None) is None
+    assert tfds.find("cifar10", None) == tmp_path / "cifar10" / "3.0.10"
+    assert tfds.find("cifar100", None) is None

@@ -11,9 +11,9 @@ from reference import REFERENCE, needs_reference
 from torch_files import write_checkpoint
 
 import ghn_jax
-from ghn_jax import convert, pretrained
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.weights import conversion, pretrained
 
 SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, ve=True, layernorm=True, hid=8)
 
@@ -54,7 +54,7 @@ def test_converts_exactly(run, tmp_path, out, written):
     assert f"written: {written}\n" in printed and "not recorded" in printed
     ghn = ghn_jax.load(written)
     assert ghn.config == SMALL
-    jax.tree.map(np.testing.assert_array_equal, ghn.params, convert.from_torch(state, SMALL))
+    jax.tree.map(np.testing.assert_array_equal, ghn.params, conversion.from_torch(state, SMALL))
     digest = hashlib.sha256((tmp_path / "ghn.pt").read_bytes()).hexdigest()
     assert pretrained.read_about(written)[1] == {
         **{"dataset": "cifar10", "converted_from": "ghn.pt", "sha256": digest, "epochs": None},
@@ -91,5 +91,5 @@ def test_errors_are_one_line_and_write_nothing(run, tmp_path):
 @needs_reference
 def test_the_reference_checkpoint(run, tmp_path):
     assert "1,620,764 in 31 arrays" in run(str(REFERENCE / "ghn2_cifar10.pt"), "--out=.")
-    _, params = convert.load_npz(REFERENCE / "ghn2_cifar10.npz")
+    _, params = conversion.load_npz(REFERENCE / "ghn2_cifar10.npz")
     jax.tree.map(np.testing.assert_array_equal, ghn_jax.load("ghn2_cifar10.npz").params, params)

@@ -9,11 +9,11 @@ import pytest
 from torch_files import random_ghn, write_checkpoint
 
 import ghn_jax
-from ghn_jax import checkpoint, convert, loading, pretrained
-from ghn_jax.architecture import CIFAR10, IMAGENET, Task
-from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.ghn.config import HypernetConfig, ghn2
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10, IMAGENET, Task
+from ghn_jax.weights import checkpoint, conversion, loading, pretrained
+from ghn_jax.weights.checkpoint import CheckpointError
 
 SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, ve=True, layernorm=True, hid=8)
 
@@ -91,7 +91,7 @@ def test_our_files(tmp_path):
 @pytest.mark.parametrize("name", ["ghn.pt", "ghn.pth", "checkpoint"])
 def test_published_files(tmp_path, name):
     state = write_checkpoint(tmp_path / name, SMALL)
-    same(ghn_jax.load(tmp_path / name), GHN(SMALL, convert.from_torch(state, SMALL)))
+    same(ghn_jax.load(tmp_path / name), GHN(SMALL, conversion.from_torch(state, SMALL)))
     found = ghn_jax.provenance(tmp_path / name)
     assert found["converted_from"] == name and found["epochs"] == 300 and len(found["sha256"]) == 64
 

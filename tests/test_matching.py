@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ghn_jax.graph import shortest_paths
-from ghn_jax.matching import MismatchError, Row, match_nodes, refine
+from ghn_jax.deepnets.files.matching import MismatchError, Row, match_nodes, refine
+from ghn_jax.graphs.graph import shortest_paths
 
 LABELS = ["input", "a cells.0", "a cells.1", "b cells.0", "b cells.1", "sum", "c cells.1"]
 EDGES = [(0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 5), (5, 6)]

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from example_networks import NETWORKS
 
-from ghn_jax.architecture import CIFAR10
 from ghn_jax.compilations import counted
-from ghn_jax.evaluation import he_init
 from ghn_jax.execution import whole
 from ghn_jax.execution.compiling import CompilationError, Programs
 from ghn_jax.execution.operations import Backward, Forward, Given, Plan, Sum, logits, signature_of, value_and_grad
-from ghn_jax.losses import cross_entropy
-from ghn_jax.primitives import Primitive
-from ghn_jax.program import lower
+from ghn_jax.networks.architecture import CIFAR10
+from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.primitives import Primitive
+from ghn_jax.networks.program import lower
 
 BATCH = 4
 PROGRAMS = {name: lower(architecture, CIFAR10) for name, architecture in NETWORKS.items()}

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from ghn_jax.architecture import NAMED_ARCHITECTURES, VIT, Architecture, Genotype, Task
 from ghn_jax.deepnets import ownership, sampler
-from ghn_jax.graph import NODE_TYPES
-from ghn_jax.matching import refine
-from ghn_jax.program import lower
-from ghn_jax.program_graph import graph_of
+from ghn_jax.deepnets.files.matching import refine
+from ghn_jax.graphs.graph import NODE_TYPES
+from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, VIT, Architecture, Genotype, Task
+from ghn_jax.networks.program import lower
+from ghn_jax.networks.program_graph import graph_of
 
 SAMPLED = {"train": 400, "search": 30, "val": 15, "test": 15, "deep": 8, "dense": 8, "bnfree": 15}
 

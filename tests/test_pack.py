@@ -9,11 +9,11 @@ import pytest
 import scripts
 
 import ghn_jax
-from ghn_jax import checkpoint
-from ghn_jax.architecture import CIFAR10
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.training.loop import Progress
+from ghn_jax.weights import checkpoint
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 

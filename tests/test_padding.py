@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from example_graphs import random_graph
 
-from ghn_jax import padding
-from ghn_jax.graph import Graph, GraphError, Role, Tensor
+from ghn_jax.graphs import padding
+from ghn_jax.graphs.graph import Graph, GraphError, Role, Tensor
 
 
 def test_padded_graph_holds_the_graph_and_nothing_else():

@@ -11,9 +11,9 @@ import jax
 import numpy as np
 import pytest
 
-from ghn_jax import checkpoint
 from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.training.inputs import shares
+from ghn_jax.weights import checkpoint
 
 WORKER = Path(__file__).with_name("parallel_worker.py")
 

@@ -17,10 +17,10 @@ import torch_files
 from reduce_reference import reduce_reference
 from reference import REFERENCE, needs_reference
 
-from ghn_jax import parity
 from ghn_jax.ghn.config import HypernetConfig, to_json
-from ghn_jax.graph import Role
-from ghn_jax.program import ParameterTensor
+from ghn_jax.graphs.graph import Role
+from ghn_jax.networks.program import ParameterTensor
+from ghn_jax.studies import parity
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "data" / "parity"

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 from example_graphs import random_graph, reorder
 
-from ghn_jax import convert, padding
 from ghn_jax.ghn.config import HypernetConfig, ghn2
 from ghn_jax.ghn.fit import fit
 from ghn_jax.ghn.hypernetwork import Hypernetwork
-from ghn_jax.ghn.requests import Sizes, pad_requests, request, rows_of
-from ghn_jax.graph import GraphError, Role
-from ghn_jax.predict import GHN, embed_nodes, predict_params
+from ghn_jax.ghn.model import GHN
+from ghn_jax.ghn.rows import Sizes, pad_requests, request, rows_of
+from ghn_jax.graphs import padding
+from ghn_jax.graphs.graph import GraphError, Role
+from ghn_jax.prediction.predict import embed_nodes, predict_params
+from ghn_jax.weights import conversion
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), num_classes=10, weight_norm=True, ve=True, layernorm=True, hid=8)
 CONFIGS = [
@@ -28,9 +30,9 @@ def random_ghn(config: HypernetConfig, seed: int = 0) -> GHN:
     rng = np.random.default_rng(seed)
     state = {
         name: (rng.standard_normal(entry.shape) / 4).astype(np.float32)
-        for name, entry in convert.entries(config).items()
+        for name, entry in conversion.entries(config).items()
     }
-    return GHN(config, convert.from_torch(state, config))
+    return GHN(config, conversion.from_torch(state, config))
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +109,7 @@ def test_new_architectures_compile_nothing(ghn):
 def test_initial_weights_are_distributed_as_in_the_original():
     config = ghn2()
     params = GHN.init(config, seed=0).params
-    expected = sum(np.prod(entry.shape) for entry in convert.entries(config).values())
+    expected = sum(np.prod(entry.shape) for entry in conversion.entries(config).values())
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
     decoder = params["decoder"]
     for name, fan_in in (("position_kernel", 32), ("position_bias", 32), ("kernel", 256), ("bias", 256)):

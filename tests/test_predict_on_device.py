@@ -16,12 +16,12 @@ from flax import linen as nn
 from test_predict import CONFIGS, SMALL, random_ghn
 
 import ghn_jax
-from ghn_jax import predict
 from ghn_jax.compilations import counted
-from ghn_jax.graph import GraphError
-from ghn_jax.platforms import accelerator
-from ghn_jax.predict import predict_params, warm_up
-from ghn_jax.predict_on_device import programs_of
+from ghn_jax.graphs.graph import GraphError
+from ghn_jax.networks.platforms import accelerator
+from ghn_jax.prediction import predict
+from ghn_jax.prediction.on_device import programs_of
+from ghn_jax.prediction.predict import predict_params, warm_up
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from examples.models import gpt, mobilenet, vit  # noqa: E402
@@ -219,7 +219,7 @@ def test_warm_up_compiles_all_but_shapes_of_parameters():
         warm_up(ghn, max_nodes=130, graphs=graphs)
         ready = programs_of(jax.devices()[0]).started
         for graph in [*graphs, random_graph(seed=0, nodes=100), random_graph(seed=0, nodes=130)]:
-            graph = graph if graph.target else dataclasses.replace(graph, tensors=graphs[0].tensors)
+            graph = graph if graph.tree else dataclasses.replace(graph, tensors=graphs[0].tensors)
             with counted() as compilations:
                 predict_params(graph, ghn)
             assert compilations == []

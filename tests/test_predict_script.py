@@ -8,7 +8,7 @@ import pytest
 import scripts
 
 import ghn_jax
-from ghn_jax.predict import predict_params
+from ghn_jax.prediction.predict import predict_params
 
 MODELS = """
 from flax import linen as nn

@@ -13,10 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch_files import random_ghn
 
-from ghn_jax import build_graph, named, predict_params, pretrained
-from ghn_jax.checkpoint import CheckpointError
+from ghn_jax import build_graph, named, predict_params
 from ghn_jax.ghn.config import HypernetConfig, ghn2
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.weights import pretrained
+from ghn_jax.weights.checkpoint import CheckpointError
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 

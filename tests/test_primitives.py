@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from ghn_jax import primitives as ops
-from ghn_jax.convolution import Window, convolve, convolve_depthwise
-from ghn_jax.platforms import compiler_options
+from ghn_jax.networks import primitives as ops
+from ghn_jax.networks.convolution import Window, convolve, convolve_depthwise
+from ghn_jax.networks.platforms import compiler_options
 
 WINDOWS = [
     Window((3, 3), (1, 1), (1, 1)),

@@ -4,8 +4,10 @@ import dataclasses
 
 import pytest
 
-from ghn_jax import primitives as ops
-from ghn_jax.architecture import (
+from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.graphs.graph import NODE_TYPES, GraphError, Role, shortest_paths
+from ghn_jax.networks import primitives as ops
+from ghn_jax.networks.architecture import (
     CIFAR10,
     DARTS,
     IMAGENET,
@@ -19,10 +21,8 @@ from ghn_jax.architecture import (
     named,
     to_json,
 )
-from ghn_jax.deepnets.sampler import sample_architecture
-from ghn_jax.graph import NODE_TYPES, GraphError, Role, shortest_paths
-from ghn_jax.program import INPUT, lower
-from ghn_jax.program_graph import build_graph, graph_of
+from ghn_jax.networks.program import INPUT, lower
+from ghn_jax.networks.program_graph import build_graph, graph_of
 
 PLAIN = Genotype(
     normal=(("conv_3x3", 0), ("skip_connect", 1)),

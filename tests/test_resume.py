@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
-from ghn_jax import checkpoint
 from ghn_jax.training.watch import read, rewind
+from ghn_jax.weights import checkpoint
 
 # Reads that Orbax leaves behind where one of them failed end when its event loop is gone, at any time later.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

@@ -10,13 +10,13 @@ import pytest
 from reference import REFERENCE, load_json, needs_reference
 from scipy import stats
 
-from ghn_jax.architecture import CELL_PRIMITIVES, Architecture, Genotype, Task, from_json, named, to_json
 from ghn_jax.deepnets import sampler
-from ghn_jax.deepnets.published import DeepNetsFile
+from ghn_jax.deepnets.files.reading import DeepNetsFile
 from ghn_jax.deepnets.statistics import network_statistics, type_shares
-from ghn_jax.graph import NODE_ID, NODE_TYPES
-from ghn_jax.program import lower
-from ghn_jax.program_graph import graph_of
+from ghn_jax.graphs.graph import NODE_ID, NODE_TYPES
+from ghn_jax.networks.architecture import CELL_PRIMITIVES, Architecture, Genotype, Task, from_json, named, to_json
+from ghn_jax.networks.program import lower
+from ghn_jax.networks.program_graph import graph_of
 
 LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
 

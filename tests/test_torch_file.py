@@ -28,8 +28,8 @@ from torch_files import (
     zipped,
 )
 
-from ghn_jax import torch_file, torch_pickle
-from ghn_jax.checkpoint import CheckpointError
+from ghn_jax.weights import torch_file, torch_pickle
+from ghn_jax.weights.checkpoint import CheckpointError
 
 VALUES = np.arange(12, dtype=np.float32)
 STORAGE = {"ghn/data/0": VALUES.tobytes()}

@@ -8,13 +8,13 @@ from test_predict import SMALL, random_ghn
 from traced import assert_same_graph
 
 import ghn_jax
-from ghn_jax.architecture import CIFAR10, IMAGENET, named
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.execution import whole
-from ghn_jax.graph import Role
-from ghn_jax.predict import predict_params
-from ghn_jax.program import lower
-from ghn_jax.program_graph import graph_of
+from ghn_jax.graphs.graph import Role
+from ghn_jax.networks.architecture import CIFAR10, IMAGENET, named
+from ghn_jax.networks.program import lower
+from ghn_jax.networks.program_graph import graph_of
+from ghn_jax.prediction.predict import predict_params
 
 
 def trace_program(program, batch=2):

@@ -9,8 +9,8 @@ from test_predict import SMALL, random_ghn
 from traced import assert_same_graph, counts, edges, node_types
 
 import ghn_jax
-from ghn_jax.graph import Role
-from ghn_jax.predict import predict_params
+from ghn_jax.graphs.graph import Role
+from ghn_jax.prediction.predict import predict_params
 
 GHN = random_ghn(SMALL)
 
@@ -345,7 +345,7 @@ def test_parameters_that_change_others():
     values = predict_params(graph, GHN)
     kept = {name for name, leaf in values.items() if np.array_equal(leaf, given[name])}
     assert kept == {"g", "lora_a", "lora_b"}
-    assert {row.name for row in graph.report().of(ghn_jax.Verdict.INITIALISED)} == kept
+    assert {row.name for row in ghn_jax.report(graph).of(ghn_jax.Verdict.INITIALISED)} == kept
 
 
 def test_learned_queries():
@@ -373,7 +373,7 @@ def test_the_class_layer_of_another_number_of_classes_is_an_ordinary_one():
         assert [tensor.role for tensor in graph.tensors] == [Role.CLASS_WEIGHT, Role.CLASS_BIAS]
         values = predict_params(graph, GHN)
         assert values["w"].shape == (8, classes) and np.isfinite(values["w"]).all()
-        reasons = [reason for row in graph.report(GHN.config).rows for reason in row.reasons]
+        reasons = [reason for row in ghn_jax.report(graph, GHN).rows for reason in row.reasons]
         assert any("7 classes instead of 10" in reason for reason in reasons) == (classes == 7)
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ghn_jax.target import Leaf, Place, whole
+from ghn_jax.graphs.tree import Leaf, Place, whole
 from ghn_jax.tracing.layout import REPEATED, View
 
 

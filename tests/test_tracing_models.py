@@ -14,8 +14,8 @@ from traced import assert_tree, counts
 
 import ghn_jax
 from ghn_jax import TraceError, Verdict
-from ghn_jax.graph import GraphError
-from ghn_jax.predict import predict_params
+from ghn_jax.graphs.graph import GraphError
+from ghn_jax.prediction.predict import predict_params
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from examples.models import convnext, densenet, gpt, mobilenet, resnet, unet, vgg, vit  # noqa: E402
@@ -50,8 +50,8 @@ def test_linen_models(name):
     graph = ghn_jax.trace(model, sample, strict=True)
     found = counts(graph)
     assert {node_type: found[node_type] for node_type in nodes} == nodes
-    assert graph.num_params == graph.target.num_params == num_params
-    report = graph.report()
+    assert graph.num_params == graph.tree.num_params == num_params
+    report = ghn_jax.report(graph)
     assert report.share_predicted == 1 and not report.of(Verdict.INITIALISED)
     if num_params < 30_000_000:
         expected = jax.eval_shape(model.init, {"params": jax.random.key(0), "dropout": jax.random.key(0)}, sample)
@@ -177,7 +177,7 @@ class Odd(nn.Module):
 
 def test_what_cannot_be_predicted_is_initialised_and_listed():
     graph = ghn_jax.trace(Odd(), jnp.ones((2, 4)))
-    report = graph.report()
+    report = ghn_jax.report(graph)
     reasons = {row.name: row.reasons[0] for row in report.of(Verdict.INITIALISED)}
     assert reasons == {
         "idle": "the output does not depend on it",
@@ -253,9 +253,9 @@ def test_unknown_operations_are_named_with_their_place():
             return Whitening(name="whitening")(x)
 
     graph = ghn_jax.trace(Net(), jnp.ones((2, 4)))
-    assert graph.target.unsupported == ("'cholesky' in Net/whitening",)
-    assert "unknown operation: 'cholesky' in Net/whitening" in str(graph.report())
-    assert graph.report().share_predicted == 1
+    assert graph.tree.unsupported == ("'cholesky' in Net/whitening",)
+    assert "unknown operation: 'cholesky' in Net/whitening" in str(ghn_jax.report(graph))
+    assert ghn_jax.report(graph).share_predicted == 1
     with pytest.raises(TraceError, match="unknown operation 'cholesky' in Net/whitening"):
         ghn_jax.trace(Net(), jnp.ones((2, 4)), strict=True)
 
@@ -273,13 +273,13 @@ def test_all_outputs_are_followed():
 
 def test_inputs_that_are_no_images_are_reported():
     graph = ghn_jax.trace(Small(), jnp.ones((2, 4)))
-    assert graph.report().remarks == ("extrapolating: input float32[2,4] is no batch of RGB images",)
+    assert ghn_jax.report(graph).remarks == ("extrapolating: input float32[2,4] is no batch of RGB images",)
     graph = ghn_jax.trace(resnet.resnet18(), CIFAR)
-    assert graph.report().remarks == ()
+    assert ghn_jax.report(graph).remarks == ()
 
 
 def test_report_of_a_deepnets_graph():
-    report = ghn_jax.build_graph(ghn_jax.named("resnet50")).report()
+    report = ghn_jax.report(ghn_jax.build_graph(ghn_jax.named("resnet50")))
     assert report.share_predicted == 1 and len(report.of(Verdict.SEEN)) == 161
     assert report.summary.startswith("161 parameter tensors, 23,520,842 elements, 126 nodes: seen 161 tensors")
 
@@ -291,7 +291,8 @@ def test_report_says_what_was_not_seen():
         x = jax.lax.conv_general_dilated(x, params["w"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return x, params["e"][tokens]
 
-    rows = {row.name: row for row in ghn_jax.trace(run, params, jnp.ones((1, 8, 8, 3)), jnp.ones(5, int)).report().rows}
+    graph = ghn_jax.trace(run, params, jnp.ones((1, 8, 8, 3)), jnp.ones(5, int))
+    rows = {row.name: row for row in ghn_jax.report(graph).rows}
     assert rows["w"].verdict is rows["e"].verdict is Verdict.EXTRAPOLATING
     assert rows["w"].reasons == ("20 outputs count as 16", "a kernel 4 high counts as 3", "a kernel 4 wide counts as 3")
     assert rows["e"].reasons[0] == "a table of embeddings" and rows["e"].node_type == "conv"
@@ -355,7 +356,7 @@ def test_too_many_nodes_are_refused():
 def test_a_model_too_large_for_this_machine_is_traced():
     model = gpt.GPT(vocabulary=32_000, context=2048, dim=4096, depth=32, heads=32)
     graph = ghn_jax.trace(model, jax.ShapeDtypeStruct((1, 2048), jnp.int32), strict=True)
-    assert graph.num_params == graph.target.num_params == 6_583_623_680
+    assert graph.num_params == graph.tree.num_params == 6_583_623_680
     assert counts(graph)["msa"] == 32
 
 

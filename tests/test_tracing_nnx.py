@@ -13,7 +13,7 @@ from traced import assert_same_graph, assert_tree, counts
 
 import ghn_jax
 from ghn_jax import CalibrationError, TraceError
-from ghn_jax.predict import predict_params
+from ghn_jax.prediction.predict import predict_params
 
 try:
     from flax import nnx

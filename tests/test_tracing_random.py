@@ -14,7 +14,7 @@ from test_predict import SMALL, random_ghn
 from traced import assert_tree, counts, edges
 
 import ghn_jax
-from ghn_jax.predict import predict_params
+from ghn_jax.prediction.predict import predict_params
 
 CHANNELS = 8
 GHN = random_ghn(SMALL)
@@ -158,7 +158,7 @@ def test_every_layer_is_its_node(steps):
 
 
 def node_names(graph):
-    return [ghn_jax.graph.NODE_TYPES[node_type] for node_type in graph.node_types]
+    return [ghn_jax.graphs.graph.NODE_TYPES[node_type] for node_type in graph.node_types]
 
 
 @settings(max_examples=5, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

@@ -12,9 +12,10 @@ from flax import linen as nn
 from traced import assert_same_graph
 
 import ghn_jax
-from ghn_jax import convert
-from ghn_jax.parity import to_torch
-from ghn_jax.predict import GHN, predict_params
+from ghn_jax.ghn.model import GHN
+from ghn_jax.prediction.predict import predict_params
+from ghn_jax.studies.parity import to_torch
+from ghn_jax.weights import conversion
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from examples.models.resnet import resnet50  # noqa: E402
@@ -82,8 +83,8 @@ def test_graph_and_predictions(name, dataset):
         ghn_jax.Graph(stored.node_types, stored.node_shapes, expected, stored.tensors),
     )
     hypernetwork = f"ghn2_{dataset}"
-    ghn = GHN(*convert.load_npz(reference.REFERENCE / f"{hypernetwork}.npz"))
-    names = [leaf.name for leaf in graph.target.leaves]
+    ghn = GHN(*conversion.load_npz(reference.REFERENCE / f"{hypernetwork}.npz"))
+    names = [leaf.name for leaf in graph.tree.leaves]
     params = dict(zip(names, jax.tree.leaves(predict_params(graph, ghn)), strict=True))
     ours = {(tensor.node, tensor.role): tensor for tensor in graph.tensors}
     figures = reference.load_json("predictions.json")[f"{hypernetwork}/predefined/{name}"]["params"]

@@ -17,9 +17,6 @@ import optax
 import pytest
 import scripts
 
-from ghn_jax import checkpoint, pretrained
-from ghn_jax.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
-from ghn_jax.checkpoint import CheckpointError
 from ghn_jax.compilations import counted
 from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, train_architecture
 from ghn_jax.execution import compiling, whole
@@ -27,16 +24,22 @@ from ghn_jax.execution.compiling import CompilationError
 from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.ghn import chunks
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
-from ghn_jax.losses import cross_entropy
-from ghn_jax.predict import GHN, predict_params
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
+from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.network import make_network
+from ghn_jax.prediction.predict import predict_params
 from ghn_jax.training import engine as engine_module
-from ghn_jax.training import inputs, loop, memory, parallel, targets
+from ghn_jax.training import inputs, loop, memory, parallel
+from ghn_jax.training import meta_batches as meta_batches_module
 from ghn_jax.training.config import TrainConfig, config_dict, from_fields
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import NonFiniteLossError
+from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import init_state, make_optimizer
-from ghn_jax.training.targets import make_target, meta_batches
+from ghn_jax.weights import checkpoint, pretrained
+from ghn_jax.weights.checkpoint import CheckpointError
 
 ROOT = Path(__file__).parent.parent
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
@@ -50,8 +53,8 @@ CELL = Genotype(
 
 PLAIN = Architecture(CELL, n_cells=2, C=12, stem_type=1)
 TARGETS = (
-    make_target(5, PLAIN, CIFAR10),
-    make_target(6, dataclasses.replace(PLAIN, norm=None, n_cells=1), CIFAR10),
+    make_network(5, PLAIN, CIFAR10),
+    make_network(6, dataclasses.replace(PLAIN, norm=None, n_cells=1), CIFAR10),
 )
 
 
@@ -152,7 +155,8 @@ def test_new_architectures_compile_nothing(ghn, batch):
     """Meta-batches of networks never seen before, after the first step."""
     config = TrainConfig(batch_size=4, meta_batch=2)
     variants = [
-        make_target(i, dataclasses.replace(TARGETS[0].architecture, n_cells=4 - i % 4, ks=3), CIFAR10) for i in range(8)
+        make_network(i, dataclasses.replace(TARGETS[0].architecture, n_cells=4 - i % 4, ks=3), CIFAR10)
+        for i in range(8)
     ]
     optimizer = optax.sgd(1e-3)
     state = parallel.replicate(init_state(ghn.params, optimizer))
@@ -332,7 +336,7 @@ def small_networks(monkeypatch):
     """Networks of the stream are small ones, of two depths."""
     small = dataclasses.replace(PLAIN, n_cells=1, C=8, fc_dim=16)
     monkeypatch.setattr(
-        targets,
+        meta_batches_module,
         "train_architecture",
         lambda seed, position, large_images: dataclasses.replace(small, n_cells=1 + position % 2),
     )

@@ -7,16 +7,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ghn_jax import checkpoint
-from ghn_jax.architecture import Task
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.images import ImageError, load, train_batch
 from ghn_jax.images.batches import _epoch_order
+from ghn_jax.networks.architecture import Task
 from ghn_jax.training import loop, parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.step import Metrics
+from ghn_jax.weights import checkpoint
 
 SMALL = HypernetConfig(num_classes=2, max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 

@@ -9,14 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ghn_jax import evaluation, images
-from ghn_jax.architecture import CIFAR10, Architecture, Genotype
+from ghn_jax import images
 from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.evaluation import accuracy
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.predict import GHN, predict_params
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.architecture import CIFAR10, Architecture, Genotype
+from ghn_jax.networks.network import make_network
+from ghn_jax.prediction.predict import predict_params
 from ghn_jax.training import validation
 from ghn_jax.training.config import TrainConfig
-from ghn_jax.training.targets import make_target
 from ghn_jax.training.validation import val_targets
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +29,7 @@ CELL = Genotype(
     reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
     reduce_concat=(2,),
 )
-TARGETS = [make_target(n, Architecture(CELL, n_cells=n, C=12, stem_type=1), CIFAR10) for n in (1, 2)]
+TARGETS = [make_network(n, Architecture(CELL, n_cells=n, C=12, stem_type=1), CIFAR10) for n in (1, 2)]
 RUN = TrainConfig(dataset="digits", fixed_width=32, max_multiply_adds=8_000_000, val_networks=3, val_images=64)
 
 
@@ -71,8 +73,8 @@ def test_validation_measures_what_evaluation_measures(monkeypatch):
     dataset = images.load("digits")
     result = validation.Validation(RUN, SMALL, dataset)(ghn.params)
     known = [
-        evaluation.accuracy(
-            evaluation.as_a_whole(target.program, predict_params(target.graph, ghn)), dataset.val, dataset, 64
+        accuracy.accuracy(
+            accuracy.as_a_whole(target.program, predict_params(target.graph, ghn)), dataset.val, dataset, 64
         )
         for target in TARGETS
     ]

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ghn_jax import convert
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.predict import GHN
+from ghn_jax.ghn.model import GHN
+from ghn_jax.weights import conversion
 
 STORAGES = {"float32": "FloatStorage", "float64": "DoubleStorage", "float16": "HalfStorage", "int64": "LongStorage"}
 
@@ -148,12 +148,12 @@ def archived(contents: Any, storages: Mapping[str, bytes]) -> bytes:
 def random_state_dict(config: HypernetConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """A state dictionary of the original for `config`."""
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(e.shape).astype(np.float32) for name, e in convert.entries(config).items()}
+    return {name: rng.standard_normal(e.shape).astype(np.float32) for name, e in conversion.entries(config).items()}
 
 
 def random_ghn(config: HypernetConfig, seed: int = 0) -> GHN:
     """A hypernetwork with random weights, without compiling anything."""
-    return GHN(config, convert.from_torch(random_state_dict(config, seed), config))
+    return GHN(config, conversion.from_torch(random_state_dict(config, seed), config))
 
 
 def write_checkpoint(

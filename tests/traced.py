@@ -7,8 +7,8 @@ from collections import Counter
 import jax
 import numpy as np
 
-from ghn_jax.graph import NODE_TYPES, Graph
-from ghn_jax.matching import Row, match_nodes
+from ghn_jax.deepnets.files.matching import Row, match_nodes
+from ghn_jax.graphs.graph import NODE_TYPES, Graph
 
 
 def node_types(graph: Graph) -> list[str]:

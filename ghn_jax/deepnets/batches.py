@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 from ghn_jax.deepnets.sampler import MAX_NODES_BATCH
+from ghn_jax.errors import GHNError
 
 Network = TypeVar("Network")
 
@@ -13,7 +14,7 @@ PATIENCE = 1000
 """So many networks or meta-batches in a row that do not qualify are an error."""
 
 
-class BatchError(ValueError):
+class BatchError(GHNError):
     """A budget that nothing fits into, or a saved position of another run."""
 
 

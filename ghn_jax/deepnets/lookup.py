@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from ghn_jax.architecture import NAMED_ARCHITECTURES, AnyArchitecture, ArchitectureError, from_json, named
 from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, AnyArchitecture, ArchitectureError, from_json, named
 
 HELP = f"an index of the split, a JSON file, or {', '.join(NAMED_ARCHITECTURES)}"
 """What an option that takes an architecture accepts."""

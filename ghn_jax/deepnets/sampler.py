@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ghn_jax.architecture import (
+from ghn_jax.deepnets.ownership import owner
+from ghn_jax.networks.architecture import (
     CELL_PRIMITIVES,
     AnyArchitecture,
     Architecture,
@@ -23,8 +24,7 @@ from ghn_jax.architecture import (
     Task,
     named,
 )
-from ghn_jax.deepnets.ownership import owner
-from ghn_jax.program import Program, count_params, lower
+from ghn_jax.networks.program import Program, count_params, lower
 
 GENERATOR_VERSION = 2
 """Part of every seed; goes up when a change here changes any architecture."""

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.sparse import csgraph, csr_array
 
-from ghn_jax.architecture import AnyArchitecture, ResNet
-from ghn_jax.graph import NODE_TYPES, Graph
+from ghn_jax.graphs.graph import NODE_TYPES, Graph
+from ghn_jax.networks.architecture import AnyArchitecture, ResNet
 
 
 @dataclasses.dataclass(frozen=True)

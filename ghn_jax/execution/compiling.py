@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from ghn_jax.execution.kept import Kept, Serialized, not_kept_by_jax
-from ghn_jax.platforms import compiled_for, compiler_options, platform_of, processors
+from ghn_jax.networks.platforms import compiled_for, compiler_options, platform_of, processors
 
 
 class CompilationError(RuntimeError):

@@ -19,13 +19,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ghn_jax.errors import GHNError
 from ghn_jax.execution.compiling import Programs
-from ghn_jax.losses import cross_entropy
-from ghn_jax.primitives import Add, Linear, Primitive, Shape
-from ghn_jax.program import INPUT, Instruction, Program
+from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.primitives import Add, Linear, Primitive, Shape
+from ghn_jax.networks.program import INPUT, Instruction, Program
 
 
-class ExecutionError(ValueError):
+class ExecutionError(GHNError):
     """Networks that do not fit the devices they are to run on."""
 
 
@@ -260,7 +261,7 @@ class Step(NamedTuple):
     last_needed: tuple[int, ...]
 
 
-class Network(NamedTuple):
+class Runnable(NamedTuple):
     """A program ready to be dispatched on one device: `prepare` makes it.
 
     Attributes:
@@ -375,7 +376,7 @@ class Plan:
             yield from (Backward(s) for s in reversed(self.signatures) if not _hands_on(s))
             yield from (Sum(self.program.register_shape(r), self.batch, self.dtype) for r in sorted(self.shared))
 
-    def prepare(self, programs: Programs, device: int = 0) -> Network:
+    def prepare(self, programs: Programs, device: int = 0) -> Runnable:
         """The network on a device, when everything is compiled.
 
         Raises:
@@ -402,12 +403,12 @@ class Plan:
                 )
             )
         if not self.training:
-            return Network(tuple(steps), {}, None, None)
+            return Runnable(tuple(steps), {}, None, None)
         sums = {
             r: programs.get(Sum(self.program.register_shape(r), self.batch, self.dtype), device) for r in self.shared
         }
         key = programs.get(DropoutKey(), device) if any(step.dropout for step in steps) else None
-        return Network(tuple(steps), sums, programs.get(self._loss_of, device), key)
+        return Runnable(tuple(steps), sums, programs.get(self._loss_of, device), key)
 
 
 def _hands_on(signature: Signature) -> bool:
@@ -415,7 +416,7 @@ def _hands_on(signature: Signature) -> bool:
     return isinstance(signature.primitive, Add)
 
 
-def logits(network: Network, parameters: Parameters, images: jax.Array) -> jax.Array:
+def logits(network: Runnable, parameters: Parameters, images: jax.Array) -> jax.Array:
     """Logits `[B, classes]`, with the statistics of the batch.
 
     Args:
@@ -433,7 +434,7 @@ def logits(network: Network, parameters: Parameters, images: jax.Array) -> jax.A
 
 
 def value_and_grad(
-    network: Network, parameters: Parameters, images: jax.Array, labels: jax.Array, dropout_key: jax.Array
+    network: Runnable, parameters: Parameters, images: jax.Array, labels: jax.Array, dropout_key: jax.Array
 ) -> Loss:
     """The loss on a batch in training mode (batch statistics, dropout); `parameters` receive their gradients.
 

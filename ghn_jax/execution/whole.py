@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from ghn_jax.primitives import BatchNorm, Linear, Moments, Primitive
-from ghn_jax.program import INPUT, Instruction, Program
+from ghn_jax.networks.primitives import BatchNorm, Linear, Moments, Primitive
+from ghn_jax.networks.program import INPUT, Instruction, Program
 
 Params = Mapping[str, jax.Array]
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.decoders import ConvDecoder, MLPDecoder, VectorDecoder
-from ghn_jax.ghn.requests import Requests, Table, request
-from ghn_jax.graph import Graph
+from ghn_jax.ghn.rows import Requests, Table, request
+from ghn_jax.graphs.graph import Graph
 
 _ROWS = {Table.DENSE: 128, Table.DEPTHWISE: 256, Table.VECTOR: 128, Table.CLASS_WEIGHT: 1, Table.CLASS_BIAS: 1}
 

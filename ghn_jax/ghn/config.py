@@ -7,14 +7,15 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ghn_jax.architecture import CIFAR10, Task
+from ghn_jax.errors import GHNError
+from ghn_jax.networks.architecture import CIFAR10, Task
 
 MAX_DISTANCE = 50
 """Longest virtual edge (section 4.1; the published networks were trained with it)."""
 
 KINDS = {
-    "gatedgnn": "ghn_jax.ghn.gated_gnn:GatedGNN",
-    "mlp": "ghn_jax.ghn.node_mlp:NodeMLP",
+    "gatedgnn": "ghn_jax.ghn.embedders.gated_gnn:GatedGNN",
+    "mlp": "ghn_jax.ghn.embedders.mlp:NodeMLP",
 }
 """What makes embeddings of nodes, by `HypernetConfig.hypernet`: a module of Flax, as `file:class`.
 
@@ -23,7 +24,7 @@ embeddings `[G, N, hid]`.  Another kind is a file of its own and a line here.
 """
 
 
-class ConfigError(ValueError):
+class ConfigError(GHNError):
     """A configuration that describes no valid hypernetwork."""
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 import jax
 import numpy as np
 
-from ghn_jax.graph import Role, Tensor
+from ghn_jax.graphs.graph import Role, Tensor
 
 Array = np.ndarray | jax.Array
 

@@ -11,12 +11,12 @@ import jraph
 import numpy as np
 from flax import linen as nn
 
-from ghn_jax import padding
 from ghn_jax.ghn.config import KINDS, HypernetConfig
 from ghn_jax.ghn.decoders import ConvDecoder, MLPDecoder, VectorDecoder
-from ghn_jax.ghn.requests import Requests, Sizes, pad_requests, request
+from ghn_jax.ghn.rows import Requests, Sizes, pad_requests, request
 from ghn_jax.ghn.shape_encoder import ShapeEncoder
-from ghn_jax.graph import NODE_TYPES, Graph
+from ghn_jax.graphs import padding
+from ghn_jax.graphs.graph import NODE_TYPES, Graph
 
 LAYER_NORM_EPSILON = 1e-5
 

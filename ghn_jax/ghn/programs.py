@@ -20,8 +20,8 @@ from ghn_jax.ghn.chunks import decode_chunk, rows_shape
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit
 from ghn_jax.ghn.hypernetwork import DECODERS, param_shapes
-from ghn_jax.ghn.requests import Table, table_of_role
-from ghn_jax.graph import Role, Tensor
+from ghn_jax.ghn.rows import Table, table_of_role
+from ghn_jax.graphs.graph import Role, Tensor
 
 _NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
 

@@ -10,9 +10,10 @@ from ghn_jax.images import cifar, digits, fashion_mnist, imagenet
 from ghn_jax.images.augment import Augmentation, augment, normalise
 from ghn_jax.images.batches import Batch, eval_batches, in_memory, steps_per_epoch, train_batch
 from ghn_jax.images.dataset import IMAGE_SIZE, Dataset
+from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photo_views import PhotoAugmentation
 from ghn_jax.images.photos import Photos
-from ghn_jax.images.split import ImageError, Split, check_images
+from ghn_jax.images.split import Split, check_images
 
 __all__ = [
     "IMAGE_SIZE",

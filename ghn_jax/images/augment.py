@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ghn_jax.images.split import ImageError
+from ghn_jax.images.errors import ImageError
 
 
 @dataclasses.dataclass(frozen=True)

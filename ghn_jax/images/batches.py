@@ -11,9 +11,10 @@ from tqdm import tqdm
 
 from ghn_jax.images.augment import augment, normalise
 from ghn_jax.images.dataset import Dataset
+from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photo_views import centre_views, random_views
 from ghn_jax.images.photos import Photos
-from ghn_jax.images.split import ImageError, Split
+from ghn_jax.images.split import Split
 
 
 class Batch(NamedTuple):

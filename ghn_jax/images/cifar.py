@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ghn_jax.images import prepared_tfds
 from ghn_jax.images.augment import Augmentation
 from ghn_jax.images.dataset import Dataset, ImageError, Split
-from ghn_jax.images.python_batch import read_python_batch
+from ghn_jax.images.formats import tfds
+from ghn_jax.images.formats.cifar_pickle import read_python_batch
 from ghn_jax.images.split import train_and_val
 
 PIXELS = 3 * 32 * 32
@@ -104,9 +104,9 @@ def load(cifar: Cifar, data_dir: Path | None = None) -> Dataset:
             )
         if len(absent) < len(train_paths + test_paths):
             raise ImageError(f"{folder} lacks {', '.join(absent)} of the files of {cifar.name}")
-    prepared = prepared_tfds.find(cifar.name, data_dir)
+    prepared = tfds.find(cifar.name, data_dir)
     if prepared is not None:
-        return _dataset(cifar, *(prepared_tfds.read(prepared, part) for part in ("train", "test")))
+        return _dataset(cifar, *(tfds.read(prepared, part) for part in ("train", "test")))
     raise ImageError(_how_to_get(cifar, data_dir))
 
 
@@ -165,7 +165,7 @@ def _how_to_get(cifar: Cifar, data_dir: Path | None) -> str:
     places = _places(cifar, data_dir or Path("<data_dir>"))
     lines = [f"{cifar.name} was not found. Looked for"]
     lines += [f"  {folder}: {', '.join(name + suffix for name in names)}" for folder, suffix in places]
-    lines += [f"  {folder / cifar.name}: what TFDS prepared" for folder in prepared_tfds.folders(data_dir)]
+    lines += [f"  {folder / cifar.name}: what TFDS prepared" for folder in tfds.folders(data_dir)]
     lines.append(
         "Unpack the binary or the Python version from https://www.cs.toronto.edu/~kriz/cifar.html "
         f"({cifar.binary_folder} or {cifar.python_folder}) into a folder and give it as data_dir, or run "

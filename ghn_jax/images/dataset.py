@@ -6,11 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from ghn_jax.architecture import Task
 from ghn_jax.images.augment import Augmentation
+from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photo_views import PhotoAugmentation
 from ghn_jax.images.photos import Photos
-from ghn_jax.images.split import ImageError, Split, check_images, check_labels
+from ghn_jax.images.split import Split, check_images, check_labels
+from ghn_jax.networks.architecture import Task
 
 __all__ = ["IMAGE_SIZE", "Dataset", "ImageError", "Split", "check_images"]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ghn_jax.images import prepared_tfds
 from ghn_jax.images.augment import Augmentation
 from ghn_jax.images.dataset import Dataset, ImageError, Split
-from ghn_jax.images.idx import read_idx
+from ghn_jax.images.formats import tfds
+from ghn_jax.images.formats.idx import read_idx
 from ghn_jax.images.split import train_and_val
 
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
@@ -48,16 +48,16 @@ def load(data_dir: Path | None = None) -> Dataset:
             return _dataset(_read(*paths[:2]), _read(*paths[2:]))
         if len(absent) < len(_FILES):
             raise ImageError(f"{folder} lacks {', '.join(absent)} (plain or .gz) of the files of Fashion-MNIST")
-    prepared = prepared_tfds.find("fashion_mnist", data_dir)
+    prepared = tfds.find("fashion_mnist", data_dir)
     if prepared is not None:
-        return _dataset(*(_widen(*prepared_tfds.read(prepared, part)) for part in ("train", "test")))
+        return _dataset(*(_widen(*tfds.read(prepared, part)) for part in ("train", "test")))
     raise ImageError(
         "\n".join(
             [
                 f"Fashion-MNIST was not found. Looked for {', '.join(_FILES)} (plain or .gz) in",
                 *(f"  {folder}" for folder in folders),
                 "and for what TFDS prepared in",
-                *(f"  {folder / 'fashion_mnist'}" for folder in prepared_tfds.folders(data_dir)),
+                *(f"  {folder / 'fashion_mnist'}" for folder in tfds.folders(data_dir)),
                 "Get it with `apt-get install dataset-fashion-mnist`, from "
                 "https://github.com/zalandoresearch/fashion-mnist or with `tfds build fashion_mnist`.",
             ]

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ghn_jax.images import image_folder, prepared_tfds
 from ghn_jax.images.dataset import Dataset
+from ghn_jax.images.errors import ImageError
+from ghn_jax.images.formats import image_folder, tfds
 from ghn_jax.images.photo_views import PhotoAugmentation
-from ghn_jax.images.split import ImageError, Split
+from ghn_jax.images.split import Split
 
 NUM_CLASSES = 1000
 IMAGE_SIZE = 224
@@ -40,10 +41,10 @@ def load(data_dir: Path | None = None, num_classes: int = NUM_CLASSES) -> Datase
     tree = _find_tree(data_dir)
     if tree is not None:
         return _dataset("imagenet", *_read_tree(tree, num_classes), num_classes)
-    prepared = prepared_tfds.find("imagenet2012", data_dir)
+    prepared = tfds.find("imagenet2012", data_dir)
     if prepared is not None:
         return _dataset(
-            "imagenet", *(prepared_tfds.read_lazily(prepared, part) for part in ("train", "validation")), num_classes
+            "imagenet", *(tfds.read_lazily(prepared, part) for part in ("train", "validation")), num_classes
         )
     raise ImageError(_how_to_get(data_dir))
 
@@ -140,7 +141,7 @@ def _how_to_get(data_dir: Path | None) -> str:
             "train/n01440764 to train/n15075141 and val/n01440764 to val/n15075141, in",
             *(f"  {folder}" for folder in _tree_folders(data_dir or Path("<data_dir>"))),
             "and for what TFDS prepared in",
-            *(f"  {folder / 'imagenet2012'}" for folder in prepared_tfds.folders(data_dir)),
+            *(f"  {folder / 'imagenet2012'}" for folder in tfds.folders(data_dir)),
             "Get ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar (144 GB) from "
             "https://image-net.org/download.php, for which one signs up.",
             "Unpack the first, and every archive in it into a folder of its name, as train/; sort the images of the "

@@ -13,8 +13,8 @@ import math
 import numpy as np
 from PIL import Image, ImageEnhance
 
+from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photos import Photos, render
-from ghn_jax.images.split import ImageError
 
 ATTEMPTS = 10
 """Random crops that are drawn before the largest central one is taken."""

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from ghn_jax.images.split import ImageError
+from ghn_jax.images.errors import ImageError
 
 # What Pillow raises for content that is no image or a damaged one, depending on where it goes wrong.
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)

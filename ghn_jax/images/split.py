@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ghn_jax.images.photos import Photos
-
-
-class ImageError(ValueError):
-    """Images, labels or data files that cannot be used."""
+from ghn_jax.images.errors import ImageError
+from ghn_jax.images.photos import Photos
 
 
 class Split(NamedTuple):

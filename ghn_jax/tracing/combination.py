@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ghn_jax.tracing import layers
-from ghn_jax.tracing.network import Network
+from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Parameter, Scores, Statistic, Value
 
 PRODUCTS = ("mul", "div")
@@ -16,7 +16,7 @@ KERNEL_AXES = 3
 SUMS = ("add", "sub", "add_any", "select_n", "branches")
 
 
-def combine(network: Network, name: str, values: Sequence[Value], scope: str) -> Value:
+def combine(network: TracedNetwork, name: str, values: Sequence[Value], scope: str) -> Value:
     """The value of operation `name` on `values`; constants change nothing but that something was computed."""
     given = [value for value in values if not isinstance(value, Constant)]
     parameters = [value for value in given if isinstance(value, Parameter)]
@@ -32,7 +32,7 @@ def combine(network: Network, name: str, values: Sequence[Value], scope: str) ->
     return value if parameter is None else _with_parameter(network, name, value, parameter, scope)
 
 
-def materialise(network: Network, value: Value, scope: str) -> Activation | None:
+def materialise(network: TracedNetwork, value: Value, scope: str) -> Activation | None:
     """The value as an activation: a reduction becomes pooling, scores become attention; None for a constant."""
     match value:
         case Activation():
@@ -57,7 +57,7 @@ def materialise(network: Network, value: Value, scope: str) -> Activation | None
     return None
 
 
-def materialise_all(network: Network, values: Sequence[Value], scope: str) -> list[int]:
+def materialise_all(network: TracedNetwork, values: Sequence[Value], scope: str) -> list[int]:
     """Nodes of all values that are no constants."""
     activations = [materialise(network, value, scope) for value in values]
     return [activation.node for activation in activations if activation is not None]
@@ -67,7 +67,7 @@ def _touched(value: Value) -> Value:
     return Activation(value.node) if isinstance(value, Activation) else value
 
 
-def _one_parameter(network: Network, parameters: Sequence[Parameter]) -> Parameter:
+def _one_parameter(network: TracedNetwork, parameters: Sequence[Parameter]) -> Parameter:
     """Of several parameters that make one, the largest; the others are left as they are."""
     chosen = max(parameters, key=lambda parameter: parameter.size)
     leaves = {part.leaf for part in chosen.parts}
@@ -78,7 +78,7 @@ def _one_parameter(network: Network, parameters: Sequence[Parameter]) -> Paramet
     return chosen
 
 
-def _pair(network: Network, name: str, first: Value, second: Value, scope: str) -> Value:
+def _pair(network: TracedNetwork, name: str, first: Value, second: Value, scope: str) -> Value:
     if isinstance(first, Scores) or isinstance(second, Scores):
         sources = [value.sources if isinstance(value, Scores) else None for value in (first, second)]
         nodes = [
@@ -118,7 +118,7 @@ def _pair(network: Network, name: str, first: Value, second: Value, scope: str) 
 
 
 def _with_statistic(
-    network: Network, name: str, value: Activation, statistic: Statistic, scope: str
+    network: TracedNetwork, name: str, value: Activation, statistic: Statistic, scope: str
 ) -> Activation | None:
     """An activation with a reduction of its own, or of what it was normalised from; None if it is of another one."""
     node = network.nodes[value.node]
@@ -143,7 +143,7 @@ def _with_statistic(
     return Activation(value.node)
 
 
-def _with_parameter(network: Network, name: str, value: Value, parameter: Parameter, scope: str) -> Value:
+def _with_parameter(network: TracedNetwork, name: str, value: Value, parameter: Parameter, scope: str) -> Value:
     if name not in PRODUCTS and name not in SUMS:
         for part in parameter.parts:
             network.refuse(part.leaf, f"it is used by {name!r}, which no layer of the hypernetwork's networks does")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ghn_jax.errors import GHNError
 
-class TraceError(ValueError):
+
+class TraceError(GHNError):
     """A model that cannot be traced, or parameters that cannot be predicted where all have to be."""

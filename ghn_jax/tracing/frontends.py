@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from ghn_jax.convolution import native_operations
-from ghn_jax.graph import Graph, GraphError
-from ghn_jax.target import Leaf
+from ghn_jax.graphs.graph import Graph, GraphError
+from ghn_jax.graphs.tree import Leaf
+from ghn_jax.networks.convolution import native_operations
 from ghn_jax.tracing.equations import flatten
 from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.layout import View
-from ghn_jax.tracing.network import Network
+from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.reading import read
 from ghn_jax.tracing.values import CONSTANT, Activation, Parameter, Statistic, Value
 
@@ -37,7 +37,7 @@ class Call:
       name: what errors call it.
       function: `function(params, states, *args, **kwargs)`, its outputs.
       params, states: pytrees of arrays or of their shapes and types; other leaves are static.
-      initial: as in `target.Target`.
+      initial: as in `tree.ParameterTree`.
     """
 
     name: str
@@ -57,8 +57,8 @@ def trace(model: Any, *inputs: Any, strict: bool = False, **kwargs: Any) -> Grap
         graph = ghn_jax.trace(function, params, images)             # any function of parameters, as of Haiku
         graph = ghn_jax.trace(equinox_module, image)                # any callable pytree
 
-    Then `ghn_jax.predict_params(graph)` has the structure of the model's own parameters and `graph.report()` says which
-    of them are predicted.
+    Then `ghn_jax.predict_params(graph)` has the structure of the model's own parameters, and `ghn_jax.report(graph)`
+    says which of them are predicted.
 
     Args:
       model: a Linen module, an NNX module, a pytree with arrays that can be called, or a function whose first argument
@@ -202,7 +202,7 @@ def _graph(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Graph:
         )
     equations = flatten(closed, len(params.arrays), len(states.arrays))
     leaves = [Leaf(name, tuple(leaf.shape), leaf.dtype) for name, leaf in zip(params.names, params.arrays, strict=True)]
-    network = Network(leaves)
+    network = TracedNetwork(leaves)
     values: dict[int, Value] = {}
     numbers = iter(equations.inputs)
     for index, leaf in enumerate(leaves):
@@ -263,7 +263,7 @@ def _attempt(what: str, function: Callable[[], Any]) -> Any:
 
 
 def _refuse_unpredicted(call: Call, graph: Graph) -> None:
-    target = graph.target
+    target = graph.tree
     reasons = [f"{target.leaves[index].name!r}: {reason}" for index, reason in target.unpredicted.items()]
     reasons += [f"unknown operation {place}" for place in target.unsupported]
     if reasons:

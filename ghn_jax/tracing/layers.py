@@ -6,16 +6,16 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from ghn_jax.graph import Role
+from ghn_jax.graphs.graph import Role
 from ghn_jax.tracing.layout import REPEATED, Atom, View, count
-from ghn_jax.tracing.network import Network
+from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.values import Activation, Parameter
 
 LOST_LAYOUT = "its layout is changed by operations other than reshapes, the prediction is for its own"
 
 
 def dense(
-    network: Network, source: int, kernel: Parameter, contracted: Sequence[int], batch: Sequence[int], scope: str
+    network: TracedNetwork, source: int, kernel: Parameter, contracted: Sequence[int], batch: Sequence[int], scope: str
 ) -> Activation:
     """A linear layer: the kernel's axes `contracted` are summed over, those in `batch` are shared with the input."""
     free = [axis for axis in range(len(kernel.view.shape)) if axis not in (*contracted, *batch)]
@@ -40,7 +40,9 @@ def dense(
     return Activation(node, direct=True)
 
 
-def convolution(network: Network, source: int, kernel: Parameter, params: dict[str, Any], scope: str) -> Activation:
+def convolution(
+    network: TracedNetwork, source: int, kernel: Parameter, params: dict[str, Any], scope: str
+) -> Activation:
     """A convolution over any number of spatial axes.
 
     One spatial axis is the height of the predicted tensor.  (As its width, it would be normalised like the first half
@@ -70,7 +72,7 @@ def convolution(network: Network, source: int, kernel: Parameter, params: dict[s
     return Activation(node, direct=True)
 
 
-def embedding(network: Network, source: int, table: Parameter, indexed: Sequence[int], scope: str) -> Activation:
+def embedding(network: TracedNetwork, source: int, table: Parameter, indexed: Sequence[int], scope: str) -> Activation:
     """A look-up in a table: a linear layer on one-hot vectors."""
     node = network.add("conv", [source], scope)
     for part in table.parts:
@@ -84,7 +86,7 @@ def embedding(network: Network, source: int, table: Parameter, indexed: Sequence
     return Activation(node, direct=True)
 
 
-def add_parameter(network: Network, value: Activation, parameter: Parameter, scope: str) -> Activation:
+def add_parameter(network: TracedNetwork, value: Activation, parameter: Parameter, scope: str) -> Activation:
     """A norm layer's or a layer's bias, a bias of its own, or a positional encoding."""
     node = network.nodes[value.node]
     if value.direct and node.type in ("bn", "ln") and not node.shifted:
@@ -102,7 +104,7 @@ def add_parameter(network: Network, value: Activation, parameter: Parameter, sco
     return Activation(network.add("sum", [value.node, codes.node], scope))
 
 
-def scale_by_parameter(network: Network, value: Activation, parameter: Parameter, scope: str) -> Activation:
+def scale_by_parameter(network: TracedNetwork, value: Activation, parameter: Parameter, scope: str) -> Activation:
     """A norm layer's weight, or a scale of its own: a norm layer that has been told its statistics."""
     node = network.nodes[value.node]
     if value.direct and node.type in ("bn", "ln") and not node.weighted:
@@ -115,7 +117,7 @@ def scale_by_parameter(network: Network, value: Activation, parameter: Parameter
     return Activation(number, direct=True)
 
 
-def modulated(network: Network, value: Activation, kernel: Parameter, scope: str) -> Activation:
+def modulated(network: TracedNetwork, value: Activation, kernel: Parameter, scope: str) -> Activation:
     """A kernel whose channels an activation scales, before it is used: a layer that reads the activation."""
     node = network.add("conv", [value.node], scope)
     for part in kernel.parts:
@@ -123,7 +125,9 @@ def modulated(network: Network, value: Activation, kernel: Parameter, scope: str
     return Activation(node)
 
 
-def normalise(network: Network, source: int, over_batch: bool, scales: Sequence[Parameter], scope: str) -> Activation:
+def normalise(
+    network: TracedNetwork, source: int, over_batch: bool, scales: Sequence[Parameter], scope: str
+) -> Activation:
     """A normalisation by statistics of its input."""
     value = Activation(network.add("bn" if over_batch else "ln", [source], scope), direct=True)
     for scale in scales:
@@ -131,7 +135,7 @@ def normalise(network: Network, source: int, over_batch: bool, scales: Sequence[
     return value
 
 
-def position(network: Network, parameter: Parameter, scope: str, remark: str) -> Activation:
+def position(network: TracedNetwork, parameter: Parameter, scope: str, remark: str) -> Activation:
     """A parameter that is an activation by itself: a positional encoding, a class token, a learned query.
 
     The last axis are its channels.  Two others are height and width; any other number of positions is laid out row
@@ -157,7 +161,7 @@ def position(network: Network, parameter: Parameter, scope: str, remark: str) ->
     return Activation(node)
 
 
-def _claim_vectors(network: Network, node: int, role: Role, parameter: Parameter, remark: str = "") -> None:
+def _claim_vectors(network: TracedNetwork, node: int, role: Role, parameter: Parameter, remark: str = "") -> None:
     for part in parameter.parts:
         view = part.known()
         atoms = [atom for axis in view.axes for atom in axis]
@@ -166,7 +170,7 @@ def _claim_vectors(network: Network, node: int, role: Role, parameter: Parameter
         network.nodes[node].shape = (parameter.size, 1, 1, 1)
 
 
-def _own_layout(network: Network, node: int, role: Role, part: View, remark: str = LOST_LAYOUT) -> None:
+def _own_layout(network: TracedNetwork, node: int, role: Role, part: View, remark: str = LOST_LAYOUT) -> None:
     """Claims a parameter in its own layout: its last axis is the output, the one before it the input."""
     view = part.picked
     if len(view.shape) < 2:

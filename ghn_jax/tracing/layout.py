@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
-from ghn_jax.target import Place
+from ghn_jax.graphs.tree import Place
 
 REPEATED = -1
 """Stands for the axis of an atom that belongs to no axis of the parameter: a broadcast."""

@@ -12,9 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ghn_jax.graph import NODE_ID, Graph, GraphError, Role, Tensor, oihw, shortest_paths
-from ghn_jax.program_graph import MAX_DISTANCE
-from ghn_jax.target import Leaf, Place, Target, whole
+from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, GraphError, Role, Tensor, oihw, shortest_paths
+from ghn_jax.graphs.tree import Leaf, ParameterTree, Place, whole
 from ghn_jax.tracing.layout import View
 
 NO_SHAPE = (0, 0, 0, 0)
@@ -54,7 +53,7 @@ class Claim:
     remark: str
 
 
-class Network:
+class TracedNetwork:
     """Nodes are numbered in topological order."""
 
     def __init__(self, leaves: Sequence[Leaf]):
@@ -149,9 +148,9 @@ class Network:
 
         Args:
           outputs: numbers of nodes.
-          rebuild, initial: as in `Target`.
+          rebuild, initial: as in `ParameterTree`.
           reached: indices of the leaves that the outputs depend on.
-          inputs: as in `Target`.
+          inputs: as in `ParameterTree`.
 
         Raises:
           GraphError: no node leads to an output.
@@ -161,15 +160,15 @@ class Network:
         number = {node: index for index, node in enumerate(live)}
         edges = [(number[parent], number[node]) for node in live for parent in self.nodes[node].parents]
         tensors, unpredicted, remarks = self._owned(number, classes, reached)
-        target = Target(
+        tree = ParameterTree(
             rebuild, tuple(self.leaves), initial, unpredicted, remarks, tuple(self.unsupported), tuple(inputs)
         )
         return Graph(
             node_types=np.array([NODE_ID[self.nodes[node].type] for node in live], np.int32),
             node_shapes=np.array([self.nodes[node].shape for node in live], np.int32).reshape(-1, 4),
-            distances=shortest_paths(edges, len(live), MAX_DISTANCE),
+            distances=shortest_paths(edges, len(live), LONGEST_PATH),
             tensors=tensors,
-            target=target,
+            tree=tree,
         )
 
     def _live(self, outputs: Sequence[int]) -> list[int]:

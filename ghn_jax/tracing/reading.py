@@ -10,7 +10,7 @@ from ghn_jax.tracing import layers, relayout
 from ghn_jax.tracing.combination import combine, materialise, materialise_all
 from ghn_jax.tracing.equations import Equation, Equations
 from ghn_jax.tracing.errors import TraceError
-from ghn_jax.tracing.network import Network
+from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Parameter, Scores, Statistic, Value
 
 ELEMENTWISE = frozenset(
@@ -34,7 +34,7 @@ SAME_VALUE = frozenset(
 ROOTS = frozenset(("sqrt", "rsqrt", "pow"))
 
 
-def read(equations: Equations, network: Network, values: dict[int, Value]) -> list[int]:
+def read(equations: Equations, network: TracedNetwork, values: dict[int, Value]) -> list[int]:
     """Adds the nodes of a program to `network`; returns those of the outputs.
 
     Args:
@@ -50,7 +50,7 @@ def read(equations: Equations, network: Network, values: dict[int, Value]) -> li
 
 
 class _Reader:
-    def __init__(self, equations: Equations, network: Network, values: dict[int, Value]):
+    def __init__(self, equations: Equations, network: TracedNetwork, values: dict[int, Value]):
         self.known = equations.known
         self.shapes = equations.shapes
         self.network = network

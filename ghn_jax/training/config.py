@@ -12,9 +12,9 @@ from typing import Any
 import ml_collections.config_dict
 from ml_collections import ConfigDict
 
-from ghn_jax.architecture import Task
 from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.networks.architecture import Task
 
 MAY_CHANGE = frozenset(
     ("workdir", "data_dir", "max_minutes", "checkpoint_minutes", "keep_checkpoints")

@@ -12,8 +12,8 @@ from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.chunks import Chunk, Layout, lay_out, rows_shape
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.programs import Decode, MakeTensors, PullBackChunk, PullBackTensors, Zeros
-from ghn_jax.graph import Graph
-from ghn_jax.program import Program
+from ghn_jax.graphs.graph import Graph
+from ghn_jax.networks.program import Program
 
 
 class _Layer(NamedTuple):

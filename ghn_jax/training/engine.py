@@ -14,14 +14,14 @@ from ghn_jax.execution.compiling import Programs
 from ghn_jax.execution.operations import ExecutionError, Loss, Plan, value_and_grad
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.programs import Decode, PullBackChunk, decoder_params
-from ghn_jax.ghn.requests import Table
+from ghn_jax.ghn.rows import Table
+from ghn_jax.networks.network import Network
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.decoded import DecodedTensors, Decoding
 from ghn_jax.training.inputs import CAPACITY, Graphs, first_nodes, graphs_of, padded_nodes, shares
 from ghn_jax.training.memory import check_networks, plan_of
 from ghn_jax.training.step import Collect, Metrics, TrainState, make_embed, make_update
-from ghn_jax.training.targets import Target
 
 
 class Share(NamedTuple):
@@ -51,7 +51,7 @@ class Prepared(NamedTuple):
       balance: largest cost of a device over the mean.
     """
 
-    targets: tuple[Target, ...]
+    targets: tuple[Network, ...]
     graphs: Graphs
     shares: tuple[Share, ...]
     balance: float
@@ -95,7 +95,7 @@ class Engine:
         for workers in self._workers:
             workers.shutdown(wait=True, cancel_futures=True)
 
-    def prepare(self, state: TrainState, targets: Sequence[Target]) -> Prepared:
+    def prepare(self, state: TrainState, targets: Sequence[Network]) -> Prepared:
         """Deals a meta-batch out to the devices, makes their arrays, and begins to compile what they need.
 
         Args:
@@ -124,7 +124,7 @@ class Engine:
         order = tuple(targets[position] for share in dealt for position in share)
         return Prepared(order, graphs, found, max(sums) / float(np.mean(sums)))
 
-    def _share(self, targets: Sequence[Target], share: Sequence[int], costs: Sequence[float]) -> Share:
+    def _share(self, targets: Sequence[Network], share: Sequence[int], costs: Sequence[float]) -> Share:
         config = self._config
         of_share = [targets[position] for position in share]
         return Share(

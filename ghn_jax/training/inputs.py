@@ -9,11 +9,11 @@ import jax
 import jraph
 import numpy as np
 
-from ghn_jax import padding
 from ghn_jax.deepnets.sampler import MAX_NODES_BATCH
 from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.graph import Graph
+from ghn_jax.graphs import padding
+from ghn_jax.graphs.graph import Graph
 
 CAPACITY = 2304
 """Embeddings of a device: more than the nodes of any meta-batch (`MAX_NODES_BATCH`), so that one size is enough."""

@@ -15,25 +15,26 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ghn_jax import checkpoint, images, loading
-from ghn_jax.architecture import Task
-from ghn_jax.checkpoint import CheckpointError, Checkpoints, Description
+from ghn_jax import images
 from ghn_jax.deepnets.sampler import GENERATOR_VERSION
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Batch, Dataset
-from ghn_jax.predict import GHN
+from ghn_jax.networks.architecture import Task
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig, differences
 from ghn_jax.training.engine import Engine, Prepared
 from ghn_jax.training.inputs import shares
 from ghn_jax.training.memory import check_first_networks
+from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.plot import plot_runs
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.signals import Stop, asked_to_stop
 from ghn_jax.training.step import Metrics, TrainState, init_state, make_optimizer
-from ghn_jax.training.targets import meta_batches
 from ghn_jax.training.validation import Validation
 from ghn_jax.training.watch import METRICS, VALIDATION, Watch
+from ghn_jax.weights import checkpoint, loading
+from ghn_jax.weights.checkpoint import CheckpointError, Checkpoints, Description
 
 MAX_SKIPPED = 5
 """So many steps in a row without an update end a run."""

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import heapq
 
-from ghn_jax.architecture import Task
 from ghn_jax.execution.operations import ExecutionError, Plan
+from ghn_jax.networks.architecture import Task
+from ghn_jax.networks.network import Network
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
-from ghn_jax.training.targets import Target, meta_batches
+from ghn_jax.training.meta_batches import meta_batches
 
 LOOK_AHEAD = 64
 """Positions of the stream of architectures that are looked at before a run."""
 
 
-def plan_of(target: Target, config: TrainConfig) -> Plan:
+def plan_of(target: Network, config: TrainConfig) -> Plan:
     """How a network is run in training."""
     return Plan(target.program, config.batch_size, config.compute_dtype, config.label_smoothing)
 
@@ -29,7 +30,7 @@ def check_first_networks(config: TrainConfig, task: Task) -> None:
         check_networks(meta_batch.targets, config)
 
 
-def check_networks(targets: tuple[Target, ...], config: TrainConfig) -> None:
+def check_networks(targets: tuple[Network, ...], config: TrainConfig) -> None:
     """Checks that as many networks as run at once fit, the largest of a meta-batch.
 
     Raises:

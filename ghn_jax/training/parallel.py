@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.config import ConfigError
-from ghn_jax.platforms import compiler_options, processors
+from ghn_jax.networks.platforms import compiler_options, processors
 from ghn_jax.training.step import DEVICES
 
 

@@ -7,26 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from ghn_jax.architecture import Task
 from ghn_jax.deepnets.sampler import sample_architecture
-from ghn_jax.evaluation import BATCH_SIZE, ByOperation, accuracy, summary
+from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
+from ghn_jax.evaluation.results import summary
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset, in_memory
-from ghn_jax.predict import GHN, predict_params
+from ghn_jax.networks.architecture import Task
+from ghn_jax.networks.network import Network, make_network
+from ghn_jax.prediction.predict import predict_params
 from ghn_jax.training.config import TrainConfig
-from ghn_jax.training.targets import Target, make_target
 
 
-def val_targets(config: TrainConfig, task: Task) -> list[Target]:
+def val_targets(config: TrainConfig, task: Task) -> list[Network]:
     """The first architectures of the val split, of the run's width and as cheap as those it trains on."""
-    targets: list[Target] = []
+    targets: list[Network] = []
     number = 0
     while len(targets) < config.val_networks:
         architecture = sample_architecture("val", number, task.large_images)
         if config.fixed_width is not None:
             architecture = dataclasses.replace(architecture, C=config.fixed_width)
-        target = make_target(number, architecture, task)
+        target = make_network(number, architecture, task)
         if config.max_multiply_adds is None or target.program.multiply_adds <= config.max_multiply_adds:
             targets.append(target)
         number += 1

@@ -1,0 +1,1 @@
+"""Files of DeepNets-1M: reading those of the paper, writing our own."""

@@ -1,0 +1,93 @@
+"""How the published files spell out the nodes of a graph: a type, a cell and the name of an operation.
+
+Types are those of `graph.NODE_TYPES`, but 1x1 convolutions and linear layers are set apart as "conv_1x1".  An operation
+is called by its parameter without the cell ("_ops.1.op.2.weight"), or by its type where it has none ("sum").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ghn_jax.deepnets.files.matching import Row
+from ghn_jax.errors import GHNError
+from ghn_jax.graphs.graph import NODE_TYPES, Graph
+
+
+class NamedNode(NamedTuple):
+    """A node as the published files spell it out."""
+
+    node_type: str
+    cell: int
+    operation: str
+
+
+class UnknownIdError(GHNError):
+    """A node with an id that nothing names."""
+
+    def __init__(self, node: int):
+        super().__init__(f"ids of node {node} without a name")
+        self.node = node
+
+
+def named_nodes(graph: Graph, num_cells: int) -> list[NamedNode]:
+    """The nodes of `graph`, a network of `num_cells` cells, in their order.
+
+    A node without parameters belongs to the cell last met, as in the original.
+    """
+    nodes, cell = [], 0
+    for label in node_labels(graph):
+        node_type, name = label.split()
+        if name.startswith("cells."):
+            _, number, name = name.split(".", 2)
+            cell = int(number)
+        elif name.startswith("classifier"):
+            cell = num_cells - 1
+        elif name.startswith(("stem", "pos_enc")):
+            cell = 0
+        nodes.append(NamedNode(node_type, cell, name))
+    return nodes
+
+
+def spelled_out(
+    nodes: Sequence[Sequence[int]], primitives: Mapping[int, str], operations: Mapping[int, str]
+) -> list[NamedNode]:
+    """Stored rows `(primitive id, cell, operation id)` with the names of their ids.
+
+    Raises:
+      UnknownIdError: an id that has no name.
+    """
+    named = []
+    for node, (primitive, cell, operation) in enumerate(nodes):
+        if primitive not in primitives or operation not in operations:
+            raise UnknownIdError(node)
+        named.append(NamedNode(primitives[primitive], cell, operations[operation]))
+    return named
+
+
+def matching_rows(nodes: Sequence[NamedNode]) -> list[Row]:
+    """What `matching.match_nodes` compares with `node_labels`."""
+    rows = []
+    for node_type, cell, name in nodes:
+        in_cell = name.startswith(("preprocess", "_ops"))
+        rows.append(Row(cell, f"{node_type} {f'cells.{cell}.' if in_cell else ''}{name}", in_cell))
+    return rows
+
+
+def node_labels(graph: Graph) -> list[str]:
+    """Type and parameter of every node ("conv_1x1 cells.0._ops.1.op.2.weight"), or the type twice ("sum sum")."""
+    labels = plain_labels(graph)
+    for node, shape in enumerate(graph.node_shapes.tolist()):
+        node_type, name = labels[node].split()
+        if node_type == "conv" and shape[2:] == [1, 1]:
+            labels[node] = f"conv_1x1 {name}"
+    return labels
+
+
+def plain_labels(graph: Graph) -> list[str]:
+    """`node_labels` that do not set 1x1 convolutions apart."""
+    names = [NODE_TYPES[node_type] for node_type in graph.node_types.tolist()]
+    labels = [f"{name} {name}" for name in names]
+    for tensor in reversed(graph.tensors):  # the first tensor of a node is the one in its label
+        labels[tensor.node] = f"{names[tensor.node]} {tensor.name}"
+    return labels

@@ -1,0 +1,139 @@
+"""Making a published file in parts, by several processes, so that a kill costs the parts under way and no more.
+
+Parts lie in a folder beside the file, each written under a temporary name and renamed when complete.  When all are
+there, `assemble` copies them into the file, still compressed, and removes them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ghn_jax.deepnets.files.nodes import NamedNode
+from ghn_jax.deepnets.files.reading import meta_path
+from ghn_jax.deepnets.files.writing import StoredNetwork, stored_network, write_file
+from ghn_jax.deepnets.sampler import GENERATOR_VERSION, SPLITS
+from ghn_jax.errors import GHNError
+
+_PART_SIZES = {"train": 1000, "search": 100}
+_PART_SIZE = 20
+
+
+class PartError(GHNError):
+    """A part that is not what its name says."""
+
+
+class Part(NamedTuple):
+    """Architectures `first` to `stop - 1` of a split."""
+
+    split: str
+    first: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of architectures."""
+        return self.stop - self.first
+
+
+def parts_of(split: str, num: int) -> list[Part]:
+    """The parts of the first `num` architectures of a split, a few seconds of work each.
+
+    Raises:
+      ValueError: an unknown split, or more architectures than it has.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split is called {split!r}; known are {', '.join(SPLITS)}")
+    if not 1 <= num <= SPLITS[split].size:
+        raise ValueError(f"num={num}: split {split!r} has 1 to {SPLITS[split].size} architectures")
+    size = _PART_SIZES.get(split, _PART_SIZE)
+    return [Part(split, first, min(first + size, num)) for first in range(0, num, size)]
+
+
+def part_folder(path: str | os.PathLike) -> Path:
+    """Where the parts of the HDF5 file `path` lie."""
+    path = Path(path)
+    return path.with_name(f"{path.stem}.parts")
+
+
+def part_path(folder: Path, part: Part) -> Path:
+    """The file of a part; parts of another generator version have other names."""
+    return folder / f"v{GENERATOR_VERSION}_{part.split}_{part.first:07}_{part.stop:07}.npz"
+
+
+def write_part(folder: Path, part: Part) -> Part:
+    """Draws the architectures of a part and writes them; returns the part."""
+    networks = [stored_network(part.split, index) for index in range(part.first, part.stop)]
+    rows = [node for network in networks for node in network.nodes]
+    types, operations = (sorted({node[column] for node in rows}) for column in (0, 2))
+    type_id, operation_id = ({name: i for i, name in enumerate(names)} for names in (types, operations))
+    text = json.dumps([network.entry for network in networks])
+    path = part_path(folder, part)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with open(temporary, "wb") as file:
+        np.savez(
+            file,
+            entries=np.frombuffer(text.encode(), np.uint8),
+            adj=np.frombuffer(b"".join(network.adj_gzip for network in networks), np.uint8),
+            adj_sizes=np.array([len(network.adj_gzip) for network in networks], np.int64),
+            num_nodes=np.array([len(network.nodes) for network in networks], np.int64),
+            nodes=np.array([(type_id[n.node_type], n.cell, operation_id[n.operation]) for n in rows], np.uint16),
+            types=np.array(types),
+            operations=np.array(operations),
+        )
+    temporary.rename(path)
+    return part
+
+
+def read_part(folder: Path, part: Part) -> Iterator[StoredNetwork]:
+    """The networks of a part.
+
+    Raises:
+      PartError: its file is damaged.
+    """
+    path = part_path(folder, part)
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        entries = json.loads(arrays["entries"].tobytes())
+        adj_ends, node_ends = np.cumsum(arrays["adj_sizes"]), np.cumsum(arrays["num_nodes"])
+        types, operations = arrays["types"].tolist(), arrays["operations"].tolist()
+        if len(entries) != part.size or len(adj_ends) != part.size:
+            raise ValueError(f"{len(entries)} architectures, expected {part.size}")
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise PartError(f"{path} is damaged, remove it and start again: {error}") from error
+    adj = arrays["adj"].tobytes()
+    for index, entry in enumerate(entries):
+        chunk = adj[adj_ends[index] - arrays["adj_sizes"][index] : adj_ends[index]]
+        rows = arrays["nodes"][node_ends[index] - arrays["num_nodes"][index] : node_ends[index]].tolist()
+        yield StoredNetwork(entry, chunk, [NamedNode(types[t], cell, operations[o]) for t, cell, o in rows])
+
+
+def assemble(path: str | os.PathLike, splits: Mapping[str, list[Part]], report: Callable[[Part], None]) -> None:
+    """Writes the HDF5 file `path` and its meta file from complete parts, then removes them.
+
+    `report` is called with every part that was copied.
+
+    Raises:
+      ExistingFileError, PartError: nothing is changed then.
+    """
+    path, folder = Path(path), part_folder(path)
+    if not path.exists():
+        # With parts beside it, a meta file alone is left of an assembly that ended between two renamings.
+        meta_path(path).unlink(missing_ok=True)
+
+    def networks(parts: list[Part]) -> Iterator[StoredNetwork]:
+        for part in parts:
+            yield from read_part(folder, part)
+            report(part)
+
+    attributes = {"generator_version": GENERATOR_VERSION}
+    write_file(path, {split: networks(parts) for split, parts in splits.items()}, attributes)
+    shutil.rmtree(folder)

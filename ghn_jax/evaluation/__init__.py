@@ -1,0 +1,1 @@
+"""How well predicted parameters classify."""

@@ -1,0 +1,1 @@
+"""What makes embeddings of nodes, one module a kind."""

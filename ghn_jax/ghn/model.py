@@ -1,0 +1,27 @@
+"""A hypernetwork with its weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.hypernetwork import init_params
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GHN:
+    """A hypernetwork and its weights.
+
+    Attributes:
+      config: what it is.
+      params: parameters of `Hypernetwork(config)`.
+    """
+
+    config: HypernetConfig
+    params: Any
+
+    @classmethod
+    def init(cls, config: HypernetConfig, seed: int) -> GHN:
+        """A hypernetwork with random weights, distributed as in the original."""
+        return cls(config, init_params(config, seed))

@@ -1,0 +1,108 @@
+"""Graphs of fixed sizes, the only form of a graph that compiled code sees.
+
+Follows jraph's convention: the real graph comes first and one padding graph fills the rest; masks come from
+`jraph.get_node_padding_mask` and `jraph.get_edge_padding_mask`.  There is one size to compile for, the number of
+nodes: the number of edges follows from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jraph
+import numpy as np
+
+from ghn_jax.graphs.graph import NODE_TYPES, Graph, GraphError
+
+NODE_BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2304)
+"""Numbers of nodes that graphs are padded to."""
+
+
+def bucket(num_nodes: int) -> int:
+    """The smallest of `NODE_BUCKETS` that holds `num_nodes` real nodes and one node of padding.
+
+    Raises:
+      GraphError: there is none.
+    """
+    for size in NODE_BUCKETS:
+        if num_nodes < size:
+            return size
+    raise GraphError(f"a graph of {num_nodes} nodes is too large: expected at most {NODE_BUCKETS[-1] - 1} nodes")
+
+
+def edge_bucket(nodes: int) -> int:
+    """Number of edges that a graph is padded to along with `nodes`: all that a DAG of `nodes - 1` nodes can have."""
+    return (nodes - 1) * (nodes - 2) // 2
+
+
+def pad(graph: Graph, nodes: int, max_distance: int) -> jraph.GraphsTuple:
+    """The graph and a padding graph, `nodes` nodes and `edge_bucket(nodes)` edges together, as NumPy arrays.
+
+    Args:
+      graph: the graph.
+      nodes: at least one more than the graph has, usually `bucket(graph.num_nodes)`.
+      max_distance: longest virtual edge; 1 leaves only the real edges.
+
+    Returns:
+      A `GraphsTuple` with nodes `{"type": int32 [nodes], "shape": int32 [nodes, 4]}` (shapes as `(out, in, h, w)`,
+      zeros where there is none), edges `int32 [edges]` (distances, 1 for a real edge) and two entries in `n_node`.
+
+    Raises:
+      GraphError: arrays that do not fit together, a node out of topological order, or too many nodes.
+    """
+    check_graph(graph)
+    if graph.num_nodes >= nodes:
+        raise GraphError(f"a graph of {graph.num_nodes} nodes does not fit into {nodes} with one node of padding")
+    if max_distance < 1:
+        raise GraphError(f"max_distance={max_distance}: expected at least 1, the real edges")
+    senders, receivers = np.nonzero((graph.distances >= 1) & (graph.distances <= max_distance))
+    real = jraph.GraphsTuple(
+        nodes={
+            "type": np.asarray(graph.node_types, np.int32),
+            "shape": np.asarray(graph.node_shapes, np.int32),
+        },
+        edges=graph.distances[senders, receivers].astype(np.int32),
+        senders=senders.astype(np.int32),
+        receivers=receivers.astype(np.int32),
+        globals=None,
+        n_node=np.array([graph.num_nodes], np.int32),
+        n_edge=np.array([len(senders)], np.int32),
+    )
+    return jraph.pad_with_graphs(real, n_node=nodes, n_edge=edge_bucket(nodes), n_graph=2)
+
+
+def stack(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
+    """A meta-batch: padded graphs of one size as one `GraphsTuple` whose leaves have a leading axis `[graphs]`.
+
+    Raises:
+      GraphError: no graphs, or graphs padded to different sizes.
+    """
+    sizes = sorted({len(graph.nodes["type"]) for graph in graphs})
+    if len(sizes) != 1:
+        raise GraphError(f"a meta-batch needs graphs padded to one size, got sizes {sizes}")
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)
+
+
+def check_graph(graph: Graph) -> None:
+    """Raises `GraphError` unless the arrays of `graph` fit together and its nodes are in topological order."""
+    if not isinstance(graph, Graph):
+        raise GraphError(f"expected a ghn_jax Graph, got {type(graph).__name__}")
+    count = graph.num_nodes
+    if count < 1:
+        raise GraphError("a graph without nodes")
+    for field, expected in (("node_shapes", (count, 4)), ("distances", (count, count))):
+        shape = np.shape(getattr(graph, field))
+        if shape != expected:
+            raise GraphError(f"Graph.{field} of {count} nodes has shape {shape}: expected {expected}")
+    types = np.asarray(graph.node_types)
+    if types.min() < 0 or types.max() >= len(NODE_TYPES):
+        raise GraphError(f"Graph.node_types lie in {types.min()}..{types.max()}: expected 0..{len(NODE_TYPES) - 1}")
+    if np.min(graph.node_shapes) < 0 or np.min(graph.distances) < 0:
+        raise GraphError("Graph.node_shapes and Graph.distances must not be negative")
+    if np.any(np.tril(graph.distances)):
+        end, start = np.argwhere(np.tril(graph.distances))[0]
+        raise GraphError(f"Graph.distances leads from node {end} back to node {start}: expected topological order")
+    for tensor in graph.tensors:
+        if not 0 <= tensor.node < count:
+            raise GraphError(f"{tensor.name!r} belongs to node {tensor.node}: expected 0..{count - 1}")

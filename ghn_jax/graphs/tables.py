@@ -1,0 +1,110 @@
+"""Computational graphs as tables and as networkx graphs, to look at, to measure and to edit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import networkx as nx
+import numpy as np
+
+from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, NODE_TYPES, Graph, GraphError, Tensor, shortest_paths
+
+
+def node_table(graph: Graph) -> np.ndarray:
+    """The nodes as a structured array `[nodes]`; `pandas.DataFrame(node_table(graph))` is its data frame.
+
+    Fields: `node`, `type`, `out`, `in`, `height`, `width` (the node's shape, zeros where there is none), `in_degree`
+    and `out_degree` (of real edges), `params` (number of parameters), `parameter` (name of the first tensor, or "").
+    """
+    edges = graph.distances == 1
+    params = np.zeros(graph.num_nodes, np.int64)
+    names = [""] * graph.num_nodes
+    for tensor in reversed(graph.tensors):
+        params[tensor.node] += tensor.size
+        names[tensor.node] = tensor.name
+    columns = {
+        "node": np.arange(graph.num_nodes),
+        "type": np.array([NODE_TYPES[node_type] for node_type in graph.node_types.tolist()]),
+        "out": graph.node_shapes[:, 0],
+        "in": graph.node_shapes[:, 1],
+        "height": graph.node_shapes[:, 2],
+        "width": graph.node_shapes[:, 3],
+        "in_degree": edges.sum(axis=0),
+        "out_degree": edges.sum(axis=1),
+        "params": params,
+        "parameter": np.array(names),
+    }
+    return _structured(columns)
+
+
+def edge_table(graph: Graph, max_distance: int = 1) -> np.ndarray:
+    """The edges as a structured array with fields `start`, `end` and `distance`, sorted by start and end.
+
+    With `max_distance` above 1, virtual edges up to that length too.
+    """
+    start, end = np.nonzero((graph.distances >= 1) & (graph.distances <= max_distance))
+    return _structured({"start": start, "end": end, "distance": graph.distances[start, end]})
+
+
+def _structured(columns: dict[str, np.ndarray]) -> np.ndarray:
+    table = np.empty(len(next(iter(columns.values()))), [(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        table[name] = values
+    return table
+
+
+def to_networkx(graph: Graph, max_distance: int = 1) -> nx.DiGraph:
+    """The graph for networkx.
+
+    Nodes have the attributes `type` (its name), `shape` (`(out, in, h, w)`) and `tensors` (those it owns, in the order
+    of the network); edges have `distance`.  With `max_distance` above 1, virtual edges up to that length are edges too.
+    """
+    result = nx.DiGraph()
+    for node, (node_type, shape) in enumerate(zip(graph.node_types.tolist(), graph.node_shapes.tolist(), strict=True)):
+        result.add_node(node, type=NODE_TYPES[node_type], shape=tuple(shape), tensors=())
+    for tensor in graph.tensors:
+        result.nodes[tensor.node]["tensors"] += (tensor,)
+    for start, end, distance in edge_table(graph, max_distance).tolist():
+        result.add_edge(start, end, distance=distance)
+    return result
+
+
+def from_networkx(edited: nx.DiGraph) -> Graph:
+    """A graph from one that `to_networkx` made and that was edited since: nodes and edges added, changed or removed.
+
+    Nodes may have any names.  Edges with a `distance` above 1 are left out and shortest paths are worked out anew.
+    Nodes are put into topological order, as near as possible to the order in which they were added.
+
+    Raises:
+      GraphError: a cycle, no nodes, or a node without a known `type`.
+    """
+    real = nx.DiGraph()
+    real.add_nodes_from(edited.nodes)
+    real.add_edges_from((start, end) for start, end, d in edited.edges(data="distance", default=1) if d == 1)
+    position = {node: place for place, node in enumerate(edited.nodes)}
+    try:
+        order = list(nx.lexicographical_topological_sort(real, key=position.get))
+    except nx.NetworkXUnfeasible:
+        cycle = " -> ".join(repr(start) for start, _ in nx.find_cycle(real))
+        raise GraphError(f"a graph must have no cycles, nodes {cycle} form one") from None
+    if not order:
+        raise GraphError("a graph without nodes")
+    number = {node: place for place, node in enumerate(order)}
+    attributes = [_checked(node, edited.nodes[node]) for node in order]
+    edges = [(number[start], number[end]) for start, end in real.edges]
+    return Graph(
+        node_types=np.array([NODE_ID[a["type"]] for a in attributes], np.int32),
+        node_shapes=np.array([a.get("shape", (0, 0, 0, 0)) for a in attributes], np.int32),
+        distances=shortest_paths(edges, len(order), LONGEST_PATH),
+        tensors=tuple(
+            Tensor(tensor.name, place, tensor.role, tensor.shape)
+            for place, a in enumerate(attributes)
+            for tensor in a.get("tensors", ())
+        ),
+    )
+
+
+def _checked(node: Any, attributes: dict[str, Any]) -> dict[str, Any]:
+    if attributes.get("type") not in NODE_ID:
+        raise GraphError(f"node {node!r} has type {attributes.get('type')!r}: expected one of {', '.join(NODE_TYPES)}")
+    return attributes

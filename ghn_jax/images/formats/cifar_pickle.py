@@ -1,0 +1,100 @@
+"""The pickled dictionaries of the Python version of CIFAR, read without running what a pickle may ask for.
+
+Not even NumPy is called: it trusts the state that a pickle gives to a dtype or an array, and one damaged byte can
+crash the process.  Stand-ins take the state, check it, and make the array from its bytes.
+"""
+
+from __future__ import annotations
+
+import math
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ghn_jax.images.errors import ImageError
+
+
+class _DType:
+    """In the place of `numpy.dtype`: the type of single unsigned bytes, for which byte order means nothing."""
+
+    def __init__(self, code: str | bytes, align: bool = False, copy: bool = False):
+        if code not in ("u1", b"u1"):
+            raise pickle.UnpicklingError(f"an array of dtype {code!r}: expected 'u1', unsigned bytes")
+
+    def __setstate__(self, state: tuple) -> None:
+        """Takes byte order, alignment and flags, and leaves them."""
+
+
+class _Array:
+    """In the place of `numpy.ndarray` and of the function that makes an empty one before its state is known."""
+
+    array: np.ndarray
+
+    def __init__(self, kind: type, shape: tuple[int, ...], code: bytes):
+        """Takes what describes the empty array, and leaves it."""
+
+    def __setstate__(self, state: tuple) -> None:
+        _, shape, dtype, fortran_order, content = state
+        if not isinstance(dtype, _DType) or not isinstance(content, bytes):
+            raise pickle.UnpicklingError("an array without its dtype or its bytes")
+        if len(content) != math.prod(shape):
+            raise pickle.UnpicklingError(f"an array of shape {shape} with {len(content)} bytes")
+        self.array = np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran_order else "C")
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    """In the place of `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}: expected 'latin1'")
+    return text.encode("latin1")
+
+
+_STAND_INS = {
+    ("numpy", "ndarray"): _Array,
+    ("numpy", "dtype"): _DType,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
+    ("_codecs", "encode"): _encode,
+}
+
+# What the standard library's unpickler raises for bytes that are no pickle, depending on where they go wrong.
+_UNPICKLING_ERRORS = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    ValueError,
+)
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _STAND_INS:
+            raise pickle.UnpicklingError(f"{module}.{name} is not part of an array")
+        return _STAND_INS[module, name]
+
+
+def read_python_batch(path: Path) -> dict[str, Any]:
+    """The dictionary in a pickle of plain values and arrays of unsigned bytes; keys of bytes become strings.
+
+    Raises:
+      ImageError: a truncated or foreign file, naming it and its size, or one that asks for anything else.
+    """
+    try:
+        with path.open("rb") as file:
+            batch = _ArrayUnpickler(file, encoding="bytes").load()
+        if not isinstance(batch, dict):
+            raise pickle.UnpicklingError(f"holds a {type(batch).__name__}: expected a dictionary")
+        return {
+            key.decode() if isinstance(key, bytes) else key: value.array if isinstance(value, _Array) else value
+            for key, value in batch.items()
+        }
+    except _UNPICKLING_ERRORS as error:
+        raise ImageError(
+            f"{path} ({path.stat().st_size} bytes) is not a pickled CIFAR batch, or is truncated: {error}"
+        ) from error

@@ -1,0 +1,45 @@
+"""Arrays in IDX files, the format of MNIST and Fashion-MNIST.
+
+Two zero bytes, the type of the elements (8: uint8), the number of axes, each axis as a big-endian uint32,
+then the elements.  Source: http://yann.lecun.com/exdb/mnist/.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ghn_jax.images.errors import ImageError
+
+_GZIP = b"\x1f\x8b"
+
+
+def read_idx(path: Path, axes: int) -> np.ndarray:
+    """The uint8 array with `axes` axes in an IDX file, which may be gzipped.
+
+    Raises:
+      ImageError: the file is no such array, or not of the size that it says itself.
+    """
+    content = path.read_bytes()
+    if content.startswith(_GZIP):
+        try:
+            content = gzip.decompress(content)
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise ImageError(f"{path}: damaged gzip file of {len(content)} bytes ({error})") from error
+    start = 4 + 4 * axes
+    magic = bytes([0, 0, 8, axes])
+    if content[:4] != magic or len(content) < start:
+        raise ImageError(
+            f"{path}: {len(content)} bytes that begin with {content[:4].hex() or 'nothing'}; expected an IDX "
+            f"file of uint8 with {axes} axes, which begins with {magic.hex()} and has at least {start} bytes"
+        )
+    shape = struct.unpack(f">{axes}I", content[4:start])
+    size = start + math.prod(shape)
+    if len(content) != size:
+        raise ImageError(f"{path}: found {len(content)} bytes (uncompressed), expected {size} for shape {list(shape)}")
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)

@@ -1,0 +1,1 @@
+"""Target networks: from an architecture to its program, a list of primitives, and to its graph."""

@@ -1,0 +1,106 @@
+"""The computational graph of a program, with the nodes and edges of the published graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, Tensor, oihw, shortest_paths
+from ghn_jax.networks import primitives as ops
+from ghn_jax.networks.architecture import CIFAR10, AnyArchitecture, Task
+from ghn_jax.networks.program import INPUT, Instruction, ParameterTensor, Program, lower
+
+_NODE_TYPES = {
+    ops.BatchNorm: "bn",
+    ops.LayerNorm: "ln",
+    ops.MaxPool: "max_pool",
+    ops.AvgPool: "avg_pool",
+    ops.Attention: "msa",
+    ops.Excite: "cse",
+    ops.Add: "sum",
+    ops.Concat: "concat",
+    ops.GlobalAvgPool: "glob_avg",
+}
+
+
+def build_graph(architecture: AnyArchitecture, task: Task = CIFAR10) -> Graph:
+    """The graph of `architecture` applied to `task`.
+
+    Raises:
+      ArchitectureError: the architecture makes no network for this task.
+    """
+    return graph_of(lower(architecture, task))
+
+
+def graph_of(program: Program) -> Graph:
+    """The graph of a program.
+
+    There is a node for every weight of a convolution or linear layer and one for its bias, one for every
+    normalisation layer, positional encoding and pooling, and for sums and concatenations of more than one node.
+    Activations, reshapes and dropout are no nodes.
+    """
+    builder = _GraphBuilder()
+    source = {INPUT: builder.node("input", [])}
+    for register, instruction in enumerate(program.instructions, start=1):
+        inputs = [source[r] for r in instruction.inputs if r is not None]
+        source[register] = builder.append(instruction, inputs)
+    return Graph(
+        node_types=np.array(builder.types, np.int32),
+        node_shapes=np.array(builder.shapes, np.int32),
+        distances=shortest_paths(builder.edges, len(builder.types), LONGEST_PATH),
+        tensors=tuple(builder.tensors),
+    )
+
+
+class _GraphBuilder:
+    def __init__(self):
+        self.types: list[int] = []
+        self.shapes: list[tuple[int, int, int, int]] = []
+        self.edges: list[tuple[int, int]] = []
+        self.tensors: list[Tensor] = []
+
+    def node(self, node_type: str, sources: list[int], shape=(0, 0, 0, 0)) -> int:
+        index = len(self.types)
+        self.types.append(NODE_ID[node_type])
+        self.shapes.append(shape)
+        for start in sources:
+            self.edges.append((start, index))
+        return index
+
+    def layer(self, node_type: str, sources: list[int], tensors: Sequence[ParameterTensor]) -> int:
+        """A node that owns `tensors`, with the shape of the first."""
+        first = tensors[0]
+        node = self.node(node_type, sources, oihw(first.role, first.shape))
+        for tensor in tensors:
+            self.tensors.append(Tensor(tensor.name, node, tensor.role, tensor.shape))
+        return node
+
+    def append(self, instruction: Instruction, inputs: list[int]) -> int:
+        """Adds the nodes of one instruction; returns the node that its output comes from."""
+        primitive, tensors = instruction.primitive, instruction.tensors
+        kind = type(primitive)
+        if kind is ops.Conv or kind is ops.Linear:
+            node = self.layer(_weight_type(primitive), inputs, tensors[:1])
+            return self.layer("bias", [node], tensors[1:]) if len(tensors) > 1 else node
+        if kind is ops.PositionalEncoding:
+            codes = self.layer("pos_enc", [], tensors)
+            return self.node("sum", [*inputs, codes])
+        if kind is ops.Add or kind is ops.Concat:
+            inputs = list(dict.fromkeys(inputs))
+            if len(inputs) == 1:
+                return inputs[0]
+        node_type = _NODE_TYPES.get(kind)
+        if node_type is None:
+            return inputs[0]
+        if tensors:
+            return self.layer(node_type, inputs, tensors)
+        if kind is ops.MaxPool or kind is ops.AvgPool:
+            return self.node(node_type, inputs, (1, 1, primitive.kernel, primitive.kernel))
+        return self.node(node_type, list(dict.fromkeys(inputs)))
+
+
+def _weight_type(primitive: ops.Conv | ops.Linear) -> str:
+    if type(primitive) is ops.Conv and primitive.depthwise:
+        return "dil_conv" if primitive.dilation > 1 else "sep_conv"
+    return "conv"

@@ -1,0 +1,290 @@
+"""Predicting all parameters of a network.
+
+On CPUs nothing is compiled for a new architecture: the node embeddings are compiled once for every size of graph
+(`padding.NODE_BUCKETS`), the decoders for chunks of a fixed number of rows, and the tensors of the target's own shapes
+are made with NumPy, each element written once.  On an accelerator `predict_on_device` keeps everything there.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.fit import fit_into
+from ghn_jax.ghn.hypernetwork import Hypernetwork
+from ghn_jax.ghn.model import GHN
+from ghn_jax.ghn.rows import Placement, Requests, Table, request
+from ghn_jax.graphs import padding
+from ghn_jax.graphs.graph import Graph, GraphError, Role, Tensor
+from ghn_jax.graphs.tree import ParameterTree
+from ghn_jax.networks.platforms import accelerator
+from ghn_jax.prediction import on_device
+from ghn_jax.weights import pretrained
+
+# Rows of a table decoded at a time.
+_CHUNKS = {Table.DENSE: 64, Table.DEPTHWISE: 256, Table.VECTOR: 128, Table.CLASS_WEIGHT: 1, Table.CLASS_BIAS: 1}
+
+# Arrays that begin at multiples of this many bytes become JAX arrays without a copy on the CPU.
+_ALIGNMENT = 64
+
+# Writing fewer elements than this is not worth a second thread.
+_ELEMENTS_PER_THREAD = 1 << 20
+
+
+def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, strict: bool = False) -> Any:
+    """All parameters of the network that `graph` describes, computed on JAX's default device.
+
+    Everything is computed in full float32 on every platform.  On CPUs the arrays share one piece of memory, which lives
+    as long as any of them.  Accelerators compile a small program for every kind of parameter that they meet for the
+    first time (`warm_up`).
+
+    Args:
+      graph: of the network, from `ghn_jax.trace` or `build_graph`.
+      ghn: the hypernetwork; None takes the one shipped with the package, which was trained on Fashion-MNIST
+        (`ghn_jax.load`).
+      seed: of the model's own initialisers, for parameters that the hypernetwork cannot predict
+        (`ghn_jax.report(graph)` lists them).
+      strict: raise if there are any.
+
+    Returns:
+      For a traced model a pytree of exactly its own parameters' structure, shapes and types.  For a graph of
+      `build_graph` a dictionary by name, in JAX layout and in the order of its tensors.
+
+    Raises:
+      GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, class layers
+        of another number of classes than the hypernetwork predicts (those of a traced model are then predicted as other
+        layers), parameters that cannot be predicted (with `strict`) or of which no initial values are known.
+      CompilationError: the compiler of an accelerator fails (`ghn_jax.execution.compiling`).
+    """
+    ghn = _chosen(ghn, "predict_params")
+    padding.check_graph(graph)
+    if graph.tree is not None:
+        return _predict_tree(graph, graph.tree, ghn, seed, strict)
+    names = [tensor.name for tensor in graph.tensors]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise GraphError(f"two tensors are called {twice!r}")
+    device = accelerator()
+    if device is None:
+        tensors = _predict_tensors(graph, ghn)
+    else:
+        tensors = on_device.predict_tensors(graph, ghn, device)
+    return dict(zip(names, tensors, strict=True))
+
+
+def _chosen(ghn: GHN | None, function: str) -> GHN:
+    """The hypernetwork given to a function, or the one in the package."""
+    if ghn is None:
+        ghn = pretrained.load()
+    if not isinstance(ghn, GHN):
+        raise TypeError(f"{function} expected a GHN, got {type(ghn).__name__}")
+    return ghn
+
+
+def _predict_tree(graph: Graph, tree: ParameterTree, ghn: GHN, seed: int, strict: bool) -> Any:
+    """The parameter tree of a traced model."""
+    left = sorted(tree.unpredicted)
+    if left and strict:
+        reasons = "; ".join(f"{tree.leaves[index].name!r}: {tree.unpredicted[index]}" for index in left)
+        raise GraphError(f"parameters that cannot be predicted: {reasons}")
+    initial = dict(zip(left, tree.initial(left, seed), strict=True)) if left else {}
+    if missing := [repr(tree.leaves[index].name) for index, values in initial.items() if values is None]:
+        raise GraphError(f"{', '.join(missing)}: not predicted, and only a shape was given; trace with arrays instead")
+    graph = _with_ordinary_classes(graph, ghn.config)
+    device = accelerator()
+    if device is None:
+        predicted = _predict_leaves(graph, tree, initial, ghn)
+    else:
+        predicted = on_device.predict_leaves(graph, tree.leaves, initial, ghn, device)
+    values = initial | predicted
+    return tree.rebuild([values[index] for index in range(len(tree.leaves))])
+
+
+def _predict_tensors(graph: Graph, ghn: GHN) -> list[jax.Array]:
+    """The tensors of a graph, in its order."""
+    buffers = _allocate([tensor.shape for tensor in graph.tensors])
+    _predict_into(buffers, graph, ghn)
+    # All at once, and as lists: JAX would sort the names of a dictionary.
+    return jax.device_put(buffers, may_alias=True)
+
+
+def _predict_leaves(graph: Graph, tree: ParameterTree, initial: Mapping[int, Any], ghn: GHN) -> dict[int, jax.Array]:
+    """The leaves, by index, that do not keep their initial values."""
+    leaves = _allocate([leaf.shape for leaf in tree.leaves])
+    predicted = {tensor.place.leaf for tensor in graph.tensors}
+    for index in initial.keys() & predicted:
+        leaves[index][...] = initial[index]  # the parts that are not predicted
+    buffers = [tensor.place.buffer(leaves[tensor.place.leaf], tensor.shape) for tensor in graph.tensors]
+    apart = [index for index, buffer in enumerate(buffers) if buffer is None]
+    for index in apart:
+        buffers[index] = np.empty(graph.tensors[index].shape, np.float32)
+    _predict_into(buffers, graph, ghn)
+    for index in apart:
+        place = graph.tensors[index].place
+        place.write(leaves[place.leaf], buffers[index])
+    whole = [index for index in range(len(leaves)) if index in predicted or index not in initial]
+    arrays = [leaves[index].astype(tree.leaves[index].dtype, copy=False) for index in whole]
+    return dict(zip(whole, jax.device_put(arrays, may_alias=True), strict=True))
+
+
+def _with_ordinary_classes(graph: Graph, config: HypernetConfig) -> Graph:
+    """The graph; a classification layer for another number of classes is an ordinary layer."""
+    return dataclasses.replace(graph, tensors=tuple(_as_ordinary(tensor, config) for tensor in graph.tensors))
+
+
+def _as_ordinary(tensor: Tensor, config: HypernetConfig) -> Tensor:
+    """The tensor, as one of an ordinary layer if it is of a classification layer for another number of classes."""
+    ordinary = {Role.CLASS_WEIGHT: Role.WEIGHT, Role.CLASS_BIAS: Role.BIAS}
+    if tensor.role not in ordinary or tensor.shape[-1] == config.num_classes:
+        return tensor
+    return dataclasses.replace(tensor, role=ordinary[tensor.role])
+
+
+def _predict_into(buffers: list[np.ndarray], graph: Graph, ghn: GHN) -> None:
+    """Fills one array for every tensor of the graph."""
+    nodes = padding.bucket(graph.num_nodes)
+    requests, (placements,) = request([graph], nodes, ghn.config)
+    decoded = _decode(ghn, embed_nodes(graph, ghn), requests)
+    _fit_all(buffers, graph.tensors, placements, decoded, ghn.config.weight_norm)
+
+
+def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Graph] = ()) -> None:
+    """Compiles ahead what predictions on JAX's default device need, so that none of them has to wait.
+
+    That is all of it on CPUs.  Accelerators also compile for the shapes of parameters: those of `graphs`, here, and
+    others when they are first met.
+
+        ghn_jax.warm_up(max_nodes=255, graphs=[ghn_jax.build_graph(ghn_jax.named("resnet50"))])
+
+    Args:
+      ghn: the hypernetwork; None takes the one shipped with the package.
+      max_nodes: of the graphs to be predicted for.
+      graphs: of some of them, as for `predict_params`.
+
+    Raises:
+      GraphError: no graph may have `max_nodes` nodes, or one of `graphs` is not valid.
+    """
+    ghn = _chosen(ghn, "warm_up")
+    for graph in graphs:
+        padding.check_graph(graph)
+    largest = padding.bucket(max([max_nodes, *(graph.num_nodes for graph in graphs)]))
+    buckets = [nodes for nodes in padding.NODE_BUCKETS if nodes <= largest]
+    device = accelerator()
+    if device is None:
+        _warm_up(ghn, buckets)
+    else:
+        graphs = [_with_ordinary_classes(graph, ghn.config) if graph.tree else graph for graph in graphs]
+        on_device.compile_ahead(ghn.config, buckets, graphs, device)
+
+
+def _warm_up(ghn: GHN, buckets: Sequence[int]) -> None:
+    """Predicts for a graph of every size."""
+    one = np.zeros(1, np.int32)
+    graph = Graph(one, np.zeros((1, 4), np.int32), np.zeros((1, 1), np.int32), ())
+    for nodes in buckets:
+        padded = padding.stack([padding.pad(graph, nodes, ghn.config.max_distance)])
+        embeddings = np.asarray(_compiled(ghn.config, "embed")(ghn.params, padded))[0]
+    _decode(ghn, embeddings, Requests(*[one] * len(Requests._fields)))
+
+
+def embed_nodes(graph: Graph, ghn: GHN) -> np.ndarray:
+    """Embeddings of the nodes of `graph`, `[nodes, hid]`, for example to predict properties of networks from."""
+    padded = padding.pad(graph, padding.bucket(graph.num_nodes), ghn.config.max_distance)
+    embeddings = _compiled(ghn.config, "embed")(ghn.params, padding.stack([padded]))
+    return np.asarray(embeddings)[0, : graph.num_nodes]
+
+
+@functools.cache
+def _compiled(config: HypernetConfig, method: str) -> Callable[..., jax.Array]:
+    model = Hypernetwork(config)
+    return jax.jit(lambda params, *args: model.apply({"params": params}, *args, method=method))
+
+
+def _decode(ghn: GHN, embeddings: np.ndarray, requests: Requests) -> dict[Table, np.ndarray]:
+    """The requested rows of every table, in chunks."""
+
+    def decode(table: Table, nodes: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+        size = _CHUNKS[table]
+        function = _compiled(ghn.config, table.name.lower())
+        chunks = []
+        for start in range(0, len(nodes), size):
+            rows = slice(start, start + size)
+            args = [_pad_rows(embeddings[nodes[rows]], size)]
+            if positions is not None:
+                args.append(_pad_rows(positions[rows], size))
+            chunks.append(function(ghn.params, *args))
+        if not chunks:
+            return np.zeros((0,), np.float32)
+        return np.concatenate([np.asarray(chunk) for chunk in chunks])
+
+    return {
+        Table.DENSE: decode(Table.DENSE, requests.dense_node, requests.dense_position),
+        Table.DEPTHWISE: decode(Table.DEPTHWISE, requests.depthwise_node, requests.depthwise_position),
+        Table.VECTOR: decode(Table.VECTOR, requests.vector_node),
+        Table.CLASS_WEIGHT: decode(Table.CLASS_WEIGHT, requests.class_weight_node),
+        Table.CLASS_BIAS: decode(Table.CLASS_BIAS, requests.class_bias_node),
+    }
+
+
+def _pad_rows(rows: np.ndarray, size: int) -> np.ndarray:
+    if len(rows) == size:
+        return rows
+    padded = np.zeros((size, *rows.shape[1:]), rows.dtype)
+    padded[: len(rows)] = rows
+    return padded
+
+
+def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
+    """Uninitialised aligned arrays of these shapes, all in one piece of memory."""
+    per_unit = _ALIGNMENT // np.dtype(np.float32).itemsize
+    sizes = [math.prod(shape) for shape in shapes]
+    starts = np.cumsum([0] + [-(-size // per_unit) * per_unit for size in sizes])
+    memory = np.empty(int(starts[-1]) + per_unit, np.float32)
+    first = -(memory.ctypes.data // memory.itemsize) % per_unit
+    return [
+        memory[start : start + size].reshape(shape)
+        for shape, size, start in zip(shapes, sizes, (starts[:-1] + first).tolist(), strict=True)
+    ]
+
+
+def _fit_all(
+    buffers: list[np.ndarray],
+    tensors: tuple[Tensor, ...],
+    placements: tuple[Placement, ...],
+    decoded: dict[Table, np.ndarray],
+    weight_norm: bool,
+) -> None:
+    """Fills the buffers, on several threads if there is much to write."""
+
+    def fill(first: int, last: int) -> None:
+        part = slice(first, last)
+        for buffer, tensor, place in zip(buffers[part], tensors[part], placements[part], strict=True):
+            rows = decoded[place.table][place.start : place.start + place.rows]
+            fit_into(buffer, rows, tensor, weight_norm)
+
+    ends = np.cumsum([buffer.size for buffer in buffers])
+    if not len(ends):
+        return
+    workers = min(os.cpu_count() or 1, 1 + int(ends[-1]) // _ELEMENTS_PER_THREAD)
+    if workers == 1:
+        fill(0, len(tensors))
+        return
+    # Contiguous groups of tensors with about the same number of elements.
+    parts = 4 * workers
+    bounds = np.searchsorted(ends, ends[-1] * np.arange(1, parts) / parts, side="right")
+    bounds = [0, *bounds.tolist(), len(tensors)]
+    list(_pool().map(fill, bounds[:-1], bounds[1:]))
+
+
+@functools.cache
+def _pool() -> concurrent.futures.ThreadPoolExecutor:
+    return concurrent.futures.ThreadPoolExecutor(thread_name_prefix="ghn_jax_fit")

@@ -1,0 +1,173 @@
+"""What of a model a hypernetwork predicts, and how far that is from what it has seen in training."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import math
+import re
+from collections.abc import Sequence
+
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.model import GHN
+from ghn_jax.ghn.shape_encoder import channel_table, channel_vocabulary, spatial_table, spatial_vocabulary
+from ghn_jax.graphs.graph import NODE_TYPES, Graph, Role, Tensor
+from ghn_jax.weights import pretrained
+
+
+class Verdict(enum.Enum):
+    """How a parameter gets its values."""
+
+    SEEN = "seen"
+    """Predicted; the networks of the training had such a tensor."""
+
+    EXTRAPOLATING = "extrapolating"
+    """Predicted, but the hypernetwork has not seen its kind."""
+
+    INITIALISED = "initialised"
+    """Not predicted, or not wholly: the model's own initialiser gives the values."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One parameter of the model: its path, shape and number of elements, the type of its node, and the verdict."""
+
+    name: str
+    shape: tuple[int, ...]
+    size: int
+    node_type: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """All parameters of a model, and what concerns it as a whole.
+
+    `str(report)` is a table and a summary.
+    """
+
+    rows: tuple[Row, ...]
+    remarks: tuple[str, ...]
+    num_nodes: int
+
+    def of(self, verdict: Verdict) -> tuple[Row, ...]:
+        """The rows with this verdict."""
+        return tuple(row for row in self.rows if row.verdict is verdict)
+
+    @property
+    def share_predicted(self) -> float:
+        """Share of the elements in parameters that are predicted."""
+        total = sum(row.size for row in self.rows)
+        return 1 - sum(row.size for row in self.of(Verdict.INITIALISED)) / total if total else 1.0
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        total = sum(row.size for row in self.rows)
+        parts = []
+        for verdict in Verdict:
+            rows = self.of(verdict)
+            if rows:
+                size = sum(row.size for row in rows)
+                parts.append(f"{verdict.value} {len(rows)} tensors ({100 * size / total:.1f}%)")
+        return f"{len(self.rows)} parameter tensors, {total:,} elements, {self.num_nodes} nodes: {', '.join(parts)}"
+
+    def __str__(self) -> str:
+        lines = [("parameter", "shape", "node", "")]
+        for row in self.rows:
+            verdict = row.verdict.value + (f": {'; '.join(row.reasons)}" if row.reasons else "")
+            lines.append((row.name, "x".join(map(str, row.shape)) or "scalar", row.node_type, verdict))
+        widths = [max(len(line[column]) for line in lines) for column in range(3)]
+        table = [
+            "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), line[3]]).rstrip()
+            for line in lines
+        ]
+        return "\n".join([*table, "", *self.remarks, self.summary])
+
+
+def report(graph: Graph, ghn: GHN | None = None) -> Report:
+    """What of a model is predicted, and how far that is from what the hypernetwork has seen.
+
+        print(ghn_jax.report(ghn_jax.build_graph(ghn_jax.named("resnet50"))).summary)
+
+    Args:
+      graph: of the model, from `ghn_jax.trace` or `build_graph`.
+      ghn: the hypernetwork; None takes the one shipped with the package.
+    """
+    config = (pretrained.load() if ghn is None else ghn).config
+    if graph.tree is None:
+        rows = [
+            _row(tensor.name, tensor.shape, tensor.size, [tensor], graph, config, [], None) for tensor in graph.tensors
+        ]
+        return Report(tuple(rows), (), graph.num_nodes)
+    tree = graph.tree
+    owned: dict[int, list[Tensor]] = {}
+    for tensor in graph.tensors:
+        owned.setdefault(tensor.place.leaf, []).append(tensor)
+    rows = []
+    for index, leaf in enumerate(tree.leaves):
+        remarks = [tree.remarks[index]] if index in tree.remarks else []
+        rows.append(
+            _row(
+                leaf.name, leaf.shape, leaf.size, owned.get(index, []), graph, config, remarks,
+                tree.unpredicted.get(index),
+            )
+        )  # fmt: skip
+    remarks = [f"extrapolating: input {text} is no batch of RGB images" for text in tree.inputs if not _is_image(text)]
+    remarks += [f"unknown operation: {place}" for place in tree.unsupported]
+    return Report(tuple(rows), tuple(remarks), graph.num_nodes)
+
+
+def _row(
+    name: str,
+    shape: tuple[int, ...],
+    size: int,
+    tensors: Sequence[Tensor],
+    graph: Graph,
+    config: HypernetConfig,
+    remarks: Sequence[str],
+    unpredicted: str | None,
+) -> Row:
+    node_type = NODE_TYPES[graph.node_types[tensors[0].node]] if tensors else "-"
+    if unpredicted is not None:
+        return Row(name, shape, size, node_type, Verdict.INITIALISED, (unpredicted,))
+    reasons = dict.fromkeys(remarks)
+    for tensor in tensors:
+        reasons |= dict.fromkeys(_unseen(tensor, config))
+    verdict = Verdict.EXTRAPOLATING if reasons else Verdict.SEEN
+    return Row(name, shape, size, node_type, verdict, tuple(reasons))
+
+
+def _unseen(tensor: Tensor, config: HypernetConfig) -> list[str]:
+    """What about a tensor the hypernetwork has not seen."""
+    reasons = []
+    outputs, inputs, height, width = tensor.shape4
+    if tensor.role in (Role.CLASS_WEIGHT, Role.CLASS_BIAS) and outputs != config.num_classes:
+        reasons.append(f"{outputs} classes instead of {config.num_classes}, predicted like other layers")
+    channels, places = channel_table(config.num_classes), spatial_table(config.max_kernel)
+    vocabulary = channel_vocabulary(config.num_classes)
+    for name, size in (("outputs", outputs), ("inputs", inputs)):
+        if size not in vocabulary:
+            counts_as = vocabulary[channels[min(size, len(channels) - 1)]]
+            reasons.append(f"{size} {name} count as {counts_as}")
+    if tensor.role is Role.POSITION:
+        if max(height, width) > config.max_kernel:
+            reasons.append(f"{height}x{width} positions repeat every {config.max_kernel}x{config.max_kernel}")
+    else:
+        vocabulary = spatial_vocabulary(config.max_kernel)
+        for name, size in (("high", height), ("wide", width)):
+            if size not in vocabulary:
+                counts_as = vocabulary[places[min(size, len(places) - 1)]]
+                reasons.append(f"a kernel {size} {name} counts as {counts_as}")
+        if max(height, width) > config.max_kernel:
+            reasons.append(f"a kernel of {height}x{width} repeats every {config.max_kernel}x{config.max_kernel}")
+    if tensor.role is Role.EMBEDDING and inputs > config.max_in:
+        reasons.append(f"its rows repeat every {config.max_in}")
+    return reasons
+
+
+def _is_image(text: str) -> bool:
+    """Whether an input's type and shape, as text, are those of a batch of RGB images."""
+    shape = re.fullmatch(r"b?float\d+\[\d+,(\d+),(\d+),3\]", text)
+    return shape is not None and math.prod(map(int, shape.groups())) > 1

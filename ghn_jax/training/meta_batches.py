@@ -1,0 +1,70 @@
+"""The architectures of a training run, with what a step needs of each."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, train_architecture, train_index
+from ghn_jax.networks.architecture import ArchitectureError, Task
+from ghn_jax.networks.network import Network
+from ghn_jax.networks.program import lower
+from ghn_jax.networks.program_graph import graph_of
+from ghn_jax.training.config import TrainConfig
+
+
+class MetaBatch(NamedTuple):
+    """Networks of one step, and the position in the stream of train architectures that follows them."""
+
+    targets: tuple[Network, ...]
+    after: int
+
+
+def meta_batches(config: TrainConfig, task: Task, start: int = 0, stop: int | None = None) -> Iterator[MetaBatch]:
+    """Meta-batches of train architectures, a pure function of the arguments; without end if `stop` is None.
+
+    Networks follow each other as they are drawn, those above `max_multiply_adds` left out.  Meta-batches of more than
+    2,200 nodes are skipped, as in the original.
+
+    Args:
+      config: of the run.
+      task: what networks are for.
+      start, stop: positions in the stream, the first that is drawn and the first that is not.
+
+    Raises:
+      ArchitectureError: `max_multiply_adds` is so low that there is none for a thousand positions.
+    """
+    position, too_costly = start, 0
+    targets: list[Network] = []
+    while stop is None or position < stop:
+        target = _target(config, task, position)
+        position += 1
+        if target is None:
+            too_costly += 1
+            if too_costly == _PATIENCE:
+                raise ArchitectureError(
+                    f"config.max_multiply_adds={config.max_multiply_adds}: none of {_PATIENCE} architectures in a row "
+                    "is that cheap"
+                )
+            continue
+        too_costly = 0
+        targets.append(target)
+        if len(targets) == config.meta_batch:
+            if sum(target.graph.num_nodes for target in targets) <= MAX_NODES_BATCH:
+                yield MetaBatch(tuple(targets), position)
+            targets = []
+
+
+_PATIENCE = 1000
+
+
+def _target(config: TrainConfig, task: Task, position: int) -> Network | None:
+    """The network at a position of the stream, None if it costs too much."""
+    architecture = train_architecture(config.seed, position, task.large_images)
+    if config.fixed_width is not None:
+        architecture = dataclasses.replace(architecture, C=config.fixed_width)
+    program = lower(architecture, task)
+    if config.max_multiply_adds is not None and program.multiply_adds > config.max_multiply_adds:
+        return None
+    return Network(train_index(config.seed, position), architecture, program, graph_of(program))

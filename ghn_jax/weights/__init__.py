@@ -1,0 +1,1 @@
+"""Weights of hypernetworks: saved, loaded, imported and shared."""

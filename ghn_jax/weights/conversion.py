@@ -1,0 +1,308 @@
+"""Weights of the published PyTorch implementation as parameters of `Hypernetwork`.
+
+Works on NumPy arrays; PyTorch is not needed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ghn_jax.ghn import config as hypernet_config
+from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.ghn.shape_encoder import channel_vocabulary, spatial_vocabulary
+from ghn_jax.graphs.graph import NODE_TYPES
+from ghn_jax.weights import torch_file
+from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.torch_pickle import Stored
+
+CONFIG_ENTRY = "__config__"
+"""Entry of an npz file that holds the configuration as JSON."""
+
+
+class ConversionError(CheckpointError):
+    """A state dictionary or configuration that does not belong to a hypernetwork."""
+
+
+class Published(NamedTuple):
+    """A checkpoint of the published implementation.
+
+    Attributes:
+      config: of the hypernetwork.
+      params: of `Hypernetwork(config)`, float32.
+      epochs: of training, None if the file does not say.
+    """
+
+    config: HypernetConfig
+    params: dict[str, Any]
+    epochs: int | None
+
+
+class Entry(NamedTuple):
+    """An entry of a state dictionary: its shape there, and how and where it enters the parameters."""
+
+    shape: tuple[int, ...]
+    path: tuple[str, ...]
+    layout: Callable[[np.ndarray], np.ndarray]
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Published:
+    """A checkpoint file of the published implementation (`torch.save`), without running anything in it.
+
+    The original's training script writes `state_dict`, `config`, `epoch` (counted from 0) and its optimiser's state;
+    the optimiser's is not read.
+
+    Raises:
+      CheckpointError: no such file, one that is damaged or holds anything but a state dictionary's parts, or a state
+        dictionary that does not belong to the configuration beside it.
+    """
+    name = os.fspath(path)
+    with torch_file.opened(path) as file:
+        contents = file.contents
+        if not isinstance(contents, dict) or not {"state_dict", "config"} <= set(contents):
+            found = f"entries {sorted(map(str, contents))[:8]}" if isinstance(contents, dict) else "no dictionary"
+            raise ConversionError(f"{name} has {found}: expected state_dict and config, as the original writes them")
+        try:
+            config = published_config(contents["config"], os.path.getsize(path))
+            stored = _stored(contents["state_dict"])
+            _check(stored, config)
+            params = from_torch({entry: file.array(tensor) for entry, tensor in stored.items()}, config)
+        except ConversionError as error:
+            raise ConversionError(f"{name}: {error}") from error
+    epoch = contents.get("epoch")
+    return Published(config, params, epoch + 1 if type(epoch) is int and epoch >= 0 else None)
+
+
+def published_config(fields: Any, largest: int) -> HypernetConfig:
+    """The configuration that a published checkpoint holds: the arguments of the original's `GHN`.
+
+    Fields that are left out take the original's defaults, which are those of `HypernetConfig`; `max_shape` and
+    `num_classes` have none.  No field is ignored.
+
+    Args:
+      fields: as they were read.
+      largest: no size may exceed it, such as the number of bytes that all weights take.
+
+    Raises:
+      ConversionError: naming what is missing, unknown or wrong.
+    """
+    if not isinstance(fields, dict):
+        raise ConversionError("config is no dictionary")
+    missing = {"max_shape", "num_classes"} - set(fields)
+    if missing:
+        raise ConversionError(f"config has no {', '.join(sorted(missing))}")
+    plain = {str(field): _plain(field, value) for field, value in fields.items()}
+    sizes = [plain["num_classes"], plain.get("hid", 0), *np.atleast_1d(np.array(plain["max_shape"], object))]
+    for size in sizes:
+        if type(size) is int and size > largest:
+            raise ConversionError(f"config asks for {size:,} of something, more than the file has bytes")
+    try:
+        return hypernet_config.from_fields(plain)
+    except ConfigError as error:
+        raise ConversionError(f"config: {error}") from error
+
+
+def _plain(field: Any, value: Any) -> Any:
+    """A number, a short text, or a few of them; other values could not even be shown in a message."""
+    single = (bool, int, float, str, type(None))
+    items = value if type(value) in (tuple, list) else (value,)
+    if len(items) > 8 or any(type(item) not in single or len(str(item)) > 80 for item in items):
+        raise ConversionError(f"config[{str(field)[:80]!r}] is a {type(value).__name__}: expected numbers or a name")
+    return tuple(value) if type(value) is list else value
+
+
+def _stored(state_dict: Any) -> dict[str, Stored]:
+    """The entries of a state dictionary, all of them tensors."""
+    if not isinstance(state_dict, dict):
+        raise ConversionError("state_dict is no dictionary")
+    for entry, value in state_dict.items():
+        if not isinstance(value, Stored) or type(entry) is not str:
+            raise ConversionError(f"state_dict[{str(entry)[:80]!r}] is no tensor")
+    return state_dict
+
+
+def from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> dict[str, Any]:
+    """Parameters of `Hypernetwork(config)` from a state dictionary of the published implementation.
+
+    Raises:
+      ConversionError: naming entries that are missing, too many, of another shape, not numbers or not finite.
+    """
+    expected = _check(state_dict, config)
+    params: dict[str, Any] = {}
+    for name, entry in expected.items():
+        with np.errstate(over="ignore"):
+            values = np.asarray(state_dict[name], np.float32)
+        if not np.isfinite(values).all():
+            raise ConversionError(f"{name} has values that are not finite float32 numbers")
+        tree = params
+        for key in entry.path[:-1]:
+            tree = tree.setdefault(key, {})
+        tree[entry.path[-1]] = jnp.asarray(entry.layout(values))
+    return params
+
+
+def _check(state_dict: Mapping[str, np.ndarray | Stored], config: HypernetConfig) -> dict[str, Entry]:
+    """The entries that `config` has, after checking that the state dictionary has these."""
+    expected = entries(config)
+    missing = sorted(set(expected) - set(state_dict))
+    surplus = sorted(set(state_dict) - set(expected))
+    if missing or surplus:
+        found = (("missing", missing), ("surplus", surplus))
+        parts = "; ".join(f"{label} {_listed(names)}" for label, names in found if names)
+        raise ConversionError(f"the state dictionary does not belong to {config}: {parts}")
+    for name, entry in expected.items():
+        values = state_dict[name]
+        if values.shape != entry.shape:
+            raise ConversionError(f"{name} has shape {values.shape}: expected {entry.shape} for {config}")
+        if not np.issubdtype(values.dtype, np.floating):
+            raise ConversionError(f"{name} has type {values.dtype}: expected floating point numbers")
+    return expected
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(name[:80] for name in names[:12])
+    return shown if len(names) <= 12 else f"{shown} and {len(names) - 12} more"
+
+
+def load_npz(path: str | os.PathLike[str]) -> tuple[HypernetConfig, dict[str, Any]]:
+    """Configuration and parameters from a file with the entries of a state dictionary and `__config__`.
+
+    Raises:
+      ConversionError: no configuration in it, or entries that do not belong to it.
+      ConfigError: a configuration that makes no hypernetwork.
+    """
+    with np.load(path, allow_pickle=False) as archive:
+        state_dict = {name: archive[name] for name in archive.files}
+    if CONFIG_ENTRY not in state_dict:
+        raise ConversionError(f"{os.fspath(path)} has no entry {CONFIG_ENTRY}")
+    config = hypernet_config.from_json(str(state_dict.pop(CONFIG_ENTRY)))
+    return config, from_torch(state_dict, config)
+
+
+def entries(config: HypernetConfig) -> dict[str, Entry]:
+    """The entries of a published state dictionary for `config`, by name."""
+    hid = config.hid
+    found = {
+        "embed.weight": Entry((len(NODE_TYPES), hid), ("node_type", "embedding"), _same),
+        "shape_enc.embed_channel.weight": Entry(
+            (len(channel_vocabulary(config.num_classes)) + 1, hid // 4), ("shape_encoder", "channels"), _same
+        ),
+        "shape_enc.embed_spatial.weight": Entry(
+            (len(spatial_vocabulary(config.max_kernel)) + 1, hid // 4), ("shape_encoder", "spatial"), _same
+        ),
+    }
+    if config.layernorm:
+        found["ln.weight"] = Entry((hid,), ("norm", "scale"), _same)
+        found["ln.bias"] = Entry((hid,), ("norm", "bias"), _same)
+    if config.hypernet not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise ConversionError(f"no published checkpoints of hypernet={config.hypernet!r} are known, only of {known}")
+    found |= _KINDS[config.hypernet](config)
+    found |= _conv_decoder(config) if config.decoder == "conv" else _mlp_decoder(config)
+    channels = max(config.max_out, config.max_in)
+    found |= _mlp("decoder_1d", ("vector_decoder", "mlp"), hid, 2 * hid, 2 * channels)
+    found |= _linear("bias_class.1", ("vector_decoder", "classes"), channels, config.num_classes)
+    return found
+
+
+def _gated_gnn(config: HypernetConfig) -> dict[str, Entry]:
+    hid = config.hid
+    hidden = hid // 2 if config.ve else hid
+    found = _mlp("gnn.mlp", ("gnn", "message"), hid, hidden, hid)
+    if config.ve:
+        found |= _mlp("gnn.mlp_ve", ("gnn", "message_ve"), hid, hidden, hid)
+    for name, layer in (("ih", "gru_input"), ("hh", "gru_hidden")):
+        found[f"gnn.gru.weight_{name}"] = Entry((3 * hid, hid), ("gnn", layer, "kernel"), np.transpose)
+        found[f"gnn.gru.bias_{name}"] = Entry((3 * hid,), ("gnn", layer, "bias"), _same)
+    return found
+
+
+def _node_mlp(config: HypernetConfig) -> dict[str, Entry]:
+    return _mlp("gnn", ("gnn",), config.hid, config.hid, config.hid)
+
+
+_KINDS = {"gatedgnn": _gated_gnn, "mlp": _node_mlp}
+
+
+def _same(values: np.ndarray) -> np.ndarray:
+    return values
+
+
+def _linear(name: str, path: tuple[str, ...], inputs: int, features: int) -> dict[str, Entry]:
+    return {
+        f"{name}.weight": Entry((features, inputs), (*path, "kernel"), np.transpose),
+        f"{name}.bias": Entry((features,), (*path, "bias"), _same),
+    }
+
+
+def _pointwise(name: str, path: tuple[str, ...], inputs: int, features: int) -> dict[str, Entry]:
+    """A 1x1 convolution, which is a linear layer here."""
+    return {
+        f"{name}.weight": Entry((features, inputs, 1, 1), (*path, "kernel"), lambda values: values[:, :, 0, 0].T),
+        f"{name}.bias": Entry((features,), (*path, "bias"), _same),
+    }
+
+
+def _mlp(name: str, path: tuple[str, ...], inputs: int, hidden: int, features: int) -> dict[str, Entry]:
+    first = _linear(f"{name}.fc.0", (*path, "first"), inputs, hidden)
+    return first | _linear(f"{name}.fc.2", (*path, "second"), hidden, features)
+
+
+def _conv_decoder(config: HypernetConfig) -> dict[str, Entry]:
+    hid, (out, inputs, side, _) = config.hid, config.max_shape
+    features = 4 * hid
+    positions = side * side
+
+    def kernel_by_position(values):  # [4 hid * S * S, hid] -> [S * S, hid, 4 hid]
+        return values.reshape(features, positions, hid).transpose(1, 2, 0)
+
+    def bias_by_position(values):
+        return values.reshape(features, positions).T
+
+    def last_bias(values):
+        return values.reshape(out, inputs).T
+
+    def last_kernel(values):  # [out * in, 8 hid, 1, 1] -> [8 hid, in, out]
+        return values.reshape(out, inputs, 2 * features).transpose(2, 1, 0)
+
+    return {
+        "decoder.fc.0.weight": Entry((features * positions, hid), ("decoder", "position_kernel"), kernel_by_position),
+        "decoder.fc.0.bias": Entry((features * positions,), ("decoder", "position_bias"), bias_by_position),
+        **_pointwise("decoder.conv.0", ("decoder", "conv"), features, 2 * features),
+        "decoder.conv.2.weight": Entry((out * inputs, 2 * features, 1, 1), ("decoder", "kernel"), last_kernel),
+        "decoder.conv.2.bias": Entry((out * inputs,), ("decoder", "bias"), last_bias),
+        **_pointwise("decoder.class_layer_predictor.1", ("decoder", "classes"), out, config.num_classes),
+    }
+
+
+def _mlp_decoder(config: HypernetConfig) -> dict[str, Entry]:
+    (out, inputs, side, _), hidden = config.max_shape, 2 * config.hid
+    positions = side * side
+    classes = config.num_classes
+
+    def kernel_by_position(values):  # [out * in * S * S, 2 hid] -> [S * S, 2 hid, in, out]
+        return values.reshape(out, inputs, positions, hidden).transpose(2, 3, 1, 0)
+
+    def bias_by_position(values):
+        return values.reshape(out, inputs, positions).transpose(2, 1, 0)
+
+    def class_kernel(values):  # [classes * in, 2 hid] -> [2 hid, in, classes]
+        return values.reshape(classes, inputs, hidden).transpose(2, 1, 0)
+
+    return {
+        **_linear("decoder.mlp.fc.0", ("decoder", "first"), config.hid, hidden),
+        "decoder.mlp.fc.2.weight": Entry(
+            (out * inputs * positions, hidden), ("decoder", "position_kernel"), kernel_by_position
+        ),
+        "decoder.mlp.fc.2.bias": Entry((out * inputs * positions,), ("decoder", "position_bias"), bias_by_position),
+        "decoder.class_layer_predictor.1.weight": Entry(
+            (classes * inputs, hidden), ("decoder", "class_kernel"), class_kernel
+        ),
+        "decoder.class_layer_predictor.1.bias": Entry(
+            (classes * inputs,), ("decoder", "class_bias"), lambda values: values.reshape(classes, inputs).T
+        ),
+    }

@@ -1,0 +1,216 @@
+"""The hypernetworks that come with the package, and files like theirs.
+
+A file holds the parameters, and a JSON text that says what they are and where they come from (their provenance).
+Those in the package are stored in half precision, which changes predictions by less than rounding an image does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+import json
+import os
+import tokenize
+import warnings
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ghn_jax.ghn import config as ghn_config
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.model import GHN
+from ghn_jax.weights import archive
+from ghn_jax.weights.checkpoint import CheckpointError
+
+DEFAULT = Path(__file__).parent / "data" / "ghn2_fashion_mnist.npz"
+_ABOUT = "__about__"
+
+_MOST_ABOUT_BYTES = 1 << 20
+_MOST_HEADER_BYTES = 1 << 10
+_TYPES = (np.dtype(np.float16), np.dtype(np.float32))
+
+
+@functools.cache
+def load() -> GHN:
+    """GHN-2 trained on Fashion-MNIST (see `about` for how)."""
+    return read(DEFAULT)[0]
+
+
+def about() -> dict[str, Any]:
+    """Provenance of `load()`: data, steps, configuration and measured accuracy."""
+    return read_about(DEFAULT)[1]
+
+
+def paths() -> dict[str, Path]:
+    """Files of the hypernetworks in the package, by name."""
+    return {path.stem: path for path in sorted(DEFAULT.parent.glob("*.npz"))}
+
+
+def accuracies(provenance: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """The measured accuracies in a provenance: figures such as "mean" and "best", by what they are of.
+
+    They are the innermost dictionaries of `provenance["accuracy"]`, however deep: {"test": {"predicted": {"mean":
+    0.6}}} holds "test, predicted".
+    """
+    found: dict[str, dict[str, float]] = {}
+
+    def visit(value: Any, place: tuple[str, ...]) -> None:
+        if not isinstance(value, Mapping):
+            return
+        figures = {name: figure for name, figure in value.items() if type(figure) in (int, float)}
+        if figures:
+            found[", ".join(place)] = figures
+        for name, inner in value.items():
+            visit(inner, (*place, str(name)))
+
+    visit(provenance.get("accuracy"), ())
+    return found
+
+
+def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
+    """A hypernetwork and its provenance.
+
+    Raises:
+      CheckpointError: no such file, or one that `write` did not write; an array that is missing, surplus, of another
+        shape or type, or not finite is named.
+    """
+    with archive.opened(path) as zipped:
+        config, provenance = _about(zipped)
+        # Finding the shapes takes longer than reading; the package's own file is checked by its tests.
+        expected = None if path == DEFAULT else _shapes(config)
+        names = [name.removesuffix(".npy") for name in zipped.namelist() if name != f"{_ABOUT}.npy"]
+        if expected is not None:
+            _check_names(path, names, expected)
+        flat = {name: _array(zipped, name, expected and expected[name]) for name in names}
+    return GHN(config, traverse_util.unflatten_dict(flat, sep="/")), provenance
+
+
+def read_about(path: str | os.PathLike[str]) -> tuple[HypernetConfig, dict[str, Any]]:
+    """Configuration and provenance of a hypernetwork, without its parameters.
+
+    Raises:
+      CheckpointError: no such file, or one that `write` did not write.
+    """
+    with archive.opened(path) as zipped:
+        return _about(zipped)
+
+
+def write(
+    path: str | os.PathLike[str], ghn: GHN, provenance: Mapping[str, Any], dtype: type[np.floating] = np.float16
+) -> None:
+    """Writes what `read` reads, under a temporary name first.
+
+    Args:
+      path: the file, ending in `.npz`.
+      ghn: the hypernetwork.
+      provenance: what JSON can hold, under any names but "ghn".
+      dtype: np.float16 or np.float32 (exact).
+
+    Raises:
+      CheckpointError: parameters that are not finite or too large for `dtype`, or a provenance that JSON cannot hold.
+        Nothing is written then.
+    """
+    path = Path(path)
+    if np.dtype(dtype) not in _TYPES or path.suffix != ".npz":
+        raise CheckpointError(f"{path} of {np.dtype(dtype)}: expected a name ending in .npz, and float16 or float32")
+    if "ghn" in provenance:
+        raise CheckpointError("a provenance has an entry 'ghn', which is the configuration's place")
+    description = {"ghn": dataclasses.asdict(ghn.config), **provenance}
+    try:
+        text = json.dumps(description, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"a provenance that JSON cannot hold: {error}") from error
+    entries = {}
+    for name, values in traverse_util.flatten_dict(ghn.params, sep="/").items():
+        values = np.asarray(values, np.float32)
+        largest = np.abs(values).max(initial=0)
+        if not largest <= np.finfo(dtype).max:  # nor if it is not a number
+            raise CheckpointError(f"array {name} has a value of {largest}, which {np.dtype(dtype)} cannot hold")
+        entries[name] = values.astype(dtype)
+    temporary = path.with_name(path.name + ".new.npz")
+    try:
+        np.savez_compressed(temporary, **entries, **{_ABOUT: np.array(text)})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _about(zipped: zipfile.ZipFile) -> tuple[HypernetConfig, dict[str, Any]]:
+    """Configuration and provenance in an archive."""
+    name = zipped.filename
+    if f"{_ABOUT}.npy" not in zipped.namelist():
+        raise CheckpointError(f"{name} holds no hypernetwork: it has no entry {_ABOUT}")
+    stored = io.BytesIO(archive.read(zipped, f"{_ABOUT}.npy", _MOST_ABOUT_BYTES))
+    try:
+        shape, _, dtype = _header(stored)
+        if shape != () or dtype.kind != "U" or dtype.itemsize > _MOST_ABOUT_BYTES:
+            raise ValueError(f"it is {dtype} {shape}, expected a text")
+        text = str(np.frombuffer(stored.read(dtype.itemsize), dtype)[0])
+        description = json.loads(text)
+        config = ghn_config.from_fields(description.pop("ghn"))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{name} holds no hypernetwork: its {_ABOUT} is damaged: {error}") from error
+    found = sum(info.file_size for info in zipped.infolist())
+    if max(*config.max_shape, config.num_classes, config.hid) > found:
+        raise CheckpointError(f"{name} has {found:,} bytes of arrays, too few for {config}")
+    return config, description
+
+
+@functools.lru_cache(maxsize=8)
+def _shapes(config: HypernetConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of a hypernetwork's parameters, by name."""
+    params = jax.eval_shape(lambda: GHN.init(config, seed=0).params)
+    return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+
+
+def _check_names(path: str | os.PathLike[str], names: list[str], expected: Mapping[str, Any]) -> None:
+    for label, wrong in (("no", set(expected) - set(names)), ("a surplus", set(names) - set(expected))):
+        if wrong:
+            raise CheckpointError(f"{os.fspath(path)} has {label} array {', '.join(sorted(wrong)[:12])[:400]}")
+
+
+def _array(zipped: zipfile.ZipFile, name: str, expected: tuple[int, ...] | None) -> jax.Array:
+    """An array, as float32; of any shape if none is expected."""
+    where = f"{zipped.filename}: array {name}"
+    limit = zipped.getinfo(f"{name}.npy").file_size
+    if expected is not None:
+        limit = _MOST_HEADER_BYTES + 4 * int(np.prod(expected, dtype=object))
+    stored = io.BytesIO(archive.read(zipped, f"{name}.npy", limit))
+    try:
+        shape, fortran_order, dtype = _header(stored)
+        if dtype not in _TYPES or fortran_order:
+            raise CheckpointError(f"{where} is of type {dtype}, expected float16 or float32 in C order")
+        if expected is not None and shape != expected:
+            raise CheckpointError(f"{where} has shape {shape}, expected {expected}")
+        values = np.frombuffer(stored.read(), dtype).reshape(shape)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{where} is damaged: {error}") from error
+    if not np.isfinite(values).all():
+        raise CheckpointError(f"{where} has values that are not finite")
+    return jnp.asarray(values, jnp.float32)
+
+
+def _header(stored: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of an array in NumPy's format.
+
+    Raises:
+      ValueError: another format or version than small arrays are written in, or a damaged header.
+    """
+    version = np.lib.format.read_magic(stored)
+    if version != (1, 0):
+        raise ValueError(f"version {version} of the format, expected (1, 0)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            return np.lib.format.read_array_header_1_0(stored)
+    except (SyntaxError, TypeError, MemoryError, RecursionError, tokenize.TokenError, Warning) as error:
+        raise ValueError(f"its header cannot be read: {error}") from error

@@ -1,0 +1,113 @@
+"""Files that PyTorch wrote, read without PyTorch and without running anything that they contain.
+
+`torch.save` writes a zip archive: `NAME/data.pkl` is a pickle of everything but the numbers (`torch_pickle`), and
+`NAME/data/KEY` are the numbers of a storage, in which several tensors may lie.
+
+Source: `torch/serialization.py` of PyTorch 1.6 and later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ghn_jax.weights import archive, torch_pickle
+from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.torch_pickle import Stored
+
+# PyTorch before 1.6 wrote no archive, but a pickle of this number first.
+_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+
+# The pickle of a hypernetwork and its optimiser has about 20 kB.
+_MOST_PICKLE_BYTES = 1 << 20
+
+
+class TorchFile:
+    """What `torch.save` wrote to a file that is open.
+
+    Attributes:
+      contents: dictionaries, lists, tuples, texts and numbers, and a `Stored` for every tensor.
+    """
+
+    def __init__(self, zipped: zipfile.ZipFile):
+        if any(info.compress_type != zipfile.ZIP_STORED for info in zipped.infolist()):
+            raise CheckpointError(f"{zipped.filename} was not written by torch.save: it is compressed")
+        self._zipped = zipped
+        self._root = self._find_root()
+        self._order = self._byte_order()
+        pickled = archive.read(zipped, f"{self._root}data.pkl", _MOST_PICKLE_BYTES)
+        try:
+            self.contents: Any = torch_pickle.read(pickled)
+        except CheckpointError as error:
+            raise CheckpointError(f"{zipped.filename}: {error}") from error
+
+    def array(self, tensor: Stored) -> np.ndarray:
+        """The values of a tensor of this file, read-only; those of a bfloat16 are float32.
+
+        Raises:
+          CheckpointError: the storage is missing, of another size than it says, or damaged.
+        """
+        name = f"{self._root}data/{tensor.storage}"
+        # The two bytes of a bfloat16 are the first of a float32.
+        is_bfloat16 = tensor.kind == "BFloat16Storage"
+        stored_type = np.dtype(np.uint16) if is_bfloat16 else tensor.dtype
+        expected = tensor.elements * stored_type.itemsize
+        stored = archive.read(self._zipped, name, expected)
+        if len(stored) != expected:
+            raise CheckpointError(
+                f"{self._zipped.filename}: entry {name[:80]!r} has {len(stored):,} bytes, expected {expected:,}"
+            )
+        values = np.frombuffer(stored, stored_type.newbyteorder(self._order)).astype(stored_type, copy=False)
+        if is_bfloat16:
+            values = (values.astype(np.uint32) << 16).view(np.float32)
+        strides = tuple(stride * values.itemsize for stride in tensor.strides)
+        return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides, writeable=False)
+
+    def _find_root(self) -> str:
+        """The folder in the archive that everything is in, with a slash."""
+        pickles = [name for name in self._zipped.namelist() if name.split("/")[1:] == ["data.pkl"]]
+        if len(pickles) != 1:
+            found = f"{len(pickles)} files called data.pkl" if pickles else "no data.pkl"
+            raise CheckpointError(f"{self._zipped.filename} was not written by torch.save: {found} in it, expected one")
+        return pickles[0].removesuffix("data.pkl")
+
+    def _byte_order(self) -> str:
+        """NumPy's sign for the order of bytes in a number; PyTorch before 2.1 did not write it down."""
+        name = f"{self._root}byteorder"
+        if name not in self._zipped.NameToInfo:
+            return "<"
+        order = archive.read(self._zipped, name, 16)
+        if order not in (b"little", b"big"):
+            raise CheckpointError(f"{self._zipped.filename}: byteorder is {order!r}, expected little or big")
+        return "<" if order == b"little" else ">"
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str]) -> Iterator[TorchFile]:
+    """The file at `path`; its tensors are read when `TorchFile.array` is asked for them.
+
+    Raises:
+      CheckpointError: no such file, one that PyTorch did not write or wrote before version 1.6, or one that has
+        anything but a state dictionary's parts in it.
+    """
+    _refuse_legacy(Path(path))
+    with archive.opened(path) as zipped:
+        yield TorchFile(zipped)
+
+
+def _refuse_legacy(path: Path) -> None:
+    """Says what to do with the format of old PyTorch; any other thing wrong with a file, `archive.opened` finds."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        if file.read(len(_LEGACY)) == _LEGACY:
+            raise CheckpointError(
+                f"{path} is in the format of PyTorch before 1.6: write it again with a newer one, "
+                "torch.save(torch.load(FILE), FILE)"
+            )
