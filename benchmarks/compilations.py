@@ -14,10 +14,9 @@ import time
 
 import numpy as np
 
-from ghn_jax.compilation_cache import use_compilation_cache
-from ghn_jax.compilations import counted
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10
+from ghn_jax.runtime import counted, use_compilation_cache
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine

@@ -12,13 +12,13 @@ import time
 
 import jax
 
-from ghn_jax.compilations import counted
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.ghn.config import ghn2
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, named
 from ghn_jax.networks.program_graph import build_graph
 from ghn_jax.prediction.predict import predict_params, warm_up
+from ghn_jax.runtime import counted
 
 NEVER_SEEN = 20
 REPEATS = 20

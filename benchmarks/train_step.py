@@ -22,8 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ghn_jax.allocation import keep_freed_memory
-from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.execution import whole
 from ghn_jax.execution.operations import signature_of
 from ghn_jax.ghn.model import GHN
@@ -32,6 +30,7 @@ from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.losses import cross_entropy
 from ghn_jax.networks.platforms import compiler_options
 from ghn_jax.networks.primitives import Conv
+from ghn_jax.runtime import keep_freed_memory, use_compilation_cache
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine

@@ -28,7 +28,7 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit
 from ghn_jax.ghn.hypernetwork import Decoded, Hypernetwork
 from ghn_jax.ghn.model import GHN
-from ghn_jax.ghn.rows import Sizes, pad_requests, request, rows_of
+from ghn_jax.ghn.rows import request
 from ghn_jax.graphs import padding
 from ghn_jax.networks.losses import cross_entropy
 from ghn_jax.networks.network import Network
@@ -73,8 +73,8 @@ class Unrolled:
         nodes = padded_nodes(max(graph.num_nodes for graph in graphs))
         requests, placements = request(graphs, nodes, self._ghn)
         padded = padding.stack([padding.pad(graph, nodes, self._ghn.max_distance) for graph in graphs])
-        sizes = Sizes(*(-(-size // _ROWS) * _ROWS for size in rows_of(requests)[:3]), len(targets))
-        decoded, pull_back = self._predict(state.params, padded, pad_requests(requests, sizes))
+        requests = {table: rows.padded(-(-len(rows.nodes) // _ROWS) * _ROWS) for table, rows in requests.items()}
+        decoded, pull_back = self._predict(state.params, padded, requests)
         step_key = jax.random.fold_in(jax.random.key(self._config.seed), state.step)
         decoded = jax.tree.map(np.asarray, decoded)
         bars = jax.tree.map(np.zeros_like, decoded)

@@ -14,13 +14,13 @@ from tqdm import tqdm
 
 import ghn_jax
 from ghn_jax import images
-from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS, sample_architecture
 from ghn_jax.evaluation import accuracy
 from ghn_jax.images import ImageError
 from ghn_jax.networks.architecture import named
 from ghn_jax.networks.network import make_network
+from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.weights import checkpoint, loading, pretrained
 from ghn_jax.weights.checkpoint import CheckpointError
 

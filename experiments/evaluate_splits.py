@@ -20,7 +20,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ghn_jax import images
-from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets.sampler import PREDEFINED, sample_architecture
 from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
 from ghn_jax.evaluation.results import summary
@@ -29,6 +28,7 @@ from ghn_jax.networks.architecture import named
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.predict import predict_params
+from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.training.watch import read
 from ghn_jax.weights.checkpoint import CheckpointError
 from ghn_jax.weights.loading import load_titled

@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 import ghn_jax
 from ghn_jax import images
-from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import SPLITS
 from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner
@@ -28,6 +27,7 @@ from ghn_jax.networks.architecture import ArchitectureError
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.predict import predict_params
+from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.training.watch import read
 from ghn_jax.weights import loading, pretrained
 

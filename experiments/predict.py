@@ -27,7 +27,6 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import Graph, GraphError
@@ -35,6 +34,7 @@ from ghn_jax.networks.architecture import ArchitectureError, Task, named
 from ghn_jax.networks.program_graph import build_graph
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.prediction.report import report
+from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.tracing import TraceError, trace
 from ghn_jax.weights import loading, pretrained
 from ghn_jax.weights.checkpoint import CheckpointError

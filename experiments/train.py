@@ -18,13 +18,12 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from ghn_jax.allocation import keep_freed_memory
-from ghn_jax.compilation_cache import use_compilation_cache
 from ghn_jax.execution.compiling import CompilationError
 from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.images import ImageError
 from ghn_jax.networks.architecture import ArchitectureError
+from ghn_jax.runtime import keep_freed_memory, use_compilation_cache
 from ghn_jax.training import parallel
 from ghn_jax.training.config import from_fields
 from ghn_jax.training.loop import NonFiniteLossError, Outcome, train

@@ -17,9 +17,9 @@ if args.largest_file:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-from ghn_jax.compilation_cache import use_compilation_cache  # noqa: E402
 from ghn_jax.ghn.config import HypernetConfig  # noqa: E402
 from ghn_jax.networks.architecture import Architecture, Genotype  # noqa: E402
+from ghn_jax.runtime import use_compilation_cache  # noqa: E402
 from ghn_jax.training import (  # noqa: E402
     loop,
     meta_batches,  # noqa: E402

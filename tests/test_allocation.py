@@ -8,7 +8,7 @@ import pytest
 
 SCRIPT = """
 import ctypes, resource
-from ghn_jax.allocation import keep_freed_memory
+from ghn_jax.runtime import keep_freed_memory
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]

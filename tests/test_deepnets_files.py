@@ -33,7 +33,7 @@ from ghn_jax.deepnets.files.parts import (
     write_part,
 )
 from ghn_jax.deepnets.files.reading import DeepNetsFile, DeepNetsFileError, meta_path
-from ghn_jax.deepnets.files.writing import ExistingFileError, rewrite, stored_network, write_file
+from ghn_jax.deepnets.files.writing import ExistingFileError, StoredNetwork, compressed, stored_network, write_file
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.networks import architecture as arch
 from ghn_jax.networks.architecture import IMAGENET, to_json
@@ -140,6 +140,19 @@ def all_contents(path):
         arrays = {}
         file.visititems(lambda name, item: arrays.update({name: item[()]}) if isinstance(item, h5py.Dataset) else None)
     return arrays, json.loads(meta_path(path).read_text())
+
+
+def rewrite(source, path):
+    """Writes what a file holds into another, arrays and entries as they are stored."""
+
+    def networks(split):
+        stored = source[split]
+        for index in range(len(stored)):
+            adj, _ = stored.arrays(index)
+            yield StoredNetwork(stored.entry(index), compressed(adj), stored.named_nodes(index))
+
+    names = {split: (source.meta.primitives(split), source.meta.operations(split)) for split in source.splits}
+    write_file(path, {split: networks(split) for split in source.splits}, names=names)
 
 
 @pytest.mark.parametrize("source", [GOLDEN, pytest.param(REFERENCE / GOLDEN.name, marks=needs_reference)])

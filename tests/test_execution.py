@@ -9,7 +9,6 @@ from ghn_jax.execution import whole
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.losses import cross_entropy
-from ghn_jax.networks.primitives import Moments
 from ghn_jax.networks.program import lower
 
 
@@ -18,19 +17,6 @@ def images(batch=4):
 
 
 LABELS = jnp.array([1, 3, 5, 7])
-
-
-def test_running_moments():
-    program = lower(NETWORKS["mixed"], CIFAR10)
-    params = he_init(program, seed=0)
-    by_batch = whole.run(program, params, images())
-    moments = whole.batch_moments(program, params, images())
-    np.testing.assert_allclose(whole.run(program, params, images(), moments=moments), by_batch, atol=1e-4)
-    # With running moments an image's logits do not depend on its neighbours.
-    alone = whole.run(program, params, images()[:1], moments=moments)
-    np.testing.assert_allclose(alone, by_batch[:1], atol=1e-4)
-    widened = {name: Moments(m.mean, 4 * m.variance) for name, m in moments.items()}
-    assert np.abs(whole.run(program, params, images(), moments=widened) - by_batch).max() > 1e-3
 
 
 def test_cross_entropy_by_hand():

@@ -6,6 +6,7 @@ import pytest
 from ghn_jax import build_graph, named
 from ghn_jax.ghn import config as hypernet_config
 from ghn_jax.ghn.config import ConfigError, HypernetConfig, ghn1, ghn2, mlp, title
+from ghn_jax.ghn.embedders import EMBEDDERS
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET
 from ghn_jax.prediction.predict import embed_nodes
@@ -70,7 +71,7 @@ def test_another_kind_is_a_file_and_a_line(tmp_path, monkeypatch):
     """A kind of its own predicts, without a change anywhere else."""
     (tmp_path / "averaging.py").write_text(AVERAGING)
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setitem(hypernet_config.KINDS, "averaging", "averaging:Averaging")
+    monkeypatch.setitem(EMBEDDERS, "averaging", "averaging:Averaging")
     config = HypernetConfig(max_shape=(8, 8, 3, 3), hypernet="averaging", hid=8)
     assert title(config) == "averaging"
     ghn = GHN.init(config, seed=0)

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from reference import HYPERNETWORKS, REFERENCE, needs_reference
 from torch_files import archived, checkpoint, random_state_dict, tensor, write_checkpoint, zipped
 
-from ghn_jax.ghn import config as hypernet_config
 from ghn_jax.ghn.config import ConfigError, HypernetConfig, ghn1
+from ghn_jax.ghn.embedders import EMBEDDERS
 from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import conversion
 from ghn_jax.weights.checkpoint import CheckpointError
@@ -87,7 +87,7 @@ def test_npz_files(tmp_path):
 
 
 def test_kinds_without_published_checkpoints(monkeypatch):
-    monkeypatch.setitem(hypernet_config.KINDS, "new", "new:New")
+    monkeypatch.setitem(EMBEDDERS, "new", "new:New")
     with pytest.raises(ConversionError, match="no published checkpoints of hypernet='new' are known, only of gatedgnn"):
         conversion.entries(dataclasses.replace(SMALL, hypernet="new"))
 

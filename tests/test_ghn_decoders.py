@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.decoders import ConvDecoder, MLPDecoder, VectorDecoder
+from ghn_jax.ghn.decoders.conv import ConvDecoder
+from ghn_jax.ghn.decoders.mlp import MLPDecoder
+from ghn_jax.ghn.decoders.vector import VectorDecoder
 
 SIDE = 3
 CONV = HypernetConfig(max_shape=(6, 4, SIDE, SIDE), num_classes=5, hid=8)
@@ -21,7 +23,7 @@ def initialise(decoder):
     def touch(module):
         for method in methods:
             getattr(module, method)(NODES, POSITIONS)
-        getattr(module, classes)(NODES)
+        getattr(module, classes)(NODES, np.zeros_like(POSITIONS))
 
     variables = decoder.init(jax.random.key(1), method=touch)
     return variables, jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
@@ -85,7 +87,7 @@ def test_rows_are_slices_of_the_whole_tensor(config, decoder, slow):
 def test_class_weights(config, decoder, slow):
     decoder = decoder(config)
     variables, p = initialise(decoder)
-    result = decoder.apply(variables, NODES[:3], method="class_weight")
+    result = decoder.apply(variables, NODES[:3], np.zeros(3, np.int32), method="class_weight")
     for node, weight in zip(NODES, result, strict=False):
         np.testing.assert_allclose(weight, slow_class_weight(config, p, node).T, atol=2e-6)
 
@@ -93,8 +95,8 @@ def test_class_weights(config, decoder, slow):
 def test_vectors_and_class_biases():
     decoder = VectorDecoder(CONV)
     variables, p = initialise(decoder)
-    vectors = decoder.apply(variables, NODES, method="vector")
-    biases = decoder.apply(variables, NODES, method="class_bias")
+    vectors = decoder.apply(variables, NODES, POSITIONS, method="vector")
+    biases = decoder.apply(variables, NODES, POSITIONS, method="class_bias")
     assert vectors.shape == (50, 2, 6)
     for node, vector, bias in zip(NODES, vectors, biases, strict=True):
         hidden = relu(node @ p["mlp"]["first"]["kernel"] + p["mlp"]["first"]["bias"])

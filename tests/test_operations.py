@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from example_networks import NETWORKS
 
-from ghn_jax.compilations import counted
 from ghn_jax.execution import whole
 from ghn_jax.execution.compiling import CompilationError, Programs
 from ghn_jax.execution.operations import Backward, Forward, Given, Plan, Sum, logits, signature_of, value_and_grad
@@ -18,6 +17,7 @@ from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.losses import cross_entropy
 from ghn_jax.networks.primitives import Primitive
 from ghn_jax.networks.program import lower
+from ghn_jax.runtime import counted
 
 BATCH = 4
 PROGRAMS = {name: lower(architecture, CIFAR10) for name, architecture in NETWORKS.items()}

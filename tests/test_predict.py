@@ -10,7 +10,7 @@ from ghn_jax.ghn.config import HypernetConfig, ghn2
 from ghn_jax.ghn.fit import fit
 from ghn_jax.ghn.hypernetwork import Hypernetwork
 from ghn_jax.ghn.model import GHN
-from ghn_jax.ghn.rows import Sizes, pad_requests, request, rows_of
+from ghn_jax.ghn.rows import request
 from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import GraphError, Role
 from ghn_jax.prediction.predict import embed_nodes, predict_params
@@ -46,7 +46,7 @@ def test_equals_the_training_path(config):
     ghn = random_ghn(config)
     graphs = [random_graph(seed, 12 + 20 * seed) for seed in range(3)]
     requests, placements = request(graphs, 64, config)
-    requests = pad_requests(requests, Sizes(*(rows + 5 for rows in rows_of(requests))))
+    requests = {table: rows.padded(len(rows.nodes) + 5) for table, rows in requests.items()}
     batch = padding.stack([padding.pad(graph, 64, config.max_distance) for graph in graphs])
     decoded = jax.jit(Hypernetwork(config).apply)({"params": ghn.params}, batch, requests)
     for graph, places in zip(graphs, placements, strict=True):

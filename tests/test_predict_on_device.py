@@ -16,12 +16,12 @@ from flax import linen as nn
 from test_predict import CONFIGS, SMALL, random_ghn
 
 import ghn_jax
-from ghn_jax.compilations import counted
 from ghn_jax.graphs.graph import GraphError
 from ghn_jax.networks.platforms import accelerator
 from ghn_jax.prediction import predict
 from ghn_jax.prediction.on_device import programs_of
 from ghn_jax.prediction.predict import predict_params, warm_up
+from ghn_jax.runtime import counted
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from examples.models import gpt, mobilenet, vit  # noqa: E402

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from ghn_jax.graphs.graph import NODE_TYPES
 from ghn_jax.networks import primitives as ops
 from ghn_jax.networks.convolution import Window, convolve, convolve_depthwise
 from ghn_jax.networks.platforms import compiler_options
@@ -124,11 +125,7 @@ def test_norms_by_hand():
     weight, bias = random(1, 5), random(2, 5)
     mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
     expected = (x - mean) / np.sqrt(variance + 1e-5) * weight + bias
-    batch_norm = ops.BatchNorm(5)
-    np.testing.assert_allclose(batch_norm((weight, bias), jnp.asarray(x)), expected, atol=1e-5)
-    running = ops.Moments(jnp.ones(5), jnp.full(5, 4.0))
-    shifted = (x - 1) / np.sqrt(4 + 1e-5) * weight + bias
-    np.testing.assert_allclose(batch_norm((weight, bias), jnp.asarray(x), moments=running), shifted, atol=1e-5)
+    np.testing.assert_allclose(ops.BatchNorm(5)((weight, bias), jnp.asarray(x)), expected, atol=1e-5)
     centred = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
     np.testing.assert_allclose(ops.LayerNorm(5)((weight, bias), jnp.asarray(x)), centred * weight + bias, atol=1e-5)
 
@@ -184,3 +181,49 @@ def test_skip_first_looks_at_odd_pixels():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     assert conv((jnp.ones((1, 1, 1, 1)),), x).reshape(-1).tolist() == [5, 7, 13, 15]
     assert conv.output_shape([(4, 4, 1)]) == (2, 2, 1)
+
+
+EXAMPLES = {
+    ops.Conv: (ops.Conv(4, 6, (3, 3), relu=True), [(5, 5, 4)]),
+    ops.Linear: (ops.Linear(4, 6, activation="gelu", dropout=True), [(4,)]),
+    ops.BatchNorm: (ops.BatchNorm(4), [(5, 5, 4)]),
+    ops.LayerNorm: (ops.LayerNorm(4), [(5, 5, 4)]),
+    ops.MaxPool: (ops.MaxPool(3, 2), [(5, 5, 4)]),
+    ops.AvgPool: (ops.AvgPool(3, 2), [(5, 5, 4)]),
+    ops.Add: (ops.Add(), [(5, 5, 4), (5, 5, 4)]),
+    ops.Concat: (ops.Concat(), [(5, 5, 4), (5, 5, 3)]),
+    ops.Subsample: (ops.Subsample(2), [(5, 5, 4)]),
+    ops.Relu: (ops.Relu(), [(5, 5, 4)]),
+    ops.PositionalEncoding: (ops.PositionalEncoding((5, 5), 4), [(5, 5, 4)]),
+    ops.Attention: (ops.Attention(2), [(5, 5, 12)]),
+    ops.Squeeze: (ops.Squeeze(), [(5, 5, 4)]),
+    ops.Excite: (ops.Excite(2), [(5, 5, 4), (4,)]),
+    ops.GlobalAvgPool: (ops.GlobalAvgPool(), [(5, 5, 4)]),
+    ops.Flatten: (ops.Flatten(), [(5, 5, 4)]),
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in vars(ops).values() if ops.Primitive in getattr(kind, "__mro__", ())])
+def test_every_primitive_tells_the_truth_about_itself(kind):
+    """Its node, the shape of its output, and what its gradient needs; a new one needs a line in EXAMPLES."""
+    if kind is ops.Primitive:
+        with pytest.raises(NotImplementedError, match="Primitive does not say which node it has"):
+            print(kind().node_type)
+        return
+    primitive, shapes = EXAMPLES[kind]
+    assert primitive.node_type is None or primitive.node_type in NODE_TYPES
+    params = tuple(random(number, *parameter.shape) for number, parameter in enumerate(primitive.parameters))
+    options = {"dropout_key": jax.random.key(0)} if primitive.needs_key else {}
+    first, second = ([random(10 * seed + n, 2, *shape) for n, shape in enumerate(shapes)] for seed in (1, 2))
+    outputs, bars = [], []
+    for inputs in (first, second):
+        output, pull_back = jax.vjp(lambda params, inputs: primitive(params, *inputs, **options), params, inputs)
+        outputs.append(output)
+        bars.append(
+            jax.tree.leaves(pull_back(jnp.cos(jnp.arange(output.size, dtype=jnp.float32)).reshape(output.shape)))
+        )
+    assert outputs[0].shape == (2, *primitive.output_shape(shapes))
+    same = all(bool(jnp.array_equal(a, b)) for a, b in zip(*bars, strict=True))
+    assert same == (not primitive.gradient_reads_inputs)
+    if primitive.hands_on_gradient:
+        assert all(jnp.array_equal(bar, bars[0][0]) for bar in bars[0])

@@ -12,10 +12,11 @@ from scipy import stats
 
 from ghn_jax.deepnets import sampler
 from ghn_jax.deepnets.files.reading import DeepNetsFile
+from ghn_jax.deepnets.sampler import DRAWN_PRIMITIVES
 from ghn_jax.deepnets.statistics import network_statistics, type_shares
 from ghn_jax.graphs.graph import NODE_ID, NODE_TYPES
-from ghn_jax.networks.architecture import CELL_PRIMITIVES, Architecture, Genotype, Task, from_json, named, to_json
-from ghn_jax.networks.program import lower
+from ghn_jax.networks.architecture import Architecture, Genotype, Task, from_json, named, to_json
+from ghn_jax.networks.program import count_params, lower
 from ghn_jax.networks.program_graph import graph_of
 
 LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
@@ -172,7 +173,7 @@ def test_every_choice_occurs(train_sample):
         "fc_layers": {1, 2},
         "glob_avg": {False, True},
     }
-    assert {name for a in architectures for name, _ in a.genotype.edges} == set(CELL_PRIMITIVES)
+    assert {name for a in architectures for name, _ in a.genotype.edges} == set(DRAWN_PRIMITIVES)
     assert {len(a.genotype.normal) // 2 for a in architectures} == {1, 2, 3, 4}
     pooled = [all(name in sampler.POOL_PRIMITIVES for name, _ in a.genotype.reduce) for a in architectures]
     assert 0.4 < np.mean(pooled) < 0.65
@@ -216,10 +217,10 @@ def test_bnfree_networks_have_no_norm():
 
 def scored_edges(rng, steps, allowed):
     """Edges as the paper draws them: normal scores, a softmax over primitives, the best two edges of a step."""
-    columns = [CELL_PRIMITIVES.index(name) for name in allowed]
+    columns = [DRAWN_PRIMITIVES.index(name) for name in allowed]
     edges = []
     for step in range(steps):
-        scores = np.exp(rng.normal(scale=1e-3, size=(2 + step, len(CELL_PRIMITIVES))))
+        scores = np.exp(rng.normal(scale=1e-3, size=(2 + step, len(DRAWN_PRIMITIVES))))
         scores /= scores.sum(axis=1, keepdims=True)
         scores = scores[:, columns]
         for state in np.argsort(-scores.max(axis=1))[:2]:
@@ -227,7 +228,7 @@ def scored_edges(rng, steps, allowed):
     return tuple(edges)
 
 
-@pytest.mark.parametrize("allowed", [CELL_PRIMITIVES[1:], CELL_PRIMITIVES[:4]])
+@pytest.mark.parametrize("allowed", [DRAWN_PRIMITIVES[1:], DRAWN_PRIMITIVES[:4]])
 def test_edges_are_distributed_as_by_scores(allowed):
     """Compares the last step of two: its ordered states (6 cases) and two of the primitives (4 cases)."""
     rng = np.random.RandomState(0)
@@ -364,10 +365,16 @@ def test_candidates_for_the_width(architecture, num_params, last):
     assert sampler.width_candidates(architecture, num_params) == tuple(range(32, last + 1, 16))
 
 
+def with_widths(architecture, position, large_images=False):
+    plain = dataclasses.replace(architecture, C=32, fc_dim=256)
+    num_params = count_params(plain, sampler.LARGE_FORM if large_images else sampler.SMALL_FORM)
+    return sampler.draw_widths(architecture, num_params, 0, position)
+
+
 @pytest.mark.parametrize(("cells", "widths"), [(9, (32, 48, 64)), (13, (32,))])
 def test_widths_of_larger_networks(cells, widths):
     """Uniform over the candidates, and the fully connected layer from 64 to 256."""
-    drawn = [sampler.draw_widths(network(n_cells=cells), 0, position) for position in range(300)]
+    drawn = [with_widths(network(n_cells=cells), position) for position in range(300)]
     counts = collections.Counter((a.C, a.fc_dim) for a in drawn)
     assert set(counts) == {(width, fc) for width in widths for fc in (64, 128, 192, 256)}
     assert stats.chisquare(list(counts.values())).pvalue > 0.01
@@ -376,7 +383,7 @@ def test_widths_of_larger_networks(cells, widths):
 
 def test_widths_of_small_networks():
     """All seven widths; heads up to 512 with at most 64 channels and up to 256 with more."""
-    drawn = [sampler.draw_widths(network(), 0, position) for position in range(1400)]
+    drawn = [with_widths(network(), position) for position in range(1400)]
     counts = collections.Counter((a.C, a.fc_dim) for a in drawn)
     expected = {(width, fc): 1400 / 7 / 8 for width in (32, 48, 64) for fc in range(64, 513, 64)}
     expected |= {(width, fc): 1400 / 7 / 4 for width in (80, 96, 112, 128) for fc in range(64, 257, 64)}
@@ -387,22 +394,22 @@ def test_widths_of_small_networks():
 def test_widths_depend_on_the_form_of_the_network():
     """Architecture 60 has 206,314 parameters in its small form and 195,242 in its large form."""
     architecture = sampler.sample_architecture("train", 60)
-    small = {sampler.draw_widths(architecture, 0, position).C for position in range(60)}
-    large = {sampler.draw_widths(architecture, 0, position, large_images=True).C for position in range(60)}
+    small = {with_widths(architecture, position).C for position in range(60)}
+    large = {with_widths(architecture, position, large_images=True).C for position in range(60)}
     assert small == {32, 48, 64}
     assert large == set(sampler.WIDTHS)
 
 
 def test_given_widths_do_not_matter():
     wide = network("conv_3x3", n_cells=8, C_mult=2, C=128, fc_dim=64)
-    assert {sampler.draw_widths(wide, 0, position).C for position in range(60)} == {32, 48}
+    assert {with_widths(wide, position).C for position in range(60)} == {32, 48}
 
 
 def test_training_stream_is_a_pure_function_of_seed_and_position():
     late = sampler.train_architecture(seed=0, position=123_456)
     assert late == sampler.train_architecture(seed=0, position=123_456)
     index = sampler.train_index(seed=0, position=123_456)
-    drawn = sampler.draw_widths(sampler.sample_architecture("train", index), seed=0, position=123_456)
+    drawn = with_widths(sampler.sample_architecture("train", index), 123_456)
     assert late == drawn
     assert sampler.train_index(seed=1, position=123_456) != index
 

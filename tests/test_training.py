@@ -17,7 +17,6 @@ import optax
 import pytest
 import scripts
 
-from ghn_jax.compilations import counted
 from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, train_architecture
 from ghn_jax.execution import compiling, whole
 from ghn_jax.execution.compiling import CompilationError
@@ -29,6 +28,7 @@ from ghn_jax.networks.architecture import CIFAR10, Architecture, ArchitectureErr
 from ghn_jax.networks.losses import cross_entropy
 from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.predict import predict_params
+from ghn_jax.runtime import counted
 from ghn_jax.training import engine as engine_module
 from ghn_jax.training import inputs, loop, memory, parallel
 from ghn_jax.training import meta_batches as meta_batches_module

@@ -15,7 +15,6 @@ import functools
 import hashlib
 from collections import Counter
 
-from ghn_jax.networks import primitives as ops
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, Task
 from ghn_jax.networks.primitives import Primitive
 from ghn_jax.networks.program import Program, lower
@@ -33,6 +32,8 @@ Kind = tuple[str, int, int]
 
 Inventory = tuple[tuple[Kind, int], ...]
 """How many nodes a graph has of every kind, sorted; inputs, sums and concatenations are left out."""
+
+_LEFT_OUT = ("sum", "concat")
 
 
 def owner(program: Program) -> str:
@@ -54,29 +55,10 @@ def inventory(program: Program) -> Inventory:
 
 
 def _kinds(primitive: Primitive) -> tuple[Kind, ...]:
-    match primitive:
-        case ops.Conv(kernel=kernel, depthwise=depthwise, dilation=dilation):
-            name = "conv" if not depthwise else "dil_conv" if dilation > 1 else "sep_conv"
-            return ((name, *kernel),)
-        case ops.Linear(bias=bias):
-            return (("conv", 1, 1), ("bias", 1, 1)) if bias else (("conv", 1, 1),)
-        case ops.BatchNorm():
-            return (("bn", 1, 1),)
-        case ops.LayerNorm():
-            return (("ln", 1, 1),)
-        case ops.MaxPool(kernel=kernel):
-            return (("max_pool", kernel, kernel),)
-        case ops.AvgPool(kernel=kernel):
-            return (("avg_pool", kernel, kernel),)
-        case ops.PositionalEncoding(size=size):
-            return (("pos_enc", *size),)
-        case ops.Attention():
-            return (("msa", 0, 0),)
-        case ops.Excite():
-            return (("cse", 0, 0),)
-        case ops.GlobalAvgPool():
-            return (("glob_avg", 0, 0),)
-    return ()
+    if primitive.node_type is None or primitive.node_type in _LEFT_OUT:
+        return ()
+    kinds = ((primitive.node_type, *primitive.extent),)
+    return (*kinds, ("bias", 1, 1)) if primitive.separate_bias and len(primitive.parameters) > 1 else kinds
 
 
 def _hash(found: Inventory) -> int:

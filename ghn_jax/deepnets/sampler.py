@@ -15,7 +15,6 @@ import numpy as np
 
 from ghn_jax.deepnets.ownership import owner
 from ghn_jax.networks.architecture import (
-    CELL_PRIMITIVES,
     AnyArchitecture,
     Architecture,
     ArchitectureError,
@@ -32,7 +31,26 @@ GENERATOR_VERSION = 2
 MAX_NODES_BATCH = 2200
 """Meta-batches with more nodes than this in all are skipped in training."""
 
-POOL_PRIMITIVES = CELL_PRIMITIVES[:4]
+DRAWN_PRIMITIVES = (
+    "none",
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "conv_1x1",
+    "conv_7x1_1x7",
+    "conv_3x3",
+    "conv_5x5",
+    "conv_7x7",
+    "msa",
+    "cse",
+)
+"""Operations that DeepNets-1M draws; an architecture may have others (`networks.architecture.CELL_PRIMITIVES`)."""
+
+POOL_PRIMITIVES = DRAWN_PRIMITIVES[:4]
 """What a reduction cell without learnable operations chooses from: 'none', two poolings and 'skip_connect'."""
 
 WIDTHS = tuple(range(32, 129, 16))
@@ -198,18 +216,7 @@ def train_architecture(seed: int, position: int, large_images: bool = False) -> 
     """
     architecture, program = sample_program("train", train_index(seed, position))
     num_params = count_params(architecture, LARGE_FORM) if large_images else program.num_params_with_unused
-    return _draw_widths(architecture, num_params, seed, position)
-
-
-def draw_widths(architecture: Architecture, seed: int, position: int, large_images: bool = False) -> Architecture:
-    """`architecture` with `C` and `fc_dim` drawn for `position` of a training run.
-
-    Source: appendix A; the candidates are those of the published loader, which allows a wide head
-    (`fc_dim` above 256) only to small networks of up to 64 channels.
-    """
-    plain = dataclasses.replace(architecture, C=32, fc_dim=256)
-    num_params = count_params(plain, LARGE_FORM if large_images else SMALL_FORM)
-    return _draw_widths(architecture, num_params, seed, position)
+    return draw_widths(architecture, num_params, seed, position)
 
 
 def width_candidates(architecture: Architecture, num_params: int) -> tuple[int, ...]:
@@ -230,7 +237,12 @@ def head_widths(candidates: tuple[int, ...], width: int) -> tuple[int, ...]:
     return FC_WIDTHS if candidates == WIDTHS and width <= 64 else FC_WIDTHS[:4]
 
 
-def _draw_widths(architecture: Architecture, num_params: int, seed: int, position: int) -> Architecture:
+def draw_widths(architecture: Architecture, num_params: int, seed: int, position: int) -> Architecture:
+    """`architecture`, which has `num_params` parameters at 32 channels, with the widths drawn for a position.
+
+    Source: appendix A; the candidates are those of the published loader, which allows a wide head (`fc_dim` above 256)
+    only to small networks of up to 64 channels.
+    """
     draws = _Draws(GENERATOR_VERSION, _WIDTH_STREAM, seed, position)
     candidates = width_candidates(architecture, num_params)
     width = draws.choice(candidates)
@@ -286,7 +298,7 @@ def _draw_genotype(draws: _Draws, steps: int) -> Genotype:
     the edges is uniform, so is the primitive of each, and all are independent (a softmax over an edge's scores
     treats its primitives alike and changes nothing): drawn here directly.
     """
-    allowed = CELL_PRIMITIVES if steps > 1 else CELL_PRIMITIVES[1:]
+    allowed = DRAWN_PRIMITIVES if steps > 1 else DRAWN_PRIMITIVES[1:]
     only_pool = draws.chance(1, 2)
     allowed_in_reduction = tuple(name for name in allowed if name in POOL_PRIMITIVES) if only_pool else allowed
     drop_concat = steps > 1 and draws.chance(1, 2)

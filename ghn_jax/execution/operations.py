@@ -22,7 +22,7 @@ import numpy as np
 from ghn_jax.errors import GHNError
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.networks.losses import cross_entropy
-from ghn_jax.networks.primitives import Add, Linear, Primitive, Shape
+from ghn_jax.networks.primitives import Primitive, Shape
 from ghn_jax.networks.program import INPUT, Instruction, Program
 
 
@@ -93,7 +93,7 @@ def signature_of(
     """The signature of an instruction of `program`."""
     shapes = tuple([None if register is None else program.register_shape(register) for register in instruction.inputs])
     primitive = instruction.primitive
-    dropout = training and isinstance(primitive, Linear) and primitive.dropout
+    dropout = training and primitive.needs_key
     return Signature(primitive, shapes, instruction.shape, instruction.inputs == (INPUT,), batch, dtype, dropout)
 
 
@@ -413,7 +413,7 @@ class Plan:
 
 def _hands_on(signature: Signature) -> bool:
     """Whether the gradient of the output is that of every input."""
-    return isinstance(signature.primitive, Add)
+    return signature.primitive.hands_on_gradient
 
 
 def logits(network: Runnable, parameters: Parameters, images: jax.Array) -> jax.Array:

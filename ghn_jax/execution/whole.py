@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 
-from ghn_jax.networks.primitives import BatchNorm, Linear, Moments, Primitive
-from ghn_jax.networks.program import INPUT, Instruction, Program
+from ghn_jax.networks.primitives import Primitive
+from ghn_jax.networks.program import INPUT, Program
 
 Params = Mapping[str, jax.Array]
 
@@ -22,18 +22,15 @@ def run(
     params: Params,
     images: jax.Array,
     *,
-    moments: Mapping[str, Moments] | None = None,
     dropout_key: jax.Array | None = None,
     jit_primitives: bool = False,
 ) -> jax.Array:
-    """Logits `[B, num_classes]` of `program` with `params` on `images [B, H, W, 3]`.
+    """Logits `[B, num_classes]` of `program` with `params` on `images [B, H, W, 3]`, with the statistics of the batch.
 
     Args:
       program: the network.
       params: every tensor of `program.tensors`, by name, in JAX layout.
       images: float, normalised.
-      moments: running moments by layer name for batch normalisation; None normalises by the batch itself, as the
-        published evaluation of predicted parameters does.
       dropout_key: a PRNG key turns dropout on (training); None leaves it off.
       jit_primitives: compile every primitive when it first meets inputs of new shapes, for this and all later
         programs; so are its derivatives.  Of use outside of `jit` only.
@@ -43,25 +40,7 @@ def run(
     """
     check_params(program, params)
     check_images(program, images)
-
-    def given(instruction: Instruction, x: jax.Array) -> Moments | None:
-        return None if moments is None else moments[instruction.scope]
-
-    return _execute(program, params, images, given, dropout_key, _jitted if jit_primitives else _apply)
-
-
-def batch_moments(program: Program, params: Params, images: jax.Array) -> dict[str, Moments]:
-    """Moments of every batch normalisation's input on `images`, by layer name (batch statistics are applied)."""
-    check_params(program, params)
-    check_images(program, images)
-    collected = {}
-
-    def collect(instruction: Instruction, x: jax.Array) -> Moments:
-        collected[instruction.scope] = BatchNorm.moments(x)
-        return collected[instruction.scope]
-
-    _execute(program, params, images, collect, dropout_key=None, apply=_apply)
-    return collected
+    return _execute(program, params, images, dropout_key, _jitted if jit_primitives else _apply)
 
 
 def _apply(primitive: Primitive, layer_params: Sequence[jax.Array], inputs: Sequence[jax.Array | None], options):
@@ -75,7 +54,6 @@ def _execute(
     program: Program,
     params: Params,
     images: jax.Array,
-    moments: Callable[[Instruction, jax.Array], Moments | None],
     dropout_key: jax.Array | None,
     apply: Callable[..., jax.Array],
 ) -> jax.Array:
@@ -85,9 +63,7 @@ def _execute(
         layer_params = [params[tensor.name] for tensor in instruction.tensors]
         primitive = instruction.primitive
         options = {}
-        if isinstance(primitive, BatchNorm):
-            options = {"moments": moments(instruction, inputs[0])}
-        elif isinstance(primitive, Linear) and primitive.dropout and dropout_key is not None:
+        if primitive.needs_key and dropout_key is not None:
             options = {"dropout_key": jax.random.fold_in(dropout_key, register)}
         registers[register] = apply(primitive, layer_params, inputs, options)
     return registers[len(program.instructions)]

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.decoders import ConvDecoder, MLPDecoder, VectorDecoder
-from ghn_jax.ghn.rows import Requests, Table, request
+from ghn_jax.ghn.decoders import decoder
+from ghn_jax.ghn.decoders.vector import VectorDecoder
+from ghn_jax.ghn.rows import FORMS, Table, request
 from ghn_jax.graphs.graph import Graph
 
 _ROWS = {Table.DENSE: 128, Table.DEPTHWISE: 256, Table.VECTOR: 128, Table.CLASS_WEIGHT: 1, Table.CLASS_BIAS: 1}
@@ -22,7 +23,7 @@ _ROWS = {Table.DENSE: 128, Table.DEPTHWISE: 256, Table.VECTOR: 128, Table.CLASS_
 
 def chunk_rows(config: HypernetConfig, table: Table) -> int:
     """Rows of a chunk of a table; a kernel of the largest decoded size fits into one."""
-    positions = config.max_kernel**2 if table in (Table.DENSE, Table.DEPTHWISE) else 1
+    positions = config.max_kernel**2 if FORMS[table].by_position else 1
     return max(_ROWS[table], positions)
 
 
@@ -75,7 +76,7 @@ def lay_out(graph: Graph, config: HypernetConfig, first_node: int = 0) -> Layout
     places: dict[tuple[Table, int], Place] = {}
     for table in Table:
         size = chunk_rows(config, table)
-        nodes, positions = _rows_of(requests, table)
+        nodes, positions = requests[table]
         tensors = {placement.start: placement.rows for placement in placements if placement.table is table}
         chunk, used = None, 0
         for start, rows in sorted(tensors.items()):
@@ -90,22 +91,6 @@ def lay_out(graph: Graph, config: HypernetConfig, first_node: int = 0) -> Layout
     return Layout(tuple(chunks), tuple(places[placement.table, placement.start] for placement in placements))
 
 
-def _rows_of(requests: Requests, table: Table) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes and positions of the rows of a table."""
-    match table:
-        case Table.DENSE:
-            return requests.dense_node, requests.dense_position
-        case Table.DEPTHWISE:
-            return requests.depthwise_node, requests.depthwise_position
-        case Table.VECTOR:
-            nodes = requests.vector_node
-        case Table.CLASS_WEIGHT:
-            nodes = requests.class_weight_node
-        case Table.CLASS_BIAS:
-            nodes = requests.class_bias_node
-    return nodes, np.zeros_like(nodes)
-
-
 def decode_chunk(
     config: HypernetConfig, params: Any, table: Table, nodes: jax.Array, index: jax.Array, positions: jax.Array
 ) -> jax.Array:
@@ -118,30 +103,11 @@ def decode_chunk(
       nodes: `[nodes, hid]`, embeddings.
       index, positions: of the chunk, `[rows]`.
     """
-    features = nodes[index]
-    decoder = ConvDecoder(config) if config.decoder == "conv" else MLPDecoder(config)
-    of_decoder, of_vectors = {"params": params["decoder"]}, {"params": params["vector_decoder"]}
-    match table:
-        case Table.DENSE:
-            return decoder.apply(of_decoder, features, positions, method="dense")
-        case Table.DEPTHWISE:
-            return decoder.apply(of_decoder, features, positions, method="depthwise")
-        case Table.VECTOR:
-            return VectorDecoder(config).apply(of_vectors, features, method="vector")
-        case Table.CLASS_WEIGHT:
-            return decoder.apply(of_decoder, features, method="class_weight")
-        case Table.CLASS_BIAS:
-            return VectorDecoder(config).apply(of_vectors, features, method="class_bias")
+    form = FORMS[table]
+    module = {"decoder": decoder(config.decoder), "vector_decoder": VectorDecoder}[form.module](config)
+    return module.apply({"params": params[form.module]}, nodes[index], positions, method=form.method)
 
 
 def rows_shape(config: HypernetConfig, table: Table, rows: int) -> jax.ShapeDtypeStruct:
     """Shape and type of a decoded chunk of so many rows."""
-    channels = max(config.max_out, config.max_in)
-    shape = {
-        Table.DENSE: (rows, config.max_in, config.max_out),
-        Table.DEPTHWISE: (rows, config.max_out),
-        Table.VECTOR: (rows, 2, channels),
-        Table.CLASS_WEIGHT: (rows, config.max_in, config.num_classes),
-        Table.CLASS_BIAS: (rows, config.num_classes),
-    }[table]
-    return jax.ShapeDtypeStruct(shape, jnp.float32)
+    return jax.ShapeDtypeStruct((rows, *FORMS[table].row(config)), jnp.float32)

@@ -8,20 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ghn_jax.errors import GHNError
+from ghn_jax.ghn.decoders import DECODERS
+from ghn_jax.ghn.embedders import EMBEDDERS
 from ghn_jax.networks.architecture import CIFAR10, Task
 
 MAX_DISTANCE = 50
 """Longest virtual edge (section 4.1; the published networks were trained with it)."""
-
-KINDS = {
-    "gatedgnn": "ghn_jax.ghn.embedders.gated_gnn:GatedGNN",
-    "mlp": "ghn_jax.ghn.embedders.mlp:NodeMLP",
-}
-"""What makes embeddings of nodes, by `HypernetConfig.hypernet`: a module of Flax, as `file:class`.
-
-`Kind(config)` takes node features `[G, N, hid]` and the padded graphs that they are of (`padding.stack`), and returns
-embeddings `[G, N, hid]`.  Another kind is a file of its own and a line here.
-"""
 
 
 class ConfigError(GHNError):
@@ -35,8 +27,8 @@ class HypernetConfig:
     Attributes:
       max_shape: largest decoded tensor as `(out, in, h, w)`; larger targets are tiled.
       num_classes: classes of the networks it predicts.
-      hypernet: one of `KINDS`: "gatedgnn", or "mlp" for one that looks at every node alone.
-      decoder: "conv" or "mlp".
+      hypernet: one of `EMBEDDERS`: "gatedgnn", or "mlp" for one that looks at every node alone.
+      decoder: one of `DECODERS`, "conv" or "mlp".
       weight_norm: normalise predicted tensors (section 4.3).
       ve: virtual edges (section 4.1); no effect with `hypernet="mlp"`.
       layernorm: layer normalisation of the node embeddings.
@@ -66,8 +58,8 @@ class HypernetConfig:
         object.__setattr__(self, "max_shape", tuple(shape))
         require(shape[2] == shape[3], "max_shape", "a square kernel")
         require(_positive(self.num_classes), "num_classes", "a positive integer")
-        require(self.hypernet in tuple(KINDS), "hypernet", " or ".join(map(repr, KINDS)))
-        require(self.decoder in ("conv", "mlp"), "decoder", "'conv' or 'mlp'")
+        require(self.hypernet in tuple(EMBEDDERS), "hypernet", " or ".join(map(repr, EMBEDDERS)))
+        require(self.decoder in tuple(DECODERS), "decoder", " or ".join(map(repr, DECODERS)))
         for field in ("weight_norm", "ve", "layernorm"):
             require(isinstance(getattr(self, field), bool), field, "True or False")
         require(_positive(self.hid) and self.hid % 4 == 0, "hid", "a positive multiple of 4")

@@ -19,7 +19,7 @@ from jax import lax
 from ghn_jax.ghn.chunks import decode_chunk, rows_shape
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit
-from ghn_jax.ghn.hypernetwork import DECODERS, param_shapes
+from ghn_jax.ghn.hypernetwork import DECODER_MODULES, param_shapes
 from ghn_jax.ghn.rows import Table, table_of_role
 from ghn_jax.graphs.graph import Role, Tensor
 
@@ -28,7 +28,7 @@ _NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
 
 def decoder_params(params: Any) -> dict[str, Any]:
     """Those of the parameters that decoding needs."""
-    return {name: params[name] for name in DECODERS}
+    return {name: params[name] for name in DECODER_MODULES}
 
 
 @functools.cache

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from ghn_jax.graphs.graph import Graph, GraphError, Role, Tensor
 
 
 class Table(enum.IntEnum):
-    """Tables of decoded rows, in the order of `hypernetwork.Decoded`."""
+    """Tables of decoded rows; `FORMS` describes them."""
 
     DENSE = 0
     DEPTHWISE = 1
@@ -25,6 +25,31 @@ class Table(enum.IntEnum):
     CLASS_WEIGHT = 3
     CLASS_BIAS = 4
 
+
+class Form(NamedTuple):
+    """A table of rows: where they come from and what they look like.
+
+    Attributes:
+      module: of the hypernetwork, that decodes them.
+      method: of the module: embeddings `[R, hid]` and positions `[R]` -> rows.
+      by_position: a tensor has a row for every position of its kernel; otherwise one alone.
+      row: from a configuration to the shape of a row.
+    """
+
+    module: str
+    method: str
+    by_position: bool
+    row: Callable[[HypernetConfig], tuple[int, ...]]
+
+
+FORMS = {
+    Table.DENSE: Form("decoder", "dense", True, lambda c: (c.max_in, c.max_out)),
+    Table.DEPTHWISE: Form("decoder", "depthwise", True, lambda c: (c.max_out,)),
+    # A norm's weight and bias; a bias is the second.
+    Table.VECTOR: Form("vector_decoder", "vector", False, lambda c: (2, max(c.max_out, c.max_in))),
+    Table.CLASS_WEIGHT: Form("decoder", "class_weight", False, lambda c: (c.max_in, c.num_classes)),
+    Table.CLASS_BIAS: Form("vector_decoder", "class_bias", False, lambda c: (c.num_classes,)),
+}
 
 _TABLE_OF = {
     Role.WEIGHT: Table.DENSE,
@@ -43,26 +68,29 @@ def table_of_role(role: Role) -> Table:
     return _TABLE_OF[role]
 
 
-class Requests(NamedTuple):
-    """Rows to decode, int32.
+class Rows(NamedTuple):
+    """Rows of a table to decode, int32 `[R]` each.
 
     A node index is `g * N + i` for node i of the g-th graph, padded to N nodes.  A position is `y * S + x` with S the
     side of the largest decoded kernel.  Rows of padding ask for node 0 and position 0; nothing reads them.
 
     Attributes:
-      dense_node, dense_position: `[R]`.
-      depthwise_node, depthwise_position: `[D]`.
-      vector_node: `[V]`, a norm layer or a bias.
-      class_weight_node, class_bias_node: `[K]` each.
+      nodes: whose embeddings they are decoded from.
+      positions: of the kernel; zeros in tables without positions.
     """
 
-    dense_node: np.ndarray
-    dense_position: np.ndarray
-    depthwise_node: np.ndarray
-    depthwise_position: np.ndarray
-    vector_node: np.ndarray
-    class_weight_node: np.ndarray
-    class_bias_node: np.ndarray
+    nodes: np.ndarray
+    positions: np.ndarray
+
+    def padded(self, length: int) -> Rows:
+        """The rows, padded to a length.
+
+        Raises:
+          GraphError: there are more.
+        """
+        if len(self.nodes) > length:
+            raise GraphError(f"{len(self.nodes)} rows do not fit into {length}")
+        return Rows(*(np.pad(values, (0, length - len(values))) for values in self))
 
 
 class Placement(NamedTuple):
@@ -76,28 +104,9 @@ class Placement(NamedTuple):
     rows: int
 
 
-class Sizes(NamedTuple):
-    """Numbers of rows that requests are padded to."""
-
-    dense: int
-    depthwise: int
-    vector: int
-    classes: int
-
-
-def rows_of(requests: Requests) -> Sizes:
-    """Numbers of rows in `requests`, padding included."""
-    return Sizes(
-        dense=len(requests.dense_node),
-        depthwise=len(requests.depthwise_node),
-        vector=len(requests.vector_node),
-        classes=max(len(requests.class_weight_node), len(requests.class_bias_node)),
-    )
-
-
 def request(
     graphs: Sequence[Graph], nodes: int, config: HypernetConfig
-) -> tuple[Requests, tuple[tuple[Placement, ...], ...]]:
+) -> tuple[dict[Table, Rows], tuple[tuple[Placement, ...], ...]]:
     """The rows that the tensors of `graphs` need.
 
     Args:
@@ -106,54 +115,30 @@ def request(
       config: of the hypernetwork.
 
     Returns:
-      Requests without padding, and for every graph a placement for each of its tensors, in their order.
+      The rows of every table, and for every graph a placement for each of its tensors, in their order.
 
     Raises:
       GraphError: a tensor whose shape does not suit its role, or a class layer of another number of classes.
     """
-    dense, depthwise, vectors, class_weights, class_biases = _Rows(), _Rows(), _Rows(), _Rows(), _Rows()
-    table_rows = (dense, depthwise, vectors, class_weights, class_biases)
+    collected = {table: _Collected() for table in Table}
     placements = []
     for offset, graph in zip(range(0, nodes * len(graphs), nodes), graphs, strict=True):
         vector_starts: dict[int, int] = {}
         placed = []
         for tensor in graph.tensors:
             check_tensor(tensor, config)
-            table = _TABLE_OF[tensor.role]
-            node = offset + tensor.node
-            if table is Table.VECTOR:
-                # The weight and the bias of a norm layer share a row.
-                if node not in vector_starts:
-                    vector_starts[node] = vectors.append(node, _ORIGIN)
-                placed.append(Placement(table, vector_starts[node], 1))
-                continue
-            if table in (Table.CLASS_WEIGHT, Table.CLASS_BIAS):
-                positions = _ORIGIN
-            else:
+            table, node = _TABLE_OF[tensor.role], offset + tensor.node
+            positions = _ORIGIN
+            if FORMS[table].by_position:
                 positions = kernel_positions(*tensor.shape4[2:], config.max_kernel)
-            placed.append(Placement(table, table_rows[table].append(node, positions), len(positions)))
+            start = vector_starts.get(node) if table is Table.VECTOR else None
+            if start is None:
+                start = collected[table].append(node, positions)
+            if table is Table.VECTOR:
+                vector_starts[node] = start  # the weight and the bias of a norm layer share a row
+            placed.append(Placement(table, start, len(positions)))
         placements.append(tuple(placed))
-    requests = Requests(
-        *dense.arrays(),
-        *depthwise.arrays(),
-        vectors.arrays()[0],
-        class_weights.arrays()[0],
-        class_biases.arrays()[0],
-    )
-    return requests, tuple(placements)
-
-
-def pad_requests(requests: Requests, sizes: Sizes) -> Requests:
-    """The requests padded to `sizes`.
-
-    Raises:
-      GraphError: more rows than `sizes` has room for.
-    """
-    lengths = (sizes.dense, sizes.dense, sizes.depthwise, sizes.depthwise, sizes.vector, sizes.classes, sizes.classes)
-    for field, rows, length in zip(Requests._fields, requests, lengths, strict=True):
-        if len(rows) > length:
-            raise GraphError(f"{len(rows)} rows of {field} do not fit into {length}")
-    return Requests(*(np.pad(rows, (0, n - len(rows))) for rows, n in zip(requests, lengths, strict=True)))
+    return {table: rows.rows() for table, rows in collected.items()}, tuple(placements)
 
 
 @functools.cache
@@ -196,7 +181,7 @@ def check_tensor(tensor: Tensor, config: HypernetConfig) -> None:
         )
 
 
-class _Rows:
+class _Collected:
     """Rows of one table while they are collected."""
 
     def __init__(self):
@@ -212,7 +197,7 @@ class _Rows:
         self._length += len(positions)
         return start
 
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Node and position of every row."""
+    def rows(self) -> Rows:
+        """All of them."""
         empty = np.zeros(0, np.int32)
-        return np.concatenate([empty, *self._nodes]), np.concatenate([empty, *self._positions])
+        return Rows(np.concatenate([empty, *self._nodes]), np.concatenate([empty, *self._positions]))

@@ -35,7 +35,7 @@ CELL_PRIMITIVES = (
     "msa",
     "cse",
 )
-"""Operations on the edges of a cell."""
+"""Operations that the edges of a cell may have."""
 
 ATTENTION_HEADS = 8
 """Heads of every `msa` primitive; the channels of a network with `msa` must be a multiple of it."""

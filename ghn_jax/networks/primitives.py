@@ -37,13 +37,6 @@ class Parameter(NamedTuple):
     shape: Shape
 
 
-class Moments(NamedTuple):
-    """Mean and (biased) variance of every channel, `[C]` each."""
-
-    mean: jax.Array
-    variance: jax.Array
-
-
 @dataclasses.dataclass(frozen=True)
 class Primitive:
     """One operation; subclasses say what it computes."""
@@ -52,7 +45,29 @@ class Primitive:
     """Number of inputs; 0 for any number."""
 
     gradient_reads_inputs: ClassVar[bool] = True
-    """Whether the gradient depends on the values of the inputs; if not they need not be kept for it."""
+    """If the gradient does not depend on the values of the inputs, they need not be kept for it."""
+
+    hands_on_gradient: ClassVar[bool] = False
+    """The gradient of every input is that of the output."""
+
+    separate_bias: ClassVar[bool] = False
+    """A bias has a node of its own in the graph, after that of the weight."""
+
+    tensor_is_added: ClassVar[bool] = False
+    """The node stands beside the input, and a sum after both."""
+
+    extent: ClassVar[Size] = (0, 0)
+    """Height and width that its node has, zeros if none."""
+
+    @property
+    def node_type(self) -> str | None:
+        """Type of its node in the graph, one of `NODE_TYPES`; every subclass says for itself if it has None."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which node it has")
+
+    @property
+    def needs_key(self) -> bool:
+        """In training it takes a random key, `dropout_key`."""
+        return False
 
     @property
     def parameters(self) -> tuple[Parameter, ...]:
@@ -97,6 +112,8 @@ class Conv(Primitive):
     reduction looks at the odd pixels).
     """
 
+    separate_bias: ClassVar[bool] = True
+
     inputs: int
     outputs: int
     kernel: Size
@@ -112,6 +129,16 @@ class Conv(Primitive):
         if self.depthwise:
             return (Parameter("weight", Role.DEPTHWISE_WEIGHT, (*self.kernel, 1, self.outputs)),)
         return (Parameter("weight", Role.WEIGHT, (*self.kernel, self.inputs, self.outputs)),)
+
+    @property
+    def node_type(self):
+        if not self.depthwise:
+            return "conv"
+        return "dil_conv" if self.dilation > 1 else "sep_conv"
+
+    @property
+    def extent(self):
+        return self.kernel
 
     @property
     def window(self) -> Window:
@@ -140,6 +167,10 @@ class Conv(Primitive):
 class Linear(Primitive):
     """A linear layer over the last axis, after an optional activation (None, "relu" or "gelu")."""
 
+    node_type = "conv"
+    extent: ClassVar[Size] = (1, 1)
+    separate_bias: ClassVar[bool] = True
+
     inputs: int
     outputs: int
     bias: bool = True
@@ -152,6 +183,10 @@ class Linear(Primitive):
         weight, bias = (Role.CLASS_WEIGHT, Role.CLASS_BIAS) if self.classifier else (Role.WEIGHT, Role.BIAS)
         tensors = (Parameter("weight", weight, (self.inputs, self.outputs)),)
         return (*tensors, Parameter("bias", bias, (self.outputs,))) if self.bias else tensors
+
+    @property
+    def needs_key(self):
+        return self.dropout
 
     def output_shape(self, shapes):
         return (*shapes[0][:-1], self.outputs)
@@ -175,7 +210,10 @@ class Linear(Primitive):
 
 @dataclasses.dataclass(frozen=True)
 class BatchNorm(Primitive):
-    """Batch normalisation, by the moments of the batch unless running moments are given."""
+    """Batch normalisation by the statistics of the batch, as the published evaluation of predicted parameters does."""
+
+    node_type = "bn"
+    extent: ClassVar[Size] = (1, 1)
 
     channels: int
 
@@ -184,21 +222,19 @@ class BatchNorm(Primitive):
         shape = (self.channels,)
         return (Parameter("weight", Role.NORM_WEIGHT, shape), Parameter("bias", Role.BIAS, shape))
 
-    @staticmethod
-    def moments(x: jax.Array) -> Moments:
-        """Moments of `x [B, H, W, C]` over all but the last axis."""
-        axes = tuple(range(x.ndim - 1))
-        return Moments(jnp.mean(x, axes), jnp.var(x, axes))
-
-    def __call__(self, params, *inputs, moments: Moments | None = None):
+    def __call__(self, params, *inputs):
         (x,) = inputs
-        mean, variance = self.moments(x) if moments is None else moments
+        axes = tuple(range(x.ndim - 1))
+        mean, variance = jnp.mean(x, axes), jnp.var(x, axes)
         return (x - mean) * (params[0] * lax.rsqrt(variance + NORM_EPSILON)) + params[1]
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerNorm(Primitive):
     """Layer normalisation over the channels."""
+
+    node_type = "ln"
+    extent: ClassVar[Size] = (1, 1)
 
     channels: int
 
@@ -221,8 +257,14 @@ class MaxPool(Primitive):
     Equal maxima share the gradient, where the original gives it all to the first.
     """
 
+    node_type = "max_pool"
+
     kernel: int = 3
     stride: int = 1
+
+    @property
+    def extent(self):
+        return (self.kernel, self.kernel)
 
     def output_shape(self, shapes):
         height, width, channels = shapes[0]
@@ -243,11 +285,14 @@ class MaxPool(Primitive):
 class AvgPool(Primitive):
     """Mean over the part of a window that lies inside the image."""
 
+    node_type = "avg_pool"
+
     gradient_reads_inputs: ClassVar[bool] = False
 
     kernel: int = 3
     stride: int = 1
 
+    extent = MaxPool.extent
     output_shape = MaxPool.output_shape
 
     def __call__(self, params, *inputs):
@@ -265,6 +310,9 @@ def _pooling_window(kernel: int, stride: int) -> Window:
 class Add(Primitive):
     """Sum of two activations."""
 
+    node_type = "sum"
+    hands_on_gradient: ClassVar[bool] = True
+
     arity: ClassVar[int] = 2
     gradient_reads_inputs: ClassVar[bool] = False
 
@@ -275,6 +323,8 @@ class Add(Primitive):
 @dataclasses.dataclass(frozen=True)
 class Concat(Primitive):
     """Concatenation along the channels; an absent input (None) counts as zeros of the shape of the others."""
+
+    node_type = "concat"
 
     arity: ClassVar[int] = 0
     gradient_reads_inputs: ClassVar[bool] = False
@@ -292,6 +342,8 @@ class Concat(Primitive):
 class Subsample(Primitive):
     """Every `stride`-th row and column."""
 
+    node_type = None
+
     gradient_reads_inputs: ClassVar[bool] = False
 
     stride: int
@@ -308,6 +360,8 @@ class Subsample(Primitive):
 class Relu(Primitive):
     """ReLU on its own, where its result is used more than once."""
 
+    node_type = None
+
     def __call__(self, params, *inputs):
         return jax.nn.relu(inputs[0])
 
@@ -315,6 +369,9 @@ class Relu(Primitive):
 @dataclasses.dataclass(frozen=True)
 class PositionalEncoding(Primitive):
     """Adds a learned image of position codes."""
+
+    node_type = "pos_enc"
+    tensor_is_added: ClassVar[bool] = True
 
     gradient_reads_inputs: ClassVar[bool] = False
 
@@ -325,6 +382,10 @@ class PositionalEncoding(Primitive):
     def parameters(self):
         return (Parameter("weight", Role.POSITION, (1, *self.size, self.channels)),)
 
+    @property
+    def extent(self):
+        return self.size
+
     def __call__(self, params, *inputs):
         return inputs[0] + params[0]
 
@@ -332,6 +393,8 @@ class PositionalEncoding(Primitive):
 @dataclasses.dataclass(frozen=True)
 class Attention(Primitive):
     """Multi-head self-attention over all pixels, from concatenated queries, keys and values."""
+
+    node_type = "msa"
 
     heads: int
 
@@ -395,6 +458,8 @@ _attend.defvjp(_attend_forward, _attend_backward)
 class Squeeze(Primitive):
     """Mean over all pixels, the first half of channel excitation."""
 
+    node_type = None
+
     gradient_reads_inputs: ClassVar[bool] = False
 
     def output_shape(self, shapes):
@@ -411,6 +476,8 @@ class Excite(Primitive):
     Hard-swish, where squeeze-and-excitation (Hu et al. 2018) has a sigmoid, is the published networks' choice.
     """
 
+    node_type = "cse"
+
     stride: int = 1
     arity: ClassVar[int] = 2
 
@@ -426,6 +493,8 @@ class Excite(Primitive):
 class GlobalAvgPool(Primitive):
     """Mean over all pixels before the head."""
 
+    node_type = "glob_avg"
+
     gradient_reads_inputs: ClassVar[bool] = False
 
     output_shape = Squeeze.output_shape
@@ -435,6 +504,8 @@ class GlobalAvgPool(Primitive):
 @dataclasses.dataclass(frozen=True)
 class Flatten(Primitive):
     """All features as one vector, channels outermost as in the original (tiled weights depend on the order)."""
+
+    node_type = None
 
     gradient_reads_inputs: ClassVar[bool] = False
 

@@ -7,21 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, Tensor, oihw, shortest_paths
-from ghn_jax.networks import primitives as ops
 from ghn_jax.networks.architecture import CIFAR10, AnyArchitecture, Task
 from ghn_jax.networks.program import INPUT, Instruction, ParameterTensor, Program, lower
 
-_NODE_TYPES = {
-    ops.BatchNorm: "bn",
-    ops.LayerNorm: "ln",
-    ops.MaxPool: "max_pool",
-    ops.AvgPool: "avg_pool",
-    ops.Attention: "msa",
-    ops.Excite: "cse",
-    ops.Add: "sum",
-    ops.Concat: "concat",
-    ops.GlobalAvgPool: "glob_avg",
-}
+_JOINING = ("sum", "concat")
+"""Types of nodes that would join a single node with nothing."""
 
 
 def build_graph(architecture: AnyArchitecture, task: Task = CIFAR10) -> Graph:
@@ -79,28 +69,14 @@ class _GraphBuilder:
     def append(self, instruction: Instruction, inputs: list[int]) -> int:
         """Adds the nodes of one instruction; returns the node that its output comes from."""
         primitive, tensors = instruction.primitive, instruction.tensors
-        kind = type(primitive)
-        if kind is ops.Conv or kind is ops.Linear:
-            node = self.layer(_weight_type(primitive), inputs, tensors[:1])
-            return self.layer("bias", [node], tensors[1:]) if len(tensors) > 1 else node
-        if kind is ops.PositionalEncoding:
-            codes = self.layer("pos_enc", [], tensors)
-            return self.node("sum", [*inputs, codes])
-        if kind is ops.Add or kind is ops.Concat:
-            inputs = list(dict.fromkeys(inputs))
-            if len(inputs) == 1:
-                return inputs[0]
-        node_type = _NODE_TYPES.get(kind)
-        if node_type is None:
+        node_type, inputs = primitive.node_type, list(dict.fromkeys(inputs))
+        if node_type is None or (node_type in _JOINING and len(inputs) == 1):
             return inputs[0]
-        if tensors:
+        if not tensors:
+            return self.node(node_type, inputs, (1, 1, *primitive.extent) if any(primitive.extent) else (0, 0, 0, 0))
+        if primitive.tensor_is_added:
+            return self.node("sum", [*inputs, self.layer(node_type, [], tensors)])
+        if not primitive.separate_bias:
             return self.layer(node_type, inputs, tensors)
-        if kind is ops.MaxPool or kind is ops.AvgPool:
-            return self.node(node_type, inputs, (1, 1, primitive.kernel, primitive.kernel))
-        return self.node(node_type, list(dict.fromkeys(inputs)))
-
-
-def _weight_type(primitive: ops.Conv | ops.Linear) -> str:
-    if type(primitive) is ops.Conv and primitive.depthwise:
-        return "dil_conv" if primitive.dilation > 1 else "sep_conv"
-    return "conv"
+        node = self.layer(node_type, inputs, tensors[:1])
+        return self.layer("bias", [node], tensors[1:]) if len(tensors) > 1 else node

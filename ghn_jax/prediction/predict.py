@@ -22,7 +22,7 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit_into
 from ghn_jax.ghn.hypernetwork import Hypernetwork
 from ghn_jax.ghn.model import GHN
-from ghn_jax.ghn.rows import Placement, Requests, Table, request
+from ghn_jax.ghn.rows import Placement, Rows, Table, request
 from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import Graph, GraphError, Role, Tensor
 from ghn_jax.graphs.tree import ParameterTree
@@ -193,7 +193,7 @@ def _warm_up(ghn: GHN, buckets: Sequence[int]) -> None:
     for nodes in buckets:
         padded = padding.stack([padding.pad(graph, nodes, ghn.config.max_distance)])
         embeddings = np.asarray(_compiled(ghn.config, "embed")(ghn.params, padded))[0]
-    _decode(ghn, embeddings, Requests(*[one] * len(Requests._fields)))
+    _decode(ghn, embeddings, {table: Rows(one, one) for table in Table})
 
 
 def embed_nodes(graph: Graph, ghn: GHN) -> np.ndarray:
@@ -204,35 +204,25 @@ def embed_nodes(graph: Graph, ghn: GHN) -> np.ndarray:
 
 
 @functools.cache
-def _compiled(config: HypernetConfig, method: str) -> Callable[..., jax.Array]:
+def _compiled(config: HypernetConfig, method: str, *static: Any) -> Callable[..., jax.Array]:
     model = Hypernetwork(config)
-    return jax.jit(lambda params, *args: model.apply({"params": params}, *args, method=method))
+    return jax.jit(lambda params, *args: model.apply({"params": params}, *static, *args, method=method))
 
 
-def _decode(ghn: GHN, embeddings: np.ndarray, requests: Requests) -> dict[Table, np.ndarray]:
+def _decode(ghn: GHN, embeddings: np.ndarray, requests: Mapping[Table, Rows]) -> dict[Table, np.ndarray]:
     """The requested rows of every table, in chunks."""
 
-    def decode(table: Table, nodes: np.ndarray, positions: np.ndarray | None = None) -> np.ndarray:
+    def decode(table: Table, rows: Rows) -> np.ndarray:
         size = _CHUNKS[table]
-        function = _compiled(ghn.config, table.name.lower())
+        function = _compiled(ghn.config, "decode", table)
         chunks = []
-        for start in range(0, len(nodes), size):
-            rows = slice(start, start + size)
-            args = [_pad_rows(embeddings[nodes[rows]], size)]
-            if positions is not None:
-                args.append(_pad_rows(positions[rows], size))
-            chunks.append(function(ghn.params, *args))
-        if not chunks:
-            return np.zeros((0,), np.float32)
-        return np.concatenate([np.asarray(chunk) for chunk in chunks])
+        for start in range(0, len(rows.nodes), size):
+            nodes, positions = (values[start : start + size] for values in rows)
+            chunk = function(ghn.params, _pad_rows(embeddings[nodes], size), _pad_rows(positions, size))
+            chunks.append(np.asarray(chunk))
+        return np.concatenate(chunks) if chunks else np.zeros((0,), np.float32)
 
-    return {
-        Table.DENSE: decode(Table.DENSE, requests.dense_node, requests.dense_position),
-        Table.DEPTHWISE: decode(Table.DEPTHWISE, requests.depthwise_node, requests.depthwise_position),
-        Table.VECTOR: decode(Table.VECTOR, requests.vector_node),
-        Table.CLASS_WEIGHT: decode(Table.CLASS_WEIGHT, requests.class_weight_node),
-        Table.CLASS_BIAS: decode(Table.CLASS_BIAS, requests.class_bias_node),
-    }
+    return {table: decode(table, rows) for table, rows in requests.items()}
 
 
 def _pad_rows(rows: np.ndarray, size: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from ghn_jax.deepnets.files.nodes import NamedNode, named_nodes
-from ghn_jax.deepnets.files.reading import FORMAT_VERSION, TITLE, DeepNetsFile, meta_path
+from ghn_jax.deepnets.files.reading import FORMAT_VERSION, TITLE, meta_path
 from ghn_jax.deepnets.sampler import LARGE_FORM, sample_program
 from ghn_jax.errors import GHNError
 from ghn_jax.networks.architecture import to_json
@@ -59,19 +59,6 @@ def stored_network(split: str, index: int) -> StoredNetwork:
 def compressed(adj: np.ndarray) -> bytes:
     """`adj` as uint8, compressed as one chunk of an HDF5 file."""
     return zlib.compress(adj.astype(np.uint8).tobytes(), COMPRESSION_LEVEL)
-
-
-def rewrite(source: DeepNetsFile, path: str | os.PathLike) -> None:
-    """Writes what a file holds into another, arrays and entries as they are stored."""
-
-    def networks(split: str) -> Iterator[StoredNetwork]:
-        stored = source[split]
-        for index in range(len(stored)):
-            adj, _ = stored.arrays(index)
-            yield StoredNetwork(stored.entry(index), compressed(adj), stored.named_nodes(index))
-
-    names = {split: (source.meta.primitives(split), source.meta.operations(split)) for split in source.splits}
-    write_file(path, {split: networks(split) for split in source.splits}, names=names)
 
 
 def refuse_existing(path: str | os.PathLike) -> None:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ghn_jax.compilation_cache import _Entries
+from ghn_jax.runtime import _Entries
 
 WORKER = """
 import resource, signal, sys
@@ -14,7 +14,7 @@ if len(sys.argv) > 1:  # a disk that is nearly full
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 import jax, jax.numpy as jnp
-from ghn_jax.compilation_cache import use_compilation_cache
+from ghn_jax.runtime import use_compilation_cache
 use_compilation_cache()
 found = []
 jax.monitoring.register_event_listener(lambda event, **_: found.append(event.rsplit("/")[-1]))

@@ -2,16 +2,7 @@ import numpy as np
 import pytest
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.rows import (
-    Placement,
-    Requests,
-    Sizes,
-    Table,
-    kernel_positions,
-    pad_requests,
-    request,
-    rows_of,
-)
+from ghn_jax.ghn.rows import Placement, Rows, Table, kernel_positions, request
 from ghn_jax.graphs.graph import Graph, GraphError, Role, Tensor
 
 CONFIG = HypernetConfig(max_shape=(64, 64, 11, 11), num_classes=10)
@@ -36,14 +27,14 @@ SMALL = graph_of(
 
 def test_rows_of_a_meta_batch():
     requests, placements = request([SMALL, SMALL], 64, CONFIG)
-    assert requests.dense_node.tolist() == [1, 1, 5, 65, 65, 69]
-    assert requests.dense_position.tolist() == [0, 1, 0, 0, 1, 0]
-    assert requests.depthwise_node.tolist() == [3, 3, 67, 67]
-    assert requests.depthwise_position.tolist() == [0, 11, 0, 11]
-    assert requests.vector_node.tolist() == [2, 4, 66, 68]
-    assert requests.class_weight_node.tolist() == [6, 70]
-    assert requests.class_bias_node.tolist() == [7, 71]
-    assert all(rows.dtype == np.int32 for rows in requests)
+    assert requests[Table.DENSE].nodes.tolist() == [1, 1, 5, 65, 65, 69]
+    assert requests[Table.DENSE].positions.tolist() == [0, 1, 0, 0, 1, 0]
+    assert requests[Table.DEPTHWISE].nodes.tolist() == [3, 3, 67, 67]
+    assert requests[Table.DEPTHWISE].positions.tolist() == [0, 11, 0, 11]
+    assert requests[Table.VECTOR].nodes.tolist() == [2, 4, 66, 68]
+    assert requests[Table.CLASS_WEIGHT].nodes.tolist() == [6, 70]
+    assert requests[Table.CLASS_BIAS].nodes.tolist() == [7, 71]
+    assert all(values.dtype == np.int32 for rows in requests.values() for values in rows)
     assert placements[0] == (
         Placement(Table.DENSE, 0, 2),
         Placement(Table.VECTOR, 0, 1),
@@ -56,15 +47,16 @@ def test_rows_of_a_meta_batch():
     )
     starts = [place.start for place in placements[1]]
     assert starts == [3, 2, 2, 2, 3, 5, 1, 1]
-    assert rows_of(requests) == Sizes(6, 4, 4, 2)
+    assert [len(requests[table].nodes) for table in Table] == [6, 4, 4, 2, 2]
+    assert not any(requests[table].positions.any() for table in (Table.VECTOR, Table.CLASS_WEIGHT, Table.CLASS_BIAS))
 
 
 def test_several_class_layers_or_none():
     heads = graph_of(*(Tensor(f"head{node}", node, Role.CLASS_WEIGHT, (4, 10)) for node in range(3)))
     requests, (placements,) = request([heads], 64, CONFIG)
-    assert requests.class_weight_node.tolist() == [0, 1, 2]
+    assert requests[Table.CLASS_WEIGHT].nodes.tolist() == [0, 1, 2]
     assert [place.start for place in placements] == [0, 1, 2]
-    assert len(requests.class_bias_node) == 0
+    assert len(requests[Table.CLASS_BIAS].nodes) == 0
 
 
 def test_positions_run_over_the_kernel_and_begin_again_beyond_the_largest():
@@ -75,14 +67,11 @@ def test_positions_run_over_the_kernel_and_begin_again_beyond_the_largest():
 
 
 def test_padding_asks_for_the_first_node():
-    requests, _ = request([SMALL], 64, CONFIG)
-    padded = pad_requests(requests, Sizes(8, 4, 3, 2))
-    assert [len(rows) for rows in padded] == [8, 8, 4, 4, 3, 2, 2]
-    for rows, original in zip(padded, requests, strict=True):
-        assert rows[: len(original)].tolist() == original.tolist()
-        assert not rows[len(original) :].any()
-    with pytest.raises(GraphError, match="3 rows of dense_node do not fit into 2"):
-        pad_requests(requests, Sizes(2, 4, 3, 2))
+    rows = Rows(np.array([3, 1], np.int32), np.array([5, 4], np.int32))
+    padded = rows.padded(4)
+    assert padded.nodes.tolist() == [3, 1, 0, 0] and padded.positions.tolist() == [5, 4, 0, 0]
+    with pytest.raises(GraphError, match="2 rows do not fit into 1"):
+        rows.padded(1)
 
 
 @pytest.mark.parametrize(
@@ -104,5 +93,4 @@ def test_tensors_that_cannot_be_predicted_are_named(tensor, message):
 
 def test_nothing_requested():
     requests, placements = request([], 64, CONFIG)
-    assert placements == () and requests == Requests(*requests)
-    assert all(len(rows) == 0 for rows in requests)
+    assert placements == () and all(len(values) == 0 for rows in requests.values() for values in rows)

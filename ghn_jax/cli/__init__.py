@@ -1,0 +1,1 @@
+"""The console command `ghn-jax`: a module for every command."""
