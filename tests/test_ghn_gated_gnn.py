@@ -5,7 +5,7 @@ import pytest
 from example_graphs import random_graph, reorder
 
 from ghn_jax.ghn import config as hypernet_config
-from ghn_jax.ghn.embedders.gated_gnn import GatedGNN, Weights, dense_distances, propagate
+from ghn_jax.ghn.embedders.gated_gnn import GatedGNN, Weights, propagate
 from ghn_jax.ghn.layers import Affine
 from ghn_jax.graphs import padding
 
@@ -64,8 +64,7 @@ def run(weights: Weights, graph, features: np.ndarray, nodes: int, max_distance:
     padded = padding.pad(graph, nodes, max_distance)
     filled = np.full((nodes, HID), 3.0, np.float32)
     filled[: len(features)] = features
-    distances = dense_distances(jax.tree.map(jnp.asarray, padded))
-    return np.asarray(propagate(weights, jnp.asarray(filled), distances))[: len(features)]
+    return np.asarray(propagate(weights, jnp.asarray(filled), jnp.asarray(padded.nodes["distances"])))[: len(features)]
 
 
 @pytest.mark.parametrize("virtual_edges", [True, False])

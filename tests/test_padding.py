@@ -17,18 +17,14 @@ def test_padded_graph_holds_the_graph_and_nothing_else():
     assert nodes.tolist() == [True] * 20 + [False] * 44
     np.testing.assert_array_equal(padded.nodes["type"][nodes], graph.node_types)
     np.testing.assert_array_equal(padded.nodes["shape"][nodes], graph.node_shapes)
-    columns = (padded.senders[edges], padded.receivers[edges], padded.edges[edges])
-    found = set(zip(*(column.tolist() for column in columns), strict=True))
-    expected = {
-        (start, end, int(graph.distances[start, end]))
-        for start in range(20)
-        for end in range(20)
-        if 1 <= graph.distances[start, end] <= 3
-    }
-    assert found == expected
-    assert edges.sum() == len(expected)
-    assert len(padded.edges) == padding.edge_bucket(64) == 63 * 62 // 2
-    assert not padded.nodes["type"][~nodes].any() and not padded.edges[~edges].any()
+    found = set(zip(padded.senders[edges].tolist(), padded.receivers[edges].tolist(), strict=True))
+    assert found == {tuple(edge) for edge in np.argwhere(graph.distances == 1).tolist()}
+    assert edges.sum() == len(found)
+    within = np.where(graph.distances <= 3, graph.distances, 0)
+    np.testing.assert_array_equal(padded.nodes["distances"][:20, :20], within)
+    assert padded.nodes["distances"].shape == (64, 64) and padded.nodes["distances"].sum() == within.sum() > edges.sum()
+    assert len(padded.senders) == padding.edge_bucket(64) == 63 * 62 // 2
+    assert not padded.nodes["type"][~nodes].any()
     assert (padded.senders[~edges] >= 20).all() and (padded.receivers[~edges] >= 20).all()
 
 
@@ -37,6 +33,7 @@ def test_max_distance_one_keeps_only_real_edges():
     padded = padding.pad(graph, 64, max_distance=1)
     real = (graph.distances == 1).sum()
     assert padded.n_edge.tolist() == [real, padding.edge_bucket(64) - real]
+    assert padded.nodes["distances"].sum() == real
 
 
 def test_the_fullest_graph_fits_its_bucket():

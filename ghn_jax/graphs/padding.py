@@ -45,8 +45,9 @@ def pad(graph: Graph, nodes: int, max_distance: int) -> jraph.GraphsTuple:
       max_distance: longest virtual edge; 1 leaves only the real edges.
 
     Returns:
-      A `GraphsTuple` with nodes `{"type": int32 [nodes], "shape": int32 [nodes, 4]}` (shapes as `(out, in, h, w)`,
-      zeros where there is none), edges `int32 [edges]` (distances, 1 for a real edge) and two entries in `n_node`.
+      A `GraphsTuple` of the real edges, with two entries in `n_node` and three features of nodes: "type", int32
+      `[nodes]`; "shape", int32 `[nodes, 4]` as `(out, in, h, w)`, zeros where there is none; "distances", int32
+      `[nodes, nodes]`, to every other node, 1 along an edge and 0 where there is no path or a longer one.
 
     Raises:
       GraphError: arrays that do not fit together, a node out of topological order, or too many nodes.
@@ -56,13 +57,16 @@ def pad(graph: Graph, nodes: int, max_distance: int) -> jraph.GraphsTuple:
         raise GraphError(f"a graph of {graph.num_nodes} nodes does not fit into {nodes} with one node of padding")
     if max_distance < 1:
         raise GraphError(f"max_distance={max_distance}: expected at least 1, the real edges")
-    senders, receivers = np.nonzero((graph.distances >= 1) & (graph.distances <= max_distance))
+    senders, receivers = np.nonzero(graph.distances == 1)
+    distances = np.zeros((graph.num_nodes, nodes), np.int32)
+    distances[:, : graph.num_nodes] = graph.distances * (graph.distances <= max_distance)
     real = jraph.GraphsTuple(
         nodes={
             "type": np.asarray(graph.node_types, np.int32),
             "shape": np.asarray(graph.node_shapes, np.int32),
+            "distances": distances,
         },
-        edges=graph.distances[senders, receivers].astype(np.int32),
+        edges=None,
         senders=senders.astype(np.int32),
         receivers=receivers.astype(np.int32),
         globals=None,

@@ -39,13 +39,6 @@ class Weights(NamedTuple):
     gru_hidden: Affine
 
 
-def dense_distances(graph: jraph.GraphsTuple) -> jax.Array:
-    """Distances between the nodes of a padded graph, int32 `[N, N]` from row to column; 0 where there is no edge."""
-    nodes = graph.nodes["type"].shape[0]
-    # Edges of padding have distance 0, and lead from and to nodes of padding.
-    return jnp.zeros((nodes, nodes), jnp.int32).at[graph.senders, graph.receivers].max(graph.edges)
-
-
 def propagate(weights: Weights, features: jax.Array, distances: jax.Array) -> jax.Array:
     """Node features after the walk forward and backward.
 
@@ -157,5 +150,4 @@ class GatedGNN(nn.Module):
             gru_input=self.gru_input.weights(),
             gru_hidden=self.gru_hidden.weights(),
         )
-        distances = jax.vmap(dense_distances)(graphs)
-        return jax.vmap(propagate, in_axes=(None, 0, 0))(weights, features, distances)
+        return jax.vmap(propagate, in_axes=(None, 0, 0))(weights, features, graphs.nodes["distances"])
