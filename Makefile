@@ -1,14 +1,15 @@
 # make test    run the tests
 # make demo    train a small hypernetwork on the digits of scikit-learn, then evaluate it
+# make lint    check style and types
 #
-# Both use the active virtual environment, or make one in .venv, and install this package into it.
+# All use the active virtual environment, or make one in .venv, and install this package into it.
 
 PYTHON3 ?= python3
 VENV := $(or $(VIRTUAL_ENV),.venv)
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.ghn_jax_installed
 
-.PHONY: test demo
+.PHONY: test demo lint
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 -q
@@ -16,6 +17,12 @@ test: $(INSTALLED)
 demo: $(INSTALLED)
 	$(PYTHON) experiments/train.py --config=configs/digits.py --config.workdir=runs/digits
 	$(PYTHON) experiments/evaluate.py --checkpoint=runs/digits --split=val --num=20 --predefined --num_images=256
+
+lint: $(INSTALLED)
+	$(PYTHON) -m pip install --quiet --editable '.[lint]'
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(VENV)/bin/basedpyright --pythonpath $(PYTHON)
 
 $(INSTALLED): requirements.txt setup.cfg pyproject.toml | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --editable '.[test]'

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ghn_jax.errors import extra
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -80,7 +82,8 @@ def write_json(path: str | os.PathLike, results: Sequence[Result], about: Mappin
 
 def plot(path: str | os.PathLike, results: Sequence[Result], title: str) -> None:
     """Draws the accuracies, top-5 where they were measured, sorted, predicted beside He initialisation."""
-    import matplotlib.figure
+    with extra("plot"):
+        import matplotlib.figure
 
     top5 = results[0].predicted_top5 is not None
     pairs = [(r.predicted_top5, r.he_init_top5, r.name) if top5 else (r.predicted, r.he_init, r.name) for r in results]

@@ -8,13 +8,16 @@ import os
 from collections import Counter, defaultdict
 from pathlib import Path
 
-import matplotlib.figure
 import numpy as np
-from matplotlib.collections import LineCollection
-from matplotlib.lines import Line2D
 
+from ghn_jax.errors import extra
 from ghn_jax.graphs.graph import NODE_TYPES, Graph, GraphError
 from ghn_jax.graphs.layered_layout import Layout, layered_layout
+
+with extra("plot"):
+    import matplotlib.figure
+    from matplotlib.collections import LineCollection
+    from matplotlib.lines import Line2D
 
 # Layers with weights are blue and green, normalisation yellow and orange, what joins or pools grey, red or brown.
 STYLES = {

@@ -11,7 +11,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import networkx as nx
+from ghn_jax.errors import extra
+
+with extra("plot"):
+    import networkx as nx
 import numpy as np
 
 _SWEEPS = 24

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import networkx as nx
 import numpy as np
 
+from ghn_jax.errors import extra
 from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, NODE_TYPES, Graph, GraphError, Tensor, shortest_paths
+
+with extra("plot"):
+    import networkx as nx
 
 
 def node_table(graph: Graph) -> np.ndarray:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import importlib
 import os
 from pathlib import Path
 
-from ghn_jax.images import cifar, digits, fashion_mnist, imagenet
 from ghn_jax.images.augment import Augmentation, augment, normalise
 from ghn_jax.images.batches import Batch, eval_batches, in_memory, steps_per_epoch, train_batch
 from ghn_jax.images.dataset import IMAGE_SIZE, Dataset
@@ -36,14 +35,14 @@ __all__ = [
 ]
 
 LOADERS = {
-    "digits": lambda data_dir: digits.load(),
-    "fashion_mnist": fashion_mnist.load,
-    "cifar10": functools.partial(cifar.load, cifar.CIFAR10),
-    "cifar100": functools.partial(cifar.load, cifar.CIFAR100),
-    "imagenet": imagenet.load,
-    "image_folder": imagenet.load_any_tree,
+    "digits": "digits:load",
+    "fashion_mnist": "fashion_mnist:load",
+    "cifar10": "cifar:load_cifar10",
+    "cifar100": "cifar:load_cifar100",
+    "imagenet": "imagenet:load",
+    "image_folder": "imagenet:load_any_tree",
 }
-"""Data sets that can be asked for by name."""
+"""Data sets by name: the module of this room and its function, imported when it is asked for."""
 
 
 def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
@@ -58,4 +57,5 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
         data_dir = Path(data_dir).expanduser()
         if not data_dir.is_dir():
             raise ImageError(f"data_dir={str(data_dir)!r}: expected an existing folder")
-    return LOADERS[name](data_dir)
+    module, _, function = LOADERS[name].partition(":")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), function)(data_dir)

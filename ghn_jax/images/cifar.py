@@ -81,6 +81,16 @@ CIFAR100 = Cifar(
 )
 
 
+def load_cifar10(data_dir: Path | None = None) -> Dataset:
+    """CIFAR-10, as `load`."""
+    return load(CIFAR10, data_dir)
+
+
+def load_cifar100(data_dir: Path | None = None) -> Dataset:
+    """CIFAR-100, as `load`."""
+    return load(CIFAR100, data_dir)
+
+
 def load(cifar: Cifar, data_dir: Path | None = None) -> Dataset:
     """45,000 training, 5,000 validation and 10,000 test images.
 

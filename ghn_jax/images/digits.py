@@ -5,8 +5,11 @@ Source: Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI 1998
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
+from ghn_jax.errors import extra
 from ghn_jax.images.augment import Augmentation
 from ghn_jax.images.dataset import Dataset, Split
 
@@ -15,14 +18,15 @@ _SHUFFLE_SEED = 0
 _BRIGHTEST = 16
 
 
-def load() -> Dataset:
+def load(data_dir: Path | None = None) -> Dataset:
     """1,297 training, 200 validation and 300 test images of 10 classes: one fixed shuffle cut in three.
 
     The 8x8 grey values are enlarged to 32x32 and repeated in 3 channels.  The original order follows the
     writers; after the shuffle a writer may be in several splits.  Digits are not mirrored, and not moved
-    far, as they fill the image.
+    far, as they fill the image.  There are no files: `data_dir` does not matter.
     """
-    from sklearn.datasets import load_digits  # its import takes a second, and only these images need it
+    with extra("digits"):
+        from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
     images, labels = upscale(pixels.reshape(-1, 8, 8)), labels.astype(np.int32)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageEnhance
 
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photos import Photos, render
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 ATTEMPTS = 10
 """Random crops that are drawn before the largest central one is taken."""
@@ -76,6 +79,8 @@ def random_view(
     augmentation: PhotoAugmentation, size: int, rng: np.random.Generator, image: Image.Image
 ) -> Image.Image:
     """A random crop of an RGB image, scaled to `size` bilinearly, perhaps mirrored, its colours changed."""
+    from PIL import Image
+
     left, top, width, height = random_box(*image.size, augmentation, rng)
     image = image.crop((left, top, left + width, top + height))
     image = image.resize((size, size), Image.Resampling.BILINEAR)
@@ -86,6 +91,8 @@ def random_view(
 
 def centre_view(size: int, image: Image.Image) -> Image.Image:
     """The central `size` x `size` pixels of an RGB image whose short side is scaled to 256/224 of that, bilinearly."""
+    from PIL import Image
+
     short = round(size * SHORT_SIDE)
     width, height = image.size
     scaled = (short, short * height // width) if width <= height else (short * width // height, short)
@@ -117,6 +124,8 @@ def random_box(
 
 def change_colours(image: Image.Image, augmentation: PhotoAugmentation, rng: np.random.Generator) -> Image.Image:
     """Random brightness, contrast, saturation and hue, in a random order."""
+    from PIL import ImageEnhance
+
     low = 1 - np.array([augmentation.brightness, augmentation.contrast, augmentation.saturation])
     factors = rng.uniform(low, 2 - low)
     turn = rng.uniform(-augmentation.hue, augmentation.hue)
@@ -135,6 +144,8 @@ def change_colours(image: Image.Image, augmentation: PhotoAugmentation, rng: np.
 
 def turn_hue(image: Image.Image, turn: float) -> Image.Image:
     """All hues moved by `turn`, a share of the colour circle, in steps of 1/256."""
+    from PIL import Image
+
     steps = math.trunc(turn * 255)  # as torchvision rounds
     hue, saturation, value = image.convert("HSV").split()
     hue = hue.point([(level + steps) % 256 for level in range(256)])

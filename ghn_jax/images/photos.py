@@ -9,15 +9,18 @@ import io
 import os
 import struct
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from PIL import Image
 
+from ghn_jax.errors import extra
 from ghn_jax.images.errors import ImageError
 
+if TYPE_CHECKING:
+    from PIL import Image
+
 # What Pillow raises for content that is no image or a damaged one, depending on where it goes wrong.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
 class Source(Protocol):
@@ -50,7 +53,7 @@ class Photos:
         return Photos(self.source, self.numbers[chosen])
 
 
-View = Callable[[Image.Image], Image.Image]
+View = Callable[["Image.Image"], "Image.Image"]
 """From an RGB image of any size to one of a given size."""
 
 
@@ -81,13 +84,16 @@ def decode(source: Source, number: int) -> Image.Image:
     Raises:
       ImageError: it cannot be read or is damaged, naming it.
     """
+    with extra("photos"):
+        from PIL import Image
+
     try:
         content = source.read(number)
     except OSError as error:
         raise ImageError(f"{source.name(number)} cannot be read: {error}") from error
     try:
         return Image.open(io.BytesIO(content)).convert("RGB")
-    except _DECODING_ERRORS as error:
+    except (*_DECODING_ERRORS, Image.DecompressionBombError) as error:
         raise ImageError(
             f"{source.name(number)} ({len(content)} bytes) is not an image, or is damaged: {error}"
         ) from error

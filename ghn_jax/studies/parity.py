@@ -12,19 +12,21 @@ import pathlib
 import zlib
 from typing import Any, NamedTuple
 
-import h5py
 import jax
 import numpy as np
 
 from ghn_jax.deepnets.files.matching import Row
 from ghn_jax.deepnets.files.nodes import UnknownIdError, matching_rows, plain_labels, spelled_out
-from ghn_jax.errors import GHNError
+from ghn_jax.errors import GHNError, extra
 from ghn_jax.execution import whole
 from ghn_jax.graphs.graph import Graph, Role, oihw
 from ghn_jax.networks import architecture as arch
 from ghn_jax.networks.architecture import AnyArchitecture, ArchitectureError, Task
 from ghn_jax.networks.primitives import Primitive
 from ghn_jax.networks.program import ParameterTensor, Program
+
+with extra("deepnets"):
+    import h5py
 
 TASKS = {"cifar10": arch.CIFAR10, "imagenet": arch.IMAGENET}
 """By the names of data sets in the files."""

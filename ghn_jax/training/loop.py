@@ -17,6 +17,7 @@ import numpy as np
 
 from ghn_jax import images
 from ghn_jax.deepnets.sampler import GENERATOR_VERSION
+from ghn_jax.errors import extra
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Batch, Dataset
@@ -115,6 +116,7 @@ def train(config: TrainConfig) -> Outcome:
     end the run.
 
     Raises:
+      MissingExtraError: Matplotlib, or what the data set needs, is not installed.
       ImageError: the data set is not there, or has a damaged photograph.
       CheckpointError, ConfigError: see `start_params`; a run with another configuration in `workdir`; a checkpoint that
         cannot be written; processes that disagree on the configuration.
@@ -123,6 +125,8 @@ def train(config: TrainConfig) -> Outcome:
       NonFiniteLossError: naming steps and architectures.
       OSError: files that cannot be written.
     """
+    with extra("plot"):  # the picture at the end; told now
+        import matplotlib.figure  # noqa: F401
     dataset = images.load(config.dataset, config.data_dir)
     images.steps_per_epoch(dataset, config.batch_size)  # an error now rather than at the first step
     task = dataset.task

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.figure
 import numpy as np
 
+from ghn_jax.errors import extra
 from ghn_jax.training.watch import METRICS, VALIDATION, read
 
 _WINDOW = 50
@@ -26,6 +26,9 @@ def plot_runs(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike, ag
       path: of the picture.
       against: "step" or "minutes".
     """
+    with extra("plot"):
+        import matplotlib.figure
+
     figure = matplotlib.figure.Figure(figsize=(10, 4), layout="constrained")
     loss, accuracy = figure.subplots(1, 2)
     highest = 0.0

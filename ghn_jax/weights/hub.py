@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ghn_jax.errors import extra
 from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import model_card, pretrained
 from ghn_jax.weights.checkpoint import CheckpointError
@@ -75,10 +76,8 @@ def from_hub(repo_id: str, revision: str | None = None) -> GHN:
 
 
 def _library():
-    try:
+    with extra("hub"):
         import huggingface_hub
-    except ImportError as error:
-        raise ImportError("the hub needs huggingface_hub: pip install 'ghn_jax[hub]'") from error
     return huggingface_hub
 
 

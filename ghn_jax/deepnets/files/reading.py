@@ -15,17 +15,19 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
 from ghn_jax.deepnets.files.matching import MismatchError, match_nodes
 from ghn_jax.deepnets.files.meta_file import MetaError, MetaFile
 from ghn_jax.deepnets.files.nodes import NamedNode, UnknownIdError, matching_rows, node_labels, spelled_out
 from ghn_jax.deepnets.sampler import SPLITS
-from ghn_jax.errors import GHNError
+from ghn_jax.errors import GHNError, extra
 from ghn_jax.graphs.graph import Graph
 from ghn_jax.networks.architecture import CIFAR10, Architecture, ArchitectureError, Task, from_json
 from ghn_jax.networks.program_graph import build_graph
+
+with extra("deepnets"):
+    import h5py
 
 TITLE = "DeepNets-1M"
 """Attribute `title` of the files."""

@@ -13,16 +13,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import h5py
 import numpy as np
 
 from ghn_jax.deepnets.files.nodes import NamedNode, named_nodes
 from ghn_jax.deepnets.files.reading import FORMAT_VERSION, TITLE, meta_path
 from ghn_jax.deepnets.sampler import LARGE_FORM, sample_program
-from ghn_jax.errors import GHNError
+from ghn_jax.errors import GHNError, extra
 from ghn_jax.networks.architecture import to_json
 from ghn_jax.networks.program import count_params
 from ghn_jax.networks.program_graph import graph_of
+
+with extra("deepnets"):
+    import h5py
 
 COMPRESSION_LEVEL = 4
 """Of gzip, as in the published files."""
