@@ -7,7 +7,11 @@ from collections.abc import Iterator
 
 
 class GHNError(ValueError):
-    """Something that was given to the package and that it cannot use; the message says what was expected."""
+    """Something that was given to the package and that it cannot use; the message says what was expected.
+
+    >>> issubclass(ghn_jax.GraphError, ghn_jax.GHNError)
+    True
+    """
 
 
 class MissingExtraError(GHNError, ImportError):

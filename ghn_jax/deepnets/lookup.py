@@ -32,6 +32,9 @@ def find_architecture(text: str, split: str = "val", large_images: bool = False)
 
     Raises:
       ArchitectureError: an index outside of the split, an unknown name, or a file that describes no architecture.
+
+    >>> ghn_jax.find_architecture('7').architecture.n_cells
+    14
     """
     if text.isdigit():
         index = int(text)

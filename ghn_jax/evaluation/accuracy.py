@@ -119,6 +119,13 @@ def measure_accuracy(
 
     Raises:
       ImageError: the data set is not there; the message says where to get it.
+
+    >>> edges = (('conv_1x1', 0), ('none', 1))
+    >>> cell = ghn_jax.Genotype(edges, (2,), edges, (2,))
+    >>> network = ghn_jax.Architecture(cell, n_cells=3, C=8, stem_type=1)
+    >>> params = ghn_jax.predict_params(ghn_jax.build_graph(network))
+    >>> 0 <= ghn_jax.measure_accuracy(network, params, 'digits', num_images=32) <= 1
+    True
     """
     data = images.load(dataset, data_dir)
     return accuracy(as_a_whole(lower(architecture, data.task), params), data.test, data, num_images)

@@ -23,7 +23,11 @@ from ghn_jax.networks.platforms import compiled_for, compiler_options, platform_
 
 
 class CompilationError(RuntimeError):
-    """An operation that XLA cannot compile for a device."""
+    """An operation that XLA cannot compile for a device.
+
+    >>> issubclass(ghn_jax.CompilationError, RuntimeError)
+    True
+    """
 
 
 class Recipe(Hashable, Protocol):

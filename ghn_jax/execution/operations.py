@@ -27,7 +27,14 @@ from ghn_jax.networks.program import INPUT, Instruction, Program
 
 
 class ExecutionError(GHNError):
-    """Networks that do not fit the devices they are to run on."""
+    """Networks that do not fit the devices they are to run on.
+
+    >>> from ghn_jax.training.inputs import shares
+    >>> shares([1.0, 2.0, 1.0], devices=2)
+    Traceback (most recent call last):
+        ...
+    ghn_jax.execution.operations.ExecutionError: config.meta_batch=3: expected a multiple of 2, the number of devices
+    """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,14 @@ MAX_DISTANCE = 50
 
 
 class ConfigError(GHNError):
-    """A configuration that describes no valid hypernetwork."""
+    """A configuration that describes no valid hypernetwork.
+
+    >>> from ghn_jax.ghn.config import HypernetConfig
+    >>> HypernetConfig(hid=3)
+    Traceback (most recent call last):
+        ...
+    ghn_jax.ghn.config.ConfigError: HypernetConfig.hid=3: expected a positive multiple of 4
+    """
 
 
 @dataclasses.dataclass(frozen=True)

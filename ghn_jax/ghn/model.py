@@ -16,6 +16,10 @@ class GHN:
     Attributes:
       config: what it is.
       params: parameters of `Hypernetwork(config)`.
+
+    >>> ghn = ghn_jax.load('ghn2_cifar10')
+    >>> ghn.config.hid, ghn.config.num_classes
+    (32, 10)
     """
 
     config: HypernetConfig

@@ -88,6 +88,8 @@ def visualize(
 
     Raises:
       GraphError: a graph without nodes.
+
+    >>> figure = ghn_jax.visualize(ghn_jax.build_graph(ghn_jax.named('vit')))  # an image in a notebook
     """
     if graph.num_nodes < 1:
         raise GraphError("a graph without nodes cannot be drawn")

@@ -43,7 +43,13 @@ LONGEST_PATH = 250
 
 
 class GraphError(GHNError):
-    """A graph that is cyclic, disconnected or too large."""
+    """A graph that is cyclic, disconnected or too large.
+
+    >>> ghn_jax.predict_params('resnet50')
+    Traceback (most recent call last):
+        ...
+    ghn_jax.graphs.graph.GraphError: expected a ghn_jax Graph, got str
+    """
 
 
 class Role(enum.Enum):
@@ -119,6 +125,10 @@ class Graph:
         there is no path.
       tensors: the parameter tensors to be predicted, in the order of the network's instructions.
       tree: the parameter tree of a traced model; None in the graph of a program, whose parameters are a dictionary.
+
+    >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
+    >>> graph.num_nodes, len(graph.tensors), graph.num_params
+    (126, 161, 23520842)
     """
 
     node_types: np.ndarray

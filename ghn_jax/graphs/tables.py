@@ -18,6 +18,10 @@ def node_table(graph: Graph) -> np.ndarray:
 
     Fields: `node`, `type`, `out`, `in`, `height`, `width` (the node's shape, zeros where there is none), `in_degree`
     and `out_degree` (of real edges), `params` (number of parameters), `parameter` (name of the first tensor, or "").
+
+    >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
+    >>> ghn_jax.node_table(graph)[['node', 'type', 'out', 'in']][:2].tolist()
+    [(0, 'input', 0, 0), (1, 'conv', 64, 3)]
     """
     edges = graph.distances == 1
     params = np.zeros(graph.num_nodes, np.int64)
@@ -44,6 +48,10 @@ def edge_table(graph: Graph, max_distance: int = 1) -> np.ndarray:
     """The edges as a structured array with fields `start`, `end` and `distance`, sorted by start and end.
 
     With `max_distance` above 1, virtual edges up to that length too.
+
+    >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
+    >>> ghn_jax.edge_table(graph)[:2].tolist()
+    [(0, 1, 1), (1, 2, 1)]
     """
     start, end = np.nonzero((graph.distances >= 1) & (graph.distances <= max_distance))
     return _structured({"start": start, "end": end, "distance": graph.distances[start, end]})
@@ -61,6 +69,10 @@ def to_networkx(graph: Graph, max_distance: int = 1) -> nx.DiGraph:
 
     Nodes have the attributes `type` (its name), `shape` (`(out, in, h, w)`) and `tensors` (those it owns, in the order
     of the network); edges have `distance`.  With `max_distance` above 1, virtual edges up to that length are edges too.
+
+    >>> graph = ghn_jax.to_networkx(ghn_jax.build_graph(ghn_jax.named('resnet50')))
+    >>> graph.nodes[0]['type'], graph.number_of_edges()
+    ('input', 141)
     """
     result = nx.DiGraph()
     for node, (node_type, shape) in enumerate(zip(graph.node_types.tolist(), graph.node_shapes.tolist(), strict=True)):
@@ -80,6 +92,10 @@ def from_networkx(edited: nx.DiGraph) -> Graph:
 
     Raises:
       GraphError: a cycle, no nodes, or a node without a known `type`.
+
+    >>> edited = ghn_jax.to_networkx(ghn_jax.build_graph(ghn_jax.named('vit')))
+    >>> ghn_jax.from_networkx(edited).num_nodes
+    129
     """
     real = nx.DiGraph()
     real.add_nodes_from(edited.nodes)

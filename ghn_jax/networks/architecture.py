@@ -42,7 +42,13 @@ ATTENTION_HEADS = 8
 
 
 class ArchitectureError(GHNError):
-    """An architecture that describes no valid network."""
+    """An architecture that describes no valid network.
+
+    >>> ghn_jax.named('resnet51')
+    Traceback (most recent call last):
+        ...
+    ghn_jax.networks.architecture.ArchitectureError: no architecture is called 'r ...
+    """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +56,9 @@ class Task:
     """What a network is applied to: square RGB images and a number of classes.
 
     `large_images` chooses the stems for 224x224 images (stride 4 and 16x16 patches) over those for 32x32.
+
+    >>> ghn_jax.Task(num_classes=100).image_size
+    32
     """
 
     num_classes: int = 10
@@ -74,6 +83,13 @@ class Genotype:
     `normal` and `reduce` hold two `(primitive, input state)` edges per step.  States 0 and 1 are the cell's
     inputs (the outputs of the last but one and the last cell), state `2 + i` is the sum made by step `i`.
     The cell's output is the concatenation of the states listed in `*_concat`.
+
+    >>> cell = ghn_jax.Genotype(
+    ...     normal=(('sep_conv_3x3', 0), ('conv_1x1', 1)), normal_concat=(2,),
+    ...     reduce=(('max_pool_3x3', 0), ('skip_connect', 1)), reduce_concat=(2,),
+    ... )
+    >>> cell.uses('msa')
+    False
     """
 
     normal: tuple[Edge, ...]
@@ -144,6 +160,12 @@ class Architecture:
 
     Raises:
       ArchitectureError: naming the field, its value and what was expected.
+
+    >>> edges = (('conv_3x3', 0), ('skip_connect', 1))
+    >>> cell = ghn_jax.Genotype(edges, (2,), edges, (2,))
+    >>> network = ghn_jax.Architecture(cell, n_cells=4, C=16)
+    >>> ghn_jax.build_graph(network).num_nodes
+    46
     """
 
     genotype: Genotype
@@ -197,6 +219,9 @@ class ResNet:
     """A bottleneck residual network (He et al., CVPR 2016), named as in torchvision.
 
     With small images the first convolution is 3x3 with stride 1 and there is no max-pool.
+
+    >>> ghn_jax.build_graph(ghn_jax.ResNet(depths=(1, 1, 1, 1), width=16)).num_nodes
+    42
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -312,6 +337,9 @@ def named(name: str) -> AnyArchitecture:
 
     Raises:
       ArchitectureError: no such name.
+
+    >>> ghn_jax.named('resnet50')
+    ResNet(depths=(3, 4, 6, 3), width=64)
     """
     try:
         return NAMED_ARCHITECTURES[name]

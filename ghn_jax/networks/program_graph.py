@@ -19,6 +19,10 @@ def build_graph(architecture: AnyArchitecture, task: Task = CIFAR10) -> Graph:
 
     Raises:
       ArchitectureError: the architecture makes no network for this task.
+
+    >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
+    >>> graph.num_nodes
+    126
     """
     return graph_of(lower(architecture, task))
 

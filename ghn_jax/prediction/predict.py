@@ -64,6 +64,11 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
         of another number of classes than the hypernetwork predicts (those of a traced model are then predicted as other
         layers), parameters that cannot be predicted (with `strict`) or of which no initial values are known.
       CompilationError: the compiler of an accelerator fails (`ghn_jax.execution.compiling`).
+
+    >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
+    >>> params = ghn_jax.predict_params(graph)
+    >>> params['fc.weight'].shape
+    (2048, 10)
     """
     ghn = _chosen(ghn, "predict_params")
     padding.check_graph(graph)
@@ -172,6 +177,8 @@ def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Grap
 
     Raises:
       GraphError: no graph may have `max_nodes` nodes, or one of `graphs` is not valid.
+
+    >>> ghn_jax.warm_up(max_nodes=63)
     """
     ghn = _chosen(ghn, "warm_up")
     for graph in graphs:

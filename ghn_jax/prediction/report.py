@@ -16,7 +16,12 @@ from ghn_jax.weights import pretrained
 
 
 class Verdict(enum.Enum):
-    """How a parameter gets its values."""
+    """How a parameter gets its values.
+
+    >>> report = ghn_jax.report(ghn_jax.build_graph(ghn_jax.named('resnet50')))
+    >>> len(report.of(ghn_jax.Verdict.SEEN))
+    161
+    """
 
     SEEN = "seen"
     """Predicted; the networks of the training had such a tensor."""
@@ -45,6 +50,10 @@ class Report:
     """All parameters of a model, and what concerns it as a whole.
 
     `str(report)` is a table and a summary.
+
+    >>> report = ghn_jax.report(ghn_jax.build_graph(ghn_jax.named('vit')))
+    >>> report.share_predicted
+    1.0
     """
 
     rows: tuple[Row, ...]
@@ -89,11 +98,13 @@ class Report:
 def report(graph: Graph, ghn: GHN | None = None) -> Report:
     """What of a model is predicted, and how far that is from what the hypernetwork has seen.
 
-        print(ghn_jax.report(ghn_jax.build_graph(ghn_jax.named("resnet50"))).summary)
-
-    Args:
+        Args:
       graph: of the model, from `ghn_jax.trace` or `build_graph`.
       ghn: the hypernetwork; None takes the one shipped with the package.
+
+    >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
+    >>> print(ghn_jax.report(graph).summary)
+    161 parameter tensors, 23,520,842 elements, 126 nodes: seen 161 tensors (100.0%)
     """
     config = (pretrained.load() if ghn is None else ghn).config
     if graph.tree is None:

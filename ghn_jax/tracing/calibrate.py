@@ -15,7 +15,14 @@ from ghn_jax.errors import GHNError
 
 
 class CalibrationError(GHNError):
-    """A model whose running statistics cannot be computed."""
+    """A model whose running statistics cannot be computed.
+
+    >>> from flax import linen as nn
+    >>> ghn_jax.calibrate(nn.Dense(3), {}, [])
+    Traceback (most recent call last):
+        ...
+    ghn_jax.tracing.calibrate.CalibrationError: calibrate needs at least one batch
+    """
 
 
 class _Pooled(NamedTuple):
@@ -50,6 +57,14 @@ def calibrate(model: Any, params: Any, batches: Iterable[Any], **apply_kwargs: A
 
     Raises:
       CalibrationError: another kind of model, no batches, or no batch normalisation.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> model = nn.BatchNorm(use_running_average=False)
+    >>> images = jnp.arange(12.0).reshape(4, 3)
+    >>> stats = ghn_jax.calibrate(model, {'scale': jnp.ones(3), 'bias': jnp.zeros(3)}, [images])
+    >>> stats['mean'].tolist()
+    [4.5, 5.5, 6.5]
     """
     nnx = sys.modules.get("flax.nnx")
     if isinstance(model, nn.Module):

@@ -6,4 +6,10 @@ from ghn_jax.errors import GHNError
 
 
 class TraceError(GHNError):
-    """A model that cannot be traced, or parameters that cannot be predicted where all have to be."""
+    """A model that cannot be traced, or parameters that cannot be predicted where all have to be.
+
+    >>> ghn_jax.trace(42)
+    Traceback (most recent call last):
+        ...
+    ghn_jax.tracing.errors.TraceError: expected a Linen or NNX module or a function, got int
+    """

@@ -29,6 +29,13 @@ def fill(
     Raises:
       TypeError: something that is not an NNX module.
       TraceError, GraphError: as `trace` and `predict_params`; the module is left as it was.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import nnx
+    >>> module = nnx.Linear(8, 10, rngs=nnx.Rngs(0))
+    >>> graph = ghn_jax.fill(module, jnp.ones((1, 8)))
+    >>> graph.num_params
+    90
     """
     nnx = sys.modules.get("flax.nnx")
     if nnx is None or not isinstance(module, nnx.Module):

@@ -71,6 +71,12 @@ def trace(model: Any, *inputs: Any, strict: bool = False, **kwargs: Any) -> Grap
       TraceError: the model does not accept the inputs (its own error is the cause), has no parameters, none that the
         outputs depend on, or a loop over too many layers; with `strict`, a parameter that cannot be predicted or an
         unknown operation.
+
+    >>> import jax.numpy as jnp
+    >>> from flax import linen as nn
+    >>> graph = ghn_jax.trace(nn.Conv(8, (3, 3)), jnp.ones((1, 32, 32, 3)))
+    >>> [(tensor.name, tensor.shape) for tensor in graph.tensors]
+    [('kernel', (3, 3, 3, 8)), ('bias', (8,))]
     """
     call, args = _call(model, inputs, kwargs)
     graph = _graph(call, args, kwargs)

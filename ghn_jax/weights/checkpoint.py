@@ -39,7 +39,13 @@ _DIGESTS = "digests"
 
 
 class CheckpointError(GHNError):
-    """A checkpoint that is missing, damaged, of another program or of another configuration, or cannot be written."""
+    """A checkpoint that is missing, damaged, of another program or of another configuration, or cannot be written.
+
+    >>> ghn_jax.load('runs/no_such_run')
+    Traceback (most recent call last):
+        ...
+    ghn_jax.weights.checkpoint.CheckpointError: there is no 'runs/no_such_ru ...
+    """
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,11 @@ WEIGHTS = "ghn.npz"
 
 
 class HubError(CheckpointError):
-    """A hypernetwork that could not be pushed to the hub, or brought from it."""
+    """A hypernetwork that could not be pushed to the hub, or brought from it.
+
+    >>> issubclass(ghn_jax.HubError, ghn_jax.CheckpointError)
+    True
+    """
 
 
 def push_to_hub(
@@ -45,6 +49,9 @@ def push_to_hub(
       ImportError: huggingface_hub is not installed.
       CheckpointError: weights that are not finite, or a provenance that JSON cannot hold; nothing is uploaded.
       HubError: not logged in, no right to write there, a name that no repository can have, or no network.
+
+    >>> ghn = ghn_jax.load('ghn2_cifar10')
+    >>> ghn_jax.push_to_hub(ghn, 'user/name', ghn_jax.provenance('ghn2_cifar10'))  # doctest: +SKIP
     """
     hub = _library()
     with tempfile.TemporaryDirectory() as folder:
@@ -68,6 +75,8 @@ def from_hub(repo_id: str, revision: str | None = None) -> GHN:
       ImportError: huggingface_hub is not installed.
       HubError: no such repository, revision or file, no right to read it, or no network.
       CheckpointError: the file holds no hypernetwork (`pretrained.read`).
+
+    >>> ghn = ghn_jax.from_hub('user/name')  # doctest: +SKIP
     """
     hub = _library()
     with _errors_named(repo_id, revision):

@@ -98,6 +98,10 @@ def load(what: str | os.PathLike[str] | None = None) -> GHN | Shelf:
 
     Raises:
       CheckpointError: nothing there, a damaged file, or one of another kind.
+
+    >>> ghn = ghn_jax.load('ghn2_fashion_mnist')
+    >>> ghn.config.hypernet
+    'gatedgnn'
     """
     if what is None:
         return Shelf({name: Shipped(name, *pretrained.read_about(path)) for name, path in pretrained.paths().items()})
@@ -148,6 +152,9 @@ def provenance(what: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
       CheckpointError: as for `load`.
+
+    >>> sorted(ghn_jax.provenance('ghn2_cifar10'))[:3]
+    ['accuracy', 'architectures_seen', 'command']
     """
     path = _find(what)
     if path.is_dir():
