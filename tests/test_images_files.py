@@ -140,7 +140,7 @@ def test_fashion_mnist_of_debian(monkeypatch):
 
 TINY = {
     source.name: dataclasses.replace(source, images_per_train_file=20, images_per_test_file=10)
-    for source in (cifar.CIFAR10, cifar.CIFAR100)
+    for source in (cifar.CIFAR10_FILES, cifar.CIFAR100_FILES)
 }
 """The two CIFAR sources with small files."""
 

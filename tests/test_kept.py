@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ghn_jax.execution import kept
-from ghn_jax.execution.compiling import Programs, compile_lowered, lower
+from ghn_jax.execution.compiling import Programs, compile_lowered, lower_recipe
 from ghn_jax.execution.kept import Kept, Serialized
 from ghn_jax.execution.operations import Sum
 
@@ -53,7 +53,7 @@ def programs(**options):
 
     def watched(recipe, device):
         lowered.append(recipe)
-        return lower(recipe, device)
+        return lower_recipe(recipe, device)
 
     return Programs(jax.local_devices()[:1], lower=watched, **options), lowered
 
@@ -139,7 +139,7 @@ def test_nothing_is_kept_where_nobody_asked_for_it(entries):
 
 def test_without_a_cache(monkeypatch):
     monkeypatch.setattr(kept.compilation_cache, "is_cache_used", lambda backend: False)
-    assert Kept.for_device(jax.local_devices()[0], {}, lower) is None
+    assert Kept.for_device(jax.local_devices()[0], {}, lower_recipe) is None
 
 
 COPIED = """
@@ -172,7 +172,7 @@ def test_programs_of_several_devices(tmp_path, cache):
 
 
 def test_bytes_of_a_program_give_the_program():
-    compiled = compile_lowered(lower(RECIPE, jax.local_devices()[0]), {})
+    compiled = compile_lowered(lower_recipe(RECIPE, jax.local_devices()[0]), {})
     x = np.ones((4, 2, 3), np.float32)
     loaded = Serialized(Serialized.of(compiled).data).load(jax.local_devices()[0])
     np.testing.assert_array_equal(loaded(x, x), 2 * x)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ghn_jax.deepnets.files.matching import MismatchError, Row, match_nodes, refine
+from ghn_jax.deepnets.files.matching import MismatchError, NodeRow, match_nodes, refine
 from ghn_jax.graphs.graph import shortest_paths
 
 LABELS = ["input", "a cells.0", "a cells.1", "b cells.0", "b cells.1", "sum", "c cells.1"]
@@ -16,15 +16,15 @@ def distances() -> np.ndarray:
     return shortest_paths(EDGES, len(LABELS), cutoff=250)
 
 
-def stored() -> tuple[list[Row], np.ndarray]:
+def stored() -> tuple[list[NodeRow], np.ndarray]:
     rows = [
-        Row(0, "input", False),
-        Row(0, "a cells.0", True),
-        Row(0, "b cells.0", True),
-        Row(0, "sum", False),
-        Row(1, "a cells.1", True),
-        Row(1, "b cells.1", True),
-        Row(1, "c cells.1", True),
+        NodeRow(0, "input", False),
+        NodeRow(0, "a cells.0", True),
+        NodeRow(0, "b cells.0", True),
+        NodeRow(0, "sum", False),
+        NodeRow(1, "a cells.1", True),
+        NodeRow(1, "b cells.1", True),
+        NodeRow(1, "c cells.1", True),
     ]
     return rows, distances()[np.ix_(PLACES, PLACES)]
 
@@ -39,7 +39,7 @@ def test_both_orders_are_found():
 
 def test_a_node_listed_under_another_cell_is_found_out():
     rows, expected = stored()
-    rows = [row for row in rows if row.label != "sum"] + [Row(1, "sum", False)]
+    rows = [row for row in rows if row.label != "sum"] + [NodeRow(1, "sum", False)]
     with pytest.raises(MismatchError, match="no node of the list, in its order, fits the distances of node 5"):
         match_nodes(LABELS, distances(), rows, expected)
 
@@ -47,7 +47,7 @@ def test_a_node_listed_under_another_cell_is_found_out():
 def test_twins_without_names_are_interchangeable():
     labels = ["input", "pool", "pool", "sum"]
     twins = shortest_paths([(0, 1), (0, 2), (1, 3), (2, 3)], 4, cutoff=250)
-    places, _ = match_nodes(labels, twins, [Row(0, label, False) for label in labels], twins)
+    places, _ = match_nodes(labels, twins, [NodeRow(0, label, False) for label in labels], twins)
     assert sorted(places.tolist()) == [0, 1, 2, 3]
     assert places[0] == 0 and places[3] == 3
 
@@ -63,7 +63,7 @@ def test_a_changed_distance_is_named(start, end):
 
 def test_a_label_that_does_not_exist_is_named():
     rows, expected = stored()
-    rows[2] = Row(0, "d cells.0", True)
+    rows[2] = NodeRow(0, "d cells.0", True)
     with pytest.raises(MismatchError, match="nodes 'd cells.0', expected 'b cells.0'"):
         match_nodes(LABELS, distances(), rows, expected)
 

@@ -95,8 +95,11 @@ def test_owners_do_not_depend_on_channels_classes_or_how_cells_are_written():
 
 def test_named_architectures_belong_to_no_split():
     for architecture in NAMED_ARCHITECTURES.values():
-        assert ownership.owner(lower(architecture, Task())) == ownership.PREDEFINED
-    assert ownership.owner(lower(Architecture(VIT, 12, C=64, preproc=False, C_mult=1), Task())) == ownership.PREDEFINED
+        assert ownership.owner(lower(architecture, Task())) == ownership.PREDEFINED_OWNER
+    assert (
+        ownership.owner(lower(Architecture(VIT, 12, C=64, preproc=False, C_mult=1), Task()))
+        == ownership.PREDEFINED_OWNER
+    )
 
 
 def test_owners_come_in_their_shares():

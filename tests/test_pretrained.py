@@ -222,11 +222,11 @@ changed_bytes = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), 
 
 def test_accuracies():
     nested = {"what": "top-1", "test": {"predicted": {"mean": 0.6, "best": 0.7}, "networks": 500}, "note": None}
-    assert pretrained.accuracies({"accuracy": nested}) == {
+    assert pretrained.measured_accuracies({"accuracy": nested}) == {
         "test": {"networks": 500},
         "test, predicted": {"mean": 0.6, "best": 0.7},
     }
-    assert pretrained.accuracies({}) == pretrained.accuracies({"accuracy": 0.5}) == {}
+    assert pretrained.measured_accuracies({}) == pretrained.measured_accuracies({"accuracy": 0.5}) == {}
 
 
 def test_default_is_the_one_in_the_package():

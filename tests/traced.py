@@ -7,7 +7,7 @@ from collections import Counter
 import jax
 import numpy as np
 
-from ghn_jax.deepnets.files.matching import Row, match_nodes
+from ghn_jax.deepnets.files.matching import NodeRow, match_nodes
 from ghn_jax.graphs.graph import NODE_TYPES, Graph
 
 
@@ -36,7 +36,7 @@ def labels(graph: Graph, names: bool) -> list[str]:
 
 def assert_same_graph(graph: Graph, expected: Graph, names: bool = False) -> np.ndarray:
     """Checks that two graphs are the same but for the order of nodes; returns our node for every expected one."""
-    rows = [Row(0, label, False) for label in labels(expected, names)]
+    rows = [NodeRow(0, label, False) for label in labels(expected, names)]
     places, _ = match_nodes(labels(graph, names), graph.distances, rows, expected.distances)
     return places
 

@@ -22,7 +22,7 @@ from ghn_jax.networks.program import Program, lower
 SHARES = {"train": 24, "search": 3, "val": 1, "test": 1, "deep": 1, "dense": 1, "bnfree": 1}
 """What part of all inventories a split owns, out of 32; "wide" has the structures of "test"."""
 
-PREDEFINED = "predefined"
+PREDEFINED_OWNER = "predefined"
 """Owner of the inventories of named architectures."""
 
 _OWNERS = tuple(name for name, share in SHARES.items() for _ in range(share))
@@ -37,9 +37,9 @@ _LEFT_OUT = ("sum", "concat")
 
 
 def owner(program: Program) -> str:
-    """The split that a network belongs to, or `PREDEFINED`; `program` is its form for small images."""
+    """The split that a network belongs to, or `PREDEFINED_OWNER`; `program` is its form for small images."""
     found = inventory(program)
-    return PREDEFINED if found in _predefined() else _OWNERS[_hash(found) % len(_OWNERS)]
+    return PREDEFINED_OWNER if found in _predefined() else _OWNERS[_hash(found) % len(_OWNERS)]
 
 
 def inventory(program: Program) -> Inventory:

@@ -45,11 +45,11 @@ class Recipe(Hashable, Protocol):
         """What the program computes."""
 
 
-Program = Callable[..., Any]
+Executable = Callable[..., Any]
 """A compiled recipe, for one device."""
 
 
-def lower(recipe: Recipe, device: Any) -> jax.stages.Lowered:
+def lower_recipe(recipe: Recipe, device: Any) -> jax.stages.Lowered:
     """The recipe traced and lowered for a device, which need not be there (`jax.experimental.topologies`)."""
     place = SingleDeviceSharding(device)
 
@@ -99,7 +99,7 @@ class Programs:
         devices: Sequence[Any] | None = None,
         threads: int | None = None,
         options: Mapping[str, Any] | None = None,
-        lower: Callable[[Recipe, Any], jax.stages.Lowered] = lower,
+        lower: Callable[[Recipe, Any], jax.stages.Lowered] = lower_recipe,
         keep: bool = True,
         progress: Callable[[int, int, Recipe], None] = lambda finished, started, recipe: None,
     ):
@@ -112,8 +112,8 @@ class Programs:
             threads or processors(), thread_name_prefix="ghn_jax_compile"
         )
         self._lock = threading.Lock()
-        self._found: dict[Recipe, concurrent.futures.Future[tuple[Program, ...]]] = {}
-        self._compiled: dict[str, concurrent.futures.Future[tuple[Program, ...]]] = {}
+        self._found: dict[Recipe, concurrent.futures.Future[tuple[Executable, ...]]] = {}
+        self._compiled: dict[str, concurrent.futures.Future[tuple[Executable, ...]]] = {}
         self._numbers: dict[tuple[int, int], jax.Array] = {}
         self.finished = 0
         self.compile_cpu_seconds = 0.0
@@ -123,7 +123,7 @@ class Programs:
         for recipe in recipes:
             self._future(recipe)
 
-    def get(self, recipe: Recipe, device: int = 0) -> Program:
+    def get(self, recipe: Recipe, device: int = 0) -> Executable:
         """The program, compiled now if need be, for the device of this number.
 
         Raises:
@@ -155,7 +155,7 @@ class Programs:
         """Drops what has not begun to be compiled."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
-    def _future(self, recipe: Recipe) -> concurrent.futures.Future[tuple[Program, ...]]:
+    def _future(self, recipe: Recipe) -> concurrent.futures.Future[tuple[Executable, ...]]:
         future = self._found.get(recipe)
         if future is None:
             with self._lock:
@@ -164,7 +164,7 @@ class Programs:
                     future = self._found[recipe] = self._pool.submit(self._make, recipe)
         return future
 
-    def _make(self, recipe: Recipe) -> tuple[Program, ...]:
+    def _make(self, recipe: Recipe) -> tuple[Executable, ...]:
         began = time.thread_time()
         try:
             lowered, key = None, self._kept and self._kept.find(recipe)
@@ -197,12 +197,12 @@ class Programs:
         text = f"{recipe.donated} {lowered.in_tree} {lowered.out_tree} {lowered.as_text()}"
         return lowered, hashlib.sha256(text.encode()).hexdigest()
 
-    def _load(self, key: str) -> tuple[Program, ...] | None:
+    def _load(self, key: str) -> tuple[Executable, ...] | None:
         """The program of this key for every device, if it has been kept."""
         serialized = self._kept.get(key) if self._kept else None
         return serialized and tuple(serialized.load(device) for device in self.devices)
 
-    def _compile(self, key: str, lowered: jax.stages.Lowered) -> tuple[Program, ...]:
+    def _compile(self, key: str, lowered: jax.stages.Lowered) -> tuple[Executable, ...]:
         """The program for every device, compiled once."""
         compiled = compile_lowered(lowered, self._options)
         if self._kept is None and len(self.devices) == 1:
@@ -214,6 +214,6 @@ class Programs:
 
 
 def compile_lowered(lowered: jax.stages.Lowered, options: Mapping[str, Any]) -> jax.stages.Compiled:
-    """What `lower` gave, compiled with these options of XLA; JAX's cache is left alone (see `Serialized.of`)."""
+    """What lowering gave, compiled with these options of XLA; JAX's cache is left alone (see `Serialized.of`)."""
     with not_kept_by_jax():
         return lowered.compile(dict(options))

@@ -80,7 +80,7 @@ def bytes_of(array: Any, form: Any) -> int:
     return math.prod(shape) * array.dtype.itemsize
 
 
-class Array:
+class ArrayFacts:
     """An array that has a size only; its memory is taken as long as anything refers to it."""
 
     def __init__(self, rehearsal: Rehearsal, size: int):
@@ -121,13 +121,13 @@ class Rehearsal:
         """As `Programs.get`."""
         return functools.partial(self._dispatch, recipe, self._facts[recipe])
 
-    def number(self, value: int, device: int = 0) -> Array:
+    def number(self, value: int, device: int = 0) -> ArrayFacts:
         """As `Programs.number`."""
         return self.arrays(4)
 
     def arrays(self, sizes: Any) -> Any:
         """Arrays of these sizes, a tree."""
-        return jax.tree.map(lambda size: Array(self, size), sizes)
+        return jax.tree.map(lambda size: ArrayFacts(self, size), sizes)
 
     def _dispatch(self, recipe: Recipe, facts: Facts, *arguments: Any) -> Any:
         self.dispatched[recipe] += 1

@@ -39,7 +39,7 @@ def run(
       ValueError: a missing, surplus or misshapen parameter, or images of another shape than the program's.
     """
     check_params(program, params)
-    check_images(program, images)
+    check_batch(program, images)
     return _execute(program, params, images, dropout_key, _jitted if jit_primitives else _apply)
 
 
@@ -83,7 +83,7 @@ def check_params(program: Program, params: Params) -> None:
         raise ValueError(f"the network has no parameters {', '.join(map(repr, surplus))}")
 
 
-def check_images(program: Program, images: jax.Array) -> None:
+def check_batch(program: Program, images: jax.Array) -> None:
     """Raises ValueError unless `images` are `[B, size, size, 3]` for the program's task."""
     expected = program.register_shape(INPUT)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:

@@ -41,14 +41,14 @@ class Chunk(NamedTuple):
     positions: np.ndarray
 
 
-class Place(NamedTuple):
+class ChunkPlace(NamedTuple):
     """Where the rows of a tensor begin: in which chunk of the layout, and at which row of it."""
 
     chunk: int
     start: int
 
 
-class Layout(NamedTuple):
+class ChunkLayout(NamedTuple):
     """The rows of one network.
 
     Attributes:
@@ -57,10 +57,10 @@ class Layout(NamedTuple):
     """
 
     chunks: tuple[Chunk, ...]
-    places: tuple[Place, ...]
+    places: tuple[ChunkPlace, ...]
 
 
-def lay_out(graph: Graph, config: HypernetConfig, first_node: int = 0) -> Layout:
+def lay_out(graph: Graph, config: HypernetConfig, first_node: int = 0) -> ChunkLayout:
     """The chunks that the tensors of a graph are cut out of.
 
     Args:
@@ -73,7 +73,7 @@ def lay_out(graph: Graph, config: HypernetConfig, first_node: int = 0) -> Layout
     """
     requests, (placements,) = request([graph], graph.num_nodes, config)
     chunks: list[Chunk] = []
-    places: dict[tuple[Table, int], Place] = {}
+    places: dict[tuple[Table, int], ChunkPlace] = {}
     for table in Table:
         size = chunk_rows(config, table)
         nodes, positions = requests[table]
@@ -86,9 +86,9 @@ def lay_out(graph: Graph, config: HypernetConfig, first_node: int = 0) -> Layout
                 chunks.append(chunk)
             chunk.nodes[used : used + rows] = nodes[start : start + rows] + first_node
             chunk.positions[used : used + rows] = positions[start : start + rows]
-            places[table, start] = Place(len(chunks) - 1, used)
+            places[table, start] = ChunkPlace(len(chunks) - 1, used)
             used += rows
-    return Layout(tuple(chunks), tuple(places[placement.table, placement.start] for placement in placements))
+    return ChunkLayout(tuple(chunks), tuple(places[placement.table, placement.start] for placement in placements))
 
 
 def decode_chunk(

@@ -50,7 +50,7 @@ class Cifar:
     python_folder: str
 
 
-CIFAR10 = Cifar(
+CIFAR10_FILES = Cifar(
     name="cifar10",
     num_classes=10,
     mean=(0.49139968, 0.48215827, 0.44653124),
@@ -65,7 +65,7 @@ CIFAR10 = Cifar(
     python_folder="cifar-10-batches-py",
 )
 
-CIFAR100 = Cifar(
+CIFAR100_FILES = Cifar(
     name="cifar100",
     num_classes=100,
     mean=(0.50707516, 0.48654887, 0.44091784),
@@ -83,12 +83,12 @@ CIFAR100 = Cifar(
 
 def load_cifar10(data_dir: Path | None = None) -> Dataset:
     """CIFAR-10, as `load`."""
-    return load(CIFAR10, data_dir)
+    return load(CIFAR10_FILES, data_dir)
 
 
 def load_cifar100(data_dir: Path | None = None) -> Dataset:
     """CIFAR-100, as `load`."""
-    return load(CIFAR100, data_dir)
+    return load(CIFAR100_FILES, data_dir)
 
 
 def load(cifar: Cifar, data_dir: Path | None = None) -> Dataset:

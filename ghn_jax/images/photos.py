@@ -53,11 +53,11 @@ class Photos:
         return Photos(self.source, self.numbers[chosen])
 
 
-View = Callable[["Image.Image"], "Image.Image"]
+PhotoView = Callable[["Image.Image"], "Image.Image"]
 """From an RGB image of any size to one of a given size."""
 
 
-def render(photos: Photos, size: int, views: Sequence[View]) -> np.ndarray:
+def render(photos: Photos, size: int, views: Sequence[PhotoView]) -> np.ndarray:
     """Reads and decodes images on all processors: uint8 [n, size, size, 3].
 
     Args:

@@ -18,7 +18,7 @@ import jraph
 import numpy as np
 
 from ghn_jax.execution.compiling import Programs, Recipe, lower_for_results
-from ghn_jax.ghn.chunks import Layout, chunk_rows, decode_chunk, lay_out
+from ghn_jax.ghn.chunks import ChunkLayout, chunk_rows, decode_chunk, lay_out
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.hypernetwork import Hypernetwork, param_shapes
 from ghn_jax.ghn.programs import MakeTensors, decoder_params
@@ -206,7 +206,7 @@ class _Plan(NamedTuple):
 
     embed: Embed
     decode: tuple[DecodeChunk, ...]
-    layout: Layout
+    layout: ChunkLayout
     leaves: dict[int, _Leaf]
 
     def recipes(self) -> Iterator[Recipe]:

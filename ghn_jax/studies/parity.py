@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ghn_jax.deepnets.files.matching import Row
+from ghn_jax.deepnets.files.matching import NodeRow
 from ghn_jax.deepnets.files.nodes import UnknownIdError, matching_rows, plain_labels, spelled_out
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.execution import whole
@@ -47,7 +47,7 @@ class ParityError(GHNError):
 class StoredGraph(NamedTuple):
     """A graph of the folder: its list of nodes, labelled by type and parameter, and distances `[nodes, nodes]`."""
 
-    rows: list[Row]
+    rows: list[NodeRow]
     distances: np.ndarray
 
 
@@ -132,7 +132,7 @@ class Reference:
         distances = np.zeros((len(labels),) * 2, np.int32)
         for start, end, distance in stored["edges"]:
             distances[start, end] = distance
-        return StoredGraph([Row(0, label, False) for label in labels], distances)
+        return StoredGraph([NodeRow(0, label, False) for label in labels], distances)
 
 
 def predefined_labels(graph: Graph) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ghn_jax.tracing import layers
 from ghn_jax.tracing.network import TracedNetwork
-from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Parameter, Scores, Statistic, Value
+from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Scores, Statistic, TracedParameter, Value
 
 PRODUCTS = ("mul", "div")
 KERNEL_AXES = 3
@@ -19,8 +19,8 @@ SUMS = ("add", "sub", "add_any", "select_n", "branches")
 def combine(network: TracedNetwork, name: str, values: Sequence[Value], scope: str) -> Value:
     """The value of operation `name` on `values`; constants change nothing but that something was computed."""
     given = [value for value in values if not isinstance(value, Constant)]
-    parameters = [value for value in given if isinstance(value, Parameter)]
-    others = [value for value in given if not isinstance(value, Parameter)]
+    parameters = [value for value in given if isinstance(value, TracedParameter)]
+    others = [value for value in given if not isinstance(value, TracedParameter)]
     parameter = _one_parameter(network, parameters) if parameters else None
     if not others:
         return parameter if parameter is not None else CONSTANT
@@ -37,7 +37,7 @@ def materialise(network: TracedNetwork, value: Value, scope: str) -> Activation 
     match value:
         case Activation():
             return value
-        case Parameter():
+        case TracedParameter():
             return layers.position(network, value, scope, "a learned activation")
         case Scores(sources):
             return Activation(network.add("msa", sources, scope), direct=True)
@@ -67,7 +67,7 @@ def _touched(value: Value) -> Value:
     return Activation(value.node) if isinstance(value, Activation) else value
 
 
-def _one_parameter(network: TracedNetwork, parameters: Sequence[Parameter]) -> Parameter:
+def _one_parameter(network: TracedNetwork, parameters: Sequence[TracedParameter]) -> TracedParameter:
     """Of several parameters that make one, the largest; the others are left as they are."""
     chosen = max(parameters, key=lambda parameter: parameter.size)
     leaves = {part.leaf for part in chosen.parts}
@@ -143,7 +143,7 @@ def _with_statistic(
     return Activation(value.node)
 
 
-def _with_parameter(network: TracedNetwork, name: str, value: Value, parameter: Parameter, scope: str) -> Value:
+def _with_parameter(network: TracedNetwork, name: str, value: Value, parameter: TracedParameter, scope: str) -> Value:
     if name not in PRODUCTS and name not in SUMS:
         for part in parameter.parts:
             network.refuse(part.leaf, f"it is used by {name!r}, which no layer of the hypernetwork's networks does")

@@ -23,7 +23,7 @@ from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.layout import View
 from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.reading import read
-from ghn_jax.tracing.values import CONSTANT, Activation, Parameter, Statistic, Value
+from ghn_jax.tracing.values import CONSTANT, Activation, Statistic, TracedParameter, Value
 
 STREAMS = ("params", "dropout", "default")
 """Names of the streams of random numbers that Linen modules are given; others fall back to the first."""
@@ -214,7 +214,7 @@ def _graph(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Graph:
     for index, leaf in enumerate(leaves):
         number = next(numbers)
         if _is_float(leaf):
-            values[number] = Parameter((View.of(index, leaf.shape),))
+            values[number] = TracedParameter((View.of(index, leaf.shape),))
         else:
             network.refuse(index, f"its type is {np.dtype(leaf.dtype).name}, only floating point numbers are predicted")
     for array in states.arrays:

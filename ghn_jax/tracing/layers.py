@@ -9,13 +9,18 @@ from typing import Any
 from ghn_jax.graphs.graph import Role
 from ghn_jax.tracing.layout import REPEATED, Atom, View, count
 from ghn_jax.tracing.network import TracedNetwork
-from ghn_jax.tracing.values import Activation, Parameter
+from ghn_jax.tracing.values import Activation, TracedParameter
 
 LOST_LAYOUT = "its layout is changed by operations other than reshapes, the prediction is for its own"
 
 
 def dense(
-    network: TracedNetwork, source: int, kernel: Parameter, contracted: Sequence[int], batch: Sequence[int], scope: str
+    network: TracedNetwork,
+    source: int,
+    kernel: TracedParameter,
+    contracted: Sequence[int],
+    batch: Sequence[int],
+    scope: str,
 ) -> Activation:
     """A linear layer: the kernel's axes `contracted` are summed over, those in `batch` are shared with the input."""
     free = [axis for axis in range(len(kernel.view.shape)) if axis not in (*contracted, *batch)]
@@ -41,7 +46,7 @@ def dense(
 
 
 def convolution(
-    network: TracedNetwork, source: int, kernel: Parameter, params: dict[str, Any], scope: str
+    network: TracedNetwork, source: int, kernel: TracedParameter, params: dict[str, Any], scope: str
 ) -> Activation:
     """A convolution over any number of spatial axes.
 
@@ -72,7 +77,9 @@ def convolution(
     return Activation(node, direct=True)
 
 
-def embedding(network: TracedNetwork, source: int, table: Parameter, indexed: Sequence[int], scope: str) -> Activation:
+def embedding(
+    network: TracedNetwork, source: int, table: TracedParameter, indexed: Sequence[int], scope: str
+) -> Activation:
     """A look-up in a table: a linear layer on one-hot vectors."""
     node = network.add("conv", [source], scope)
     for part in table.parts:
@@ -86,7 +93,7 @@ def embedding(network: TracedNetwork, source: int, table: Parameter, indexed: Se
     return Activation(node, direct=True)
 
 
-def add_parameter(network: TracedNetwork, value: Activation, parameter: Parameter, scope: str) -> Activation:
+def add_parameter(network: TracedNetwork, value: Activation, parameter: TracedParameter, scope: str) -> Activation:
     """A norm layer's or a layer's bias, a bias of its own, or a positional encoding."""
     node = network.nodes[value.node]
     if value.direct and node.type in ("bn", "ln") and not node.shifted:
@@ -104,7 +111,7 @@ def add_parameter(network: TracedNetwork, value: Activation, parameter: Paramete
     return Activation(network.add("sum", [value.node, codes.node], scope))
 
 
-def scale_by_parameter(network: TracedNetwork, value: Activation, parameter: Parameter, scope: str) -> Activation:
+def scale_by_parameter(network: TracedNetwork, value: Activation, parameter: TracedParameter, scope: str) -> Activation:
     """A norm layer's weight, or a scale of its own: a norm layer that has been told its statistics."""
     node = network.nodes[value.node]
     if value.direct and node.type in ("bn", "ln") and not node.weighted:
@@ -117,7 +124,7 @@ def scale_by_parameter(network: TracedNetwork, value: Activation, parameter: Par
     return Activation(number, direct=True)
 
 
-def modulated(network: TracedNetwork, value: Activation, kernel: Parameter, scope: str) -> Activation:
+def modulated(network: TracedNetwork, value: Activation, kernel: TracedParameter, scope: str) -> Activation:
     """A kernel whose channels an activation scales, before it is used: a layer that reads the activation."""
     node = network.add("conv", [value.node], scope)
     for part in kernel.parts:
@@ -126,7 +133,7 @@ def modulated(network: TracedNetwork, value: Activation, kernel: Parameter, scop
 
 
 def normalise(
-    network: TracedNetwork, source: int, over_batch: bool, scales: Sequence[Parameter], scope: str
+    network: TracedNetwork, source: int, over_batch: bool, scales: Sequence[TracedParameter], scope: str
 ) -> Activation:
     """A normalisation by statistics of its input."""
     value = Activation(network.add("bn" if over_batch else "ln", [source], scope), direct=True)
@@ -135,7 +142,7 @@ def normalise(
     return value
 
 
-def position(network: TracedNetwork, parameter: Parameter, scope: str, remark: str) -> Activation:
+def position(network: TracedNetwork, parameter: TracedParameter, scope: str, remark: str) -> Activation:
     """A parameter that is an activation by itself: a positional encoding, a class token, a learned query.
 
     The last axis are its channels.  Two others are height and width; any other number of positions is laid out row
@@ -161,7 +168,7 @@ def position(network: TracedNetwork, parameter: Parameter, scope: str, remark: s
     return Activation(node)
 
 
-def _claim_vectors(network: TracedNetwork, node: int, role: Role, parameter: Parameter, remark: str = "") -> None:
+def _claim_vectors(network: TracedNetwork, node: int, role: Role, parameter: TracedParameter, remark: str = "") -> None:
     for part in parameter.parts:
         view = part.known()
         atoms = [atom for axis in view.axes for atom in axis]

@@ -11,7 +11,7 @@ from ghn_jax.tracing.combination import combine, materialise, materialise_all
 from ghn_jax.tracing.equations import Equation, Equations
 from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.network import TracedNetwork
-from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Parameter, Scores, Statistic, Value
+from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Scores, Statistic, TracedParameter, Value
 
 ELEMENTWISE = frozenset(
     "abs acos acosh add add_any all_gather all_to_all and approx_top_k asin asinh atan atan2 atanh bessel_i0e"
@@ -87,7 +87,7 @@ class _Reader:
         if isinstance(given[0], Statistic) and (name in ROOTS or (name == "integer_pow" and equation.params["y"] < 0)):
             return dataclasses.replace(given[0], root=True)
         result = combine(self.network, name, values, equation.scope)
-        if isinstance(result, Parameter):
+        if isinstance(result, TracedParameter):
             shape = self.shape(equation.outputs[0])
             if shape != result.view.shape:
                 result = relayout.broadcast_to(result, shape)
@@ -97,11 +97,11 @@ class _Reader:
         name = equation.name
         place = f"{name!r} in {equation.scope or 'the model'}"
         for value in values:
-            if isinstance(value, Parameter):
+            if isinstance(value, TracedParameter):
                 for part in value.parts:
                     self.network.refuse(part.leaf, f"it is used by {place}, which tracing does not know")
         sources = materialise_all(
-            self.network, [value for value in values if not isinstance(value, Parameter)], equation.scope
+            self.network, [value for value in values if not isinstance(value, TracedParameter)], equation.scope
         )
         if "attention" in name and sources:
             return Activation(self.network.add("msa", sources, equation.scope), direct=True)
@@ -114,13 +114,13 @@ class _Reader:
 
     def layout(self, equation: Equation, values: list[Value]) -> Value:
         value = values[0]
-        if not isinstance(value, Parameter):
+        if not isinstance(value, TracedParameter):
             return value
         return relayout.change(value, equation.name, equation.params, self.shape(equation.outputs[0]))
 
     def slice(self, equation: Equation, values: list[Value]) -> Value:
         value, params = values[0], equation.params
-        if not isinstance(value, Parameter):
+        if not isinstance(value, TracedParameter):
             return value
         if any(step != 1 for step in params["strides"] or ()):
             return relayout.lose(value, self.shape(equation.outputs[0]))
@@ -130,7 +130,7 @@ class _Reader:
 
     def split(self, equation: Equation, values: list[Value]) -> list[Value]:
         value, axis = values[0], equation.params["axis"]
-        if not isinstance(value, Parameter):
+        if not isinstance(value, TracedParameter):
             return [value] * len(equation.outputs)
         pieces, start = [], 0
         for size in equation.params["sizes"]:
@@ -140,7 +140,7 @@ class _Reader:
 
     def dynamic_slice(self, equation: Equation, values: list[Value]) -> Value:
         value, *indices = values
-        if not isinstance(value, Parameter):
+        if not isinstance(value, TracedParameter):
             return self.elementwise(dataclasses.replace(equation, name="slice"), values[:1])
         sizes = equation.params["slice_sizes"]
         chosen = [axis for axis, size in enumerate(sizes) if size < value.view.shape[axis]]
@@ -158,7 +158,7 @@ class _Reader:
 
     def loop_slice(self, equation: Equation, values: list[Value]) -> Value:
         value, index = values[0], equation.params["index"]
-        if not isinstance(value, Parameter):
+        if not isinstance(value, TracedParameter):
             return value
         if index is None:
             return relayout.lose(value, self.shape(equation.outputs[0]))
@@ -167,7 +167,7 @@ class _Reader:
     def concatenate(self, equation: Equation, values: list[Value]) -> Value:
         given = [value for value in values if not isinstance(value, Constant)]
         scope, axis = equation.scope, equation.params.get("dimension", 0)
-        if all(isinstance(value, Parameter) for value in given):
+        if all(isinstance(value, TracedParameter) for value in given):
             joined = relayout.concatenate(given, axis)
             return joined if len(given) == len(values) else relayout.lose(joined, self.shape(equation.outputs[0]))
         if all(isinstance(value, Scores) for value in given):
@@ -188,23 +188,23 @@ class _Reader:
         axis = equation.params.get("axis", 0)
         shape = self.shape(equation.outputs[0])
         if len(values) < shape[axis]:  # a loop that was entered once
-            return relayout.lose(values[0], shape) if isinstance(values[0], Parameter) else values[0]
+            return relayout.lose(values[0], shape) if isinstance(values[0], TracedParameter) else values[0]
         single = (*shape[:axis], 1, *shape[axis + 1 :])
         expanded: list[Value] = [
-            relayout.change(value, "expand_dims", {}, single) if isinstance(value, Parameter) else value
+            relayout.change(value, "expand_dims", {}, single) if isinstance(value, TracedParameter) else value
             for value in values
         ]
         return self.concatenate(dataclasses.replace(equation, params={"dimension": axis}), expanded)
 
     def unstack(self, equation: Equation, values: list[Value]) -> list[Value]:
         value, axis = values[0], equation.params["axis"]
-        if not isinstance(value, Parameter):
+        if not isinstance(value, TracedParameter):
             return [value] * len(equation.outputs)
         return [relayout.pick(value, axis, index) for index in range(len(equation.outputs))]
 
     def pad(self, equation: Equation, values: list[Value]) -> Value:
         given = [value for value in values if not isinstance(value, Constant)]
-        if isinstance(given[0], Parameter) and len(given) == 1:
+        if isinstance(given[0], TracedParameter) and len(given) == 1:
             return relayout.lose(given[0], self.shape(equation.outputs[0]))
         return combine(self.network, "add", given, equation.scope) if len(given) > 1 else given[0]
 
@@ -213,7 +213,7 @@ class _Reader:
     def dot_general(self, equation: Equation, values: list[Value]) -> Value:
         (contracted, batch), scope = equation.params["dimension_numbers"], equation.scope
         left, right = values
-        parameters = [isinstance(value, Parameter) for value in values]
+        parameters = [isinstance(value, TracedParameter) for value in values]
         if all(parameters):
             return self.parameter_product(equation, left, right)
         if any(parameters):
@@ -239,12 +239,12 @@ class _Reader:
         numbers = equation.params["ragged_dot_dimension_numbers"]
         contracted, batch = numbers.dot_dimension_numbers
         source = materialise(self.network, values[0], equation.scope)
-        if not isinstance(values[1], Parameter) or source is None:
+        if not isinstance(values[1], TracedParameter) or source is None:
             return self.unknown(equation, values)
         groups = (*batch[1], *numbers.rhs_group_dimensions)
         return layers.dense(self.network, source.node, values[1], contracted[1], groups, equation.scope)
 
-    def parameter_product(self, equation: Equation, left: Parameter, right: Parameter) -> Value:
+    def parameter_product(self, equation: Equation, left: TracedParameter, right: TracedParameter) -> Value:
         """Learned activations (queries, latents) go through a layer; otherwise one parameter changes another."""
         kernels = [_is_kernel(self.network.leaves[value.view.leaf].name) for value in (left, right)]
         if kernels.count(True) == 1:
@@ -259,12 +259,12 @@ class _Reader:
         image, kernel = values
         scope = equation.scope
         if isinstance(kernel, Constant):
-            if isinstance(image, Parameter):
+            if isinstance(image, TracedParameter):
                 return relayout.lose(image, self.shape(equation.outputs[0]))
             return combine(self.network, "conv_general_dilated", values, scope)
         source = materialise(self.network, image, scope)
         node = self.network.constant() if source is None else source.node
-        if isinstance(kernel, Parameter):
+        if isinstance(kernel, TracedParameter):
             return layers.convolution(self.network, node, kernel, equation.params, scope)
         return Scores(tuple(dict.fromkeys([node, *materialise_all(self.network, [kernel], scope)])))
 
@@ -277,7 +277,7 @@ class _Reader:
             # Of something that is pooled already: a norm layer after the pooling, most likely.
             value = materialise(self.network, value, equation.scope)
         match value:
-            case Parameter():
+            case TracedParameter():
                 return relayout.reduce(value, reduced, self.shape(equation.outputs[0]))
             case Activation(node):
                 over_batch = 0 in reduced and len(reduced) < len(shape)
@@ -306,7 +306,7 @@ class _Reader:
     def gather(self, equation: Equation, values: list[Value]) -> Value:
         operand, indices = values[:2]
         indexed = list(equation.params["dimension_numbers"].start_index_map)
-        if not isinstance(operand, Parameter):
+        if not isinstance(operand, TracedParameter):
             if isinstance(operand, Constant):
                 return _soft(indices)
             return Activation(operand.node) if isinstance(operand, Activation) else operand
@@ -323,7 +323,7 @@ class _Reader:
             return CONSTANT
         if len(given) == 1:
             return _soft(given[0])
-        if all(isinstance(value, Parameter) for value in given):
+        if all(isinstance(value, TracedParameter) for value in given):
             result = combine(self.network, "add", given, equation.scope)
             return relayout.lose(result, self.shape(equation.outputs[0]))
         nodes = materialise_all(self.network, given, equation.scope)

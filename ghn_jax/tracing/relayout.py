@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ghn_jax.tracing.layout import View
-from ghn_jax.tracing.values import Parameter
+from ghn_jax.tracing.values import TracedParameter
 
 OPERATIONS = ("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "tile")
 
 Shape = tuple[int, ...]
 
 
-def change(parameter: Parameter, operation: str, params: Mapping[str, Any], shape: Shape) -> Parameter:
+def change(parameter: TracedParameter, operation: str, params: Mapping[str, Any], shape: Shape) -> TracedParameter:
     """`operation`, one of `OPERATIONS`, on a parameter; `shape` is that of the result."""
     if len(parameter.parts) > 1 and operation == "transpose":
         order = params["permutation"]
-        return Parameter(tuple(part.transpose(order) for part in parameter.parts), order.index(parameter.axis))
+        return TracedParameter(tuple(part.transpose(order) for part in parameter.parts), order.index(parameter.axis))
 
     def of_view(view: View) -> View:
         match operation:
@@ -39,12 +39,12 @@ def change(parameter: Parameter, operation: str, params: Mapping[str, Any], shap
     return _on_view(parameter, of_view, shape)
 
 
-def lose(parameter: Parameter, shape: Shape) -> Parameter:
+def lose(parameter: TracedParameter, shape: Shape) -> TracedParameter:
     """The parameter after an operation that mixes up its layout."""
-    return Parameter(tuple(part.lost(shape) for part in parameter.parts))
+    return TracedParameter(tuple(part.lost(shape) for part in parameter.parts))
 
 
-def broadcast_to(parameter: Parameter, shape: Shape) -> Parameter:
+def broadcast_to(parameter: TracedParameter, shape: Shape) -> TracedParameter:
     """The parameter broadcast as in arithmetic."""
     own = parameter.view.shape
     first = len(shape) - len(own)
@@ -53,7 +53,7 @@ def broadcast_to(parameter: Parameter, shape: Shape) -> Parameter:
     return _on_view(parameter, lambda view: view.broadcast(shape, range(first, len(shape))), shape)
 
 
-def reduce(parameter: Parameter, axes: Sequence[int], shape: Shape) -> Parameter:
+def reduce(parameter: TracedParameter, axes: Sequence[int], shape: Shape) -> TracedParameter:
     """The parameter summed (or the like) over axes: what is left of it is laid out as before."""
 
     def of_view(view: View) -> View:
@@ -63,29 +63,29 @@ def reduce(parameter: Parameter, axes: Sequence[int], shape: Shape) -> Parameter
     return _on_view(parameter, of_view, shape)
 
 
-def cut(parameter: Parameter, axis: int, start: int, stop: int) -> Parameter:
+def cut(parameter: TracedParameter, axis: int, start: int, stop: int) -> TracedParameter:
     """Indices from `start` up to `stop` along an axis; of concatenated parameters, those that these are in."""
     if len(parameter.parts) == 1 or axis != parameter.axis:
-        return Parameter(tuple(part.slice(axis, start, stop) for part in parameter.parts), parameter.axis)
+        return TracedParameter(tuple(part.slice(axis, start, stop) for part in parameter.parts), parameter.axis)
     kept, offset = [], 0
     for part in parameter.parts:
         first, last = max(start - offset, 0), min(stop - offset, part.shape[axis])
         if first < last:
             kept.append(part.slice(axis, first, last))
         offset += part.shape[axis]
-    return Parameter(tuple(kept), axis if len(kept) > 1 else None)
+    return TracedParameter(tuple(kept), axis if len(kept) > 1 else None)
 
 
-def pick(parameter: Parameter, axis: int, index: int) -> Parameter:
+def pick(parameter: TracedParameter, axis: int, index: int) -> TracedParameter:
     """The part at one index of an axis."""
     picked = cut(parameter, axis, index, index + 1)
-    return Parameter(tuple(part.squeeze([axis]) for part in picked.parts))
+    return TracedParameter(tuple(part.squeeze([axis]) for part in picked.parts))
 
 
-def concatenate(parameters: Sequence[Parameter], axis: int) -> Parameter:
+def concatenate(parameters: Sequence[TracedParameter], axis: int) -> TracedParameter:
     """Parameters one after the other along an axis."""
-    return Parameter(tuple(part for parameter in parameters for part in parameter.parts), axis)
+    return TracedParameter(tuple(part for parameter in parameters for part in parameter.parts), axis)
 
 
-def _on_view(parameter: Parameter, function: Callable[[View], View], shape: Shape) -> Parameter:
-    return Parameter((function(parameter.view),)) if len(parameter.parts) == 1 else lose(parameter, shape)
+def _on_view(parameter: TracedParameter, function: Callable[[View], View], shape: Shape) -> TracedParameter:
+    return TracedParameter((function(parameter.view),)) if len(parameter.parts) == 1 else lose(parameter, shape)

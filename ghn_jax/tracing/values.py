@@ -13,7 +13,7 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
-class Parameter:
+class TracedParameter:
     """One parameter, or several concatenated along `axis`, perhaps transformed element by element."""
 
     parts: tuple[View, ...]
@@ -61,8 +61,8 @@ class Statistic:
     largest: bool = False
     window: tuple[int, ...] = ()
     root: bool = False
-    scales: tuple[Parameter, ...] = ()
-    shifts: tuple[Parameter, ...] = ()
+    scales: tuple[TracedParameter, ...] = ()
+    shifts: tuple[TracedParameter, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,5 +72,5 @@ class Scores:
     sources: tuple[int, ...]
 
 
-Value = Constant | Parameter | Activation | Statistic | Scores
+Value = Constant | TracedParameter | Activation | Statistic | Scores
 CONSTANT = Constant()

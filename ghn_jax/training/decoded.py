@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from ghn_jax.execution.compiling import Programs
-from ghn_jax.ghn.chunks import Chunk, Layout, lay_out, rows_shape
+from ghn_jax.ghn.chunks import Chunk, ChunkLayout, lay_out, rows_shape
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.programs import Decode, MakeTensors, PullBackChunk, PullBackTensors, Zeros
 from ghn_jax.graphs.graph import Graph
@@ -73,7 +73,7 @@ class Decoding:
         chunks = [Zeros.like(rows_shape(d.config, d.table, d.rows)) for d in self._decode]
         return [*chunks, Zeros.like((self._pull_back[0].gradients, jax.ShapeDtypeStruct((), np.float32)))]
 
-    def prepare(self, programs: Programs, device: int) -> Prepared:
+    def prepare(self, programs: Programs, device: int) -> PreparedDecoding:
         """Ready for a device, when everything is compiled.
 
         Raises:
@@ -89,7 +89,7 @@ class Decoding:
             )
             for index, (make, chunks, starts) in self._layers.items()
         }
-        return Prepared(
+        return PreparedDecoding(
             chunks=self._layout.chunks,
             decode=tuple(programs.get(recipe, device) for recipe in self._decode),
             pull_back=tuple(programs.get(recipe, device) for recipe in self._pull_back),
@@ -98,7 +98,7 @@ class Decoding:
         )
 
 
-class Prepared(NamedTuple):
+class PreparedDecoding(NamedTuple):
     """A `Decoding` whose programs are compiled."""
 
     chunks: tuple[Chunk, ...]
@@ -109,7 +109,7 @@ class Prepared(NamedTuple):
 
 
 def _layers(
-    program: Program, layout: Layout, config: HypernetConfig
+    program: Program, layout: ChunkLayout, config: HypernetConfig
 ) -> Iterator[tuple[int, tuple[MakeTensors, tuple[int, ...], tuple[int, ...]]]]:
     """Recipe, chunks and first rows of every instruction that has parameters, with its index."""
     places = iter(layout.places)
@@ -139,7 +139,7 @@ class DecodedTensors:
       square: sum of the squares of the gradients received so far.
     """
 
-    def __init__(self, prepared: Prepared, params: Any, nodes: jax.Array):
+    def __init__(self, prepared: PreparedDecoding, params: Any, nodes: jax.Array):
         self._prepared = prepared
         self._given = params, nodes
         self._rows = [

@@ -49,7 +49,9 @@ class Shipped:
     @property
     def accuracy(self) -> float | None:
         """Mean accuracy of networks that it predicts, 0 to 1; `provenance["accuracy"]` says of which, and has more."""
-        means = [figures["mean"] for figures in pretrained.accuracies(self.provenance).values() if "mean" in figures]
+        means = [
+            figures["mean"] for figures in pretrained.measured_accuracies(self.provenance).values() if "mean" in figures
+        ]
         return means[0] if means else None
 
 

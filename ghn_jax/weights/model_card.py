@@ -82,7 +82,7 @@ def _limits(ghn: GHN) -> str:
 
 
 def _accuracy(provenance: Mapping[str, Any]) -> str:
-    rows = pretrained.accuracies(provenance)
+    rows = pretrained.measured_accuracies(provenance)
     if not rows:
         return "Not recorded."
     columns = list(dict.fromkeys(name for figures in rows.values() for name in figures))

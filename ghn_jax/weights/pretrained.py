@@ -53,7 +53,7 @@ def paths() -> dict[str, Path]:
     return {path.stem: path for path in sorted(DEFAULT.parent.glob("*.npz"))}
 
 
-def accuracies(provenance: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def measured_accuracies(provenance: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     """The measured accuracies in a provenance: figures such as "mean" and "best", by what they are of.
 
     They are the innermost dictionaries of `provenance["accuracy"]`, however deep: {"test": {"predicted": {"mean":

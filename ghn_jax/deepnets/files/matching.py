@@ -24,7 +24,7 @@ class MismatchError(GHNError):
     """Graphs that are not the same, whatever the order of the nodes."""
 
 
-class Row(NamedTuple):
+class NodeRow(NamedTuple):
     """An entry of a stored list of nodes.
 
     Attributes:
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 def match_nodes(
-    labels: Sequence[str], distances: np.ndarray, rows: Sequence[Row], expected: np.ndarray
+    labels: Sequence[str], distances: np.ndarray, rows: Sequence[NodeRow], expected: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where a stored graph has the nodes of ours.
 
@@ -79,7 +79,7 @@ def _check_labels(labels: Sequence[str], stored: Sequence[str]) -> None:
 class _Search:
     """Walks through the places of the stored distances; in each is the next row of some cell."""
 
-    def __init__(self, labels: Sequence[str], distances: np.ndarray, rows: Sequence[Row], expected: np.ndarray):
+    def __init__(self, labels: Sequence[str], distances: np.ndarray, rows: Sequence[NodeRow], expected: np.ndarray):
         self.colours, self.expected_colours = refine(distances, expected)
         self.nodes = defaultdict(list)
         for node, label in enumerate(labels):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ghn_jax.deepnets.files.matching import Row
+from ghn_jax.deepnets.files.matching import NodeRow
 from ghn_jax.errors import GHNError
 from ghn_jax.graphs.graph import NODE_TYPES, Graph
 
@@ -65,12 +65,12 @@ def spelled_out(
     return named
 
 
-def matching_rows(nodes: Sequence[NamedNode]) -> list[Row]:
+def matching_rows(nodes: Sequence[NamedNode]) -> list[NodeRow]:
     """What `matching.match_nodes` compares with `node_labels`."""
     rows = []
     for node_type, cell, name in nodes:
         in_cell = name.startswith(("preprocess", "_ops"))
-        rows.append(Row(cell, f"{node_type} {f'cells.{cell}.' if in_cell else ''}{name}", in_cell))
+        rows.append(NodeRow(cell, f"{node_type} {f'cells.{cell}.' if in_cell else ''}{name}", in_cell))
     return rows
 
 
