@@ -16,7 +16,7 @@ from ghn_jax.deepnets import sampler
 from ghn_jax.deepnets.files.writing import stored_network
 from ghn_jax.graphs.graph import shortest_paths
 from ghn_jax.networks import program_graph
-from ghn_jax.networks.program import lower
+from ghn_jax.networks.lowering import lower
 
 ORIGINAL = 12
 ROUNDS = 5

@@ -18,8 +18,8 @@ from ghn_jax.execution import operations
 from ghn_jax.execution.operations import Backward, Forward, Plan, signature_of
 from ghn_jax.execution.rehearsal import Chip, Facts, Rehearsal, bytes_of, facts_of
 from ghn_jax.networks.architecture import CIFAR10
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.primitives import Add, Conv
-from ghn_jax.networks.program import lower
 from ghn_jax.training import engine
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.step import make_optimizer

@@ -37,7 +37,7 @@ from ghn_jax.deepnets.files.writing import ExistingFileError, StoredNetwork, com
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.networks import architecture as arch
 from ghn_jax.networks.architecture import IMAGENET, to_json
-from ghn_jax.networks.program import count_params, lower
+from ghn_jax.networks.lowering import count_params, lower
 from ghn_jax.networks.program_graph import build_graph
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -12,8 +12,8 @@ from ghn_jax.evaluation.results import Result, plot, summary, table, write_json
 from ghn_jax.images import load
 from ghn_jax.networks.architecture import CIFAR10, ResNet
 from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.network import make_network
-from ghn_jax.networks.program import lower
 from ghn_jax.weights import pretrained
 
 RESULTS = [Result("val/0", 1000, 0.5, 0.1), Result("val/1", 2000, 0.7, 0.2), Result("val/2", 3000, 0.3, 0.0)]

@@ -9,7 +9,7 @@ from ghn_jax.execution import whole
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.losses import cross_entropy
-from ghn_jax.networks.program import lower
+from ghn_jax.networks.lowering import lower
 
 
 def images(batch=4):

@@ -14,7 +14,7 @@ from ghn_jax.execution import whole
 from ghn_jax.networks.architecture import CIFAR10, Architecture, Genotype
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.losses import cross_entropy
-from ghn_jax.networks.program import lower
+from ghn_jax.networks.lowering import lower
 
 CELL = Genotype(
     normal=(("conv_3x3", 0), ("skip_connect", 1)),

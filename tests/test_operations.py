@@ -15,8 +15,8 @@ from ghn_jax.execution.operations import Backward, Forward, Given, Plan, Sum, lo
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.primitives import Primitive
-from ghn_jax.networks.program import lower
 from ghn_jax.runtime import counted
 
 BATCH = 4

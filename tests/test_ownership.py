@@ -10,7 +10,7 @@ from ghn_jax.deepnets import ownership, sampler
 from ghn_jax.deepnets.files.matching import refine
 from ghn_jax.graphs.graph import NODE_TYPES
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, VIT, Architecture, Genotype, Task
-from ghn_jax.networks.program import lower
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.program_graph import graph_of
 
 SAMPLED = {"train": 400, "search": 30, "val": 15, "test": 15, "deep": 8, "dense": 8, "bnfree": 15}

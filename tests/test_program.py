@@ -21,7 +21,8 @@ from ghn_jax.networks.architecture import (
     named,
     to_json,
 )
-from ghn_jax.networks.program import INPUT, lower
+from ghn_jax.networks.lowering import lower
+from ghn_jax.networks.program import INPUT
 from ghn_jax.networks.program_graph import build_graph, graph_of
 
 PLAIN = Genotype(

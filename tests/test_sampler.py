@@ -16,7 +16,7 @@ from ghn_jax.deepnets.sampler import DRAWN_PRIMITIVES
 from ghn_jax.deepnets.statistics import network_statistics, type_shares
 from ghn_jax.graphs.graph import NODE_ID, NODE_TYPES
 from ghn_jax.networks.architecture import Architecture, Genotype, Task, from_json, named, to_json
-from ghn_jax.networks.program import count_params, lower
+from ghn_jax.networks.lowering import count_params, lower
 from ghn_jax.networks.program_graph import graph_of
 
 LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)

@@ -12,7 +12,7 @@ from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.execution import whole
 from ghn_jax.graphs.graph import Role
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET, named
-from ghn_jax.networks.program import lower
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.program_graph import graph_of
 from ghn_jax.prediction.predict import predict_params
 

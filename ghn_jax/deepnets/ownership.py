@@ -16,8 +16,9 @@ import hashlib
 from collections import Counter
 
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, Task
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.primitives import Primitive
-from ghn_jax.networks.program import Program, lower
+from ghn_jax.networks.program import Program
 
 SHARES = {"train": 24, "search": 3, "val": 1, "test": 1, "deep": 1, "dense": 1, "bnfree": 1}
 """What part of all inventories a split owns, out of 32; "wide" has the structures of "test"."""

@@ -23,7 +23,8 @@ from ghn_jax.networks.architecture import (
     Task,
     named,
 )
-from ghn_jax.networks.program import Program, count_params, lower
+from ghn_jax.networks.lowering import count_params, lower
+from ghn_jax.networks.program import Program
 
 GENERATOR_VERSION = 2
 """Part of every seed; goes up when a change here changes any architecture."""

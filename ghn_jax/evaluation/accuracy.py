@@ -22,9 +22,10 @@ from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset, Split, eval_batches, in_memory
 from ghn_jax.networks.architecture import AnyArchitecture
 from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.network import Network
 from ghn_jax.networks.platforms import compiler_options
-from ghn_jax.networks.program import Program, lower
+from ghn_jax.networks.program import Program
 from ghn_jax.prediction.predict import predict_params
 
 BATCH_SIZE = 64

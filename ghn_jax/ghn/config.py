@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from ghn_jax.errors import GHNError
 from ghn_jax.ghn.decoders import DECODERS
@@ -148,10 +148,21 @@ def _max_shape(task: Task) -> tuple[int, int, int, int]:
     return (64, 64, 16, 16) if task.large_images else (64, 64, 11, 11)
 
 
+class Recipe(NamedTuple):
+    """A hypernetwork of the literature: its name there, and its configuration for a task."""
+
+    title: str
+    make: Callable[[Task], HypernetConfig]
+
+
+RECIPES = {"ghn1": Recipe("GHN-1", ghn1), "ghn2": Recipe("GHN-2", ghn2), "mlp": Recipe("MLP", mlp)}
+"""By the name that a training configuration gives them."""
+
+
 def title(config: HypernetConfig) -> str:
-    """What the paper calls such a hypernetwork, whatever its sizes are; or else its kind."""
+    """What the literature calls such a hypernetwork, whatever its sizes are; or else its kind of embedder."""
     sizes = {"max_shape": config.max_shape, "num_classes": config.num_classes, "hid": config.hid}
-    for name, make in (("GHN-1", ghn1), ("GHN-2", ghn2), ("MLP", mlp)):
-        if dataclasses.replace(make(), **sizes) == config:
-            return name
+    for recipe in RECIPES.values():
+        if dataclasses.replace(recipe.make(CIFAR10), **sizes) == config:
+            return recipe.title
     return config.hypernet

@@ -2,7 +2,7 @@
 
 An architecture is a frozen, hashable description.  `Architecture` is a network of DARTS-style cells
 (every network of DeepNets-1M and the ViT are of this kind); `ResNet` is the classical bottleneck residual
-network.  A `Task` says what the network is applied to.  `ghn_jax.networks.program.lower` turns an architecture and a
+network.  A `Task` says what the network is applied to.  `ghn_jax.networks.lowering.lower` turns an architecture and a
 task into instructions.
 
 Source: Knyazev et al., "Parameter Prediction for Unseen Deep Architectures", NeurIPS 2021, section 3 and

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from ghn_jax.graphs.graph import Graph
 from ghn_jax.networks.architecture import AnyArchitecture, Task
-from ghn_jax.networks.program import Program, lower
+from ghn_jax.networks.lowering import lower
+from ghn_jax.networks.program import Program
 from ghn_jax.networks.program_graph import graph_of
 
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, Tensor, oihw, shortest_paths
 from ghn_jax.networks.architecture import CIFAR10, AnyArchitecture, Task
-from ghn_jax.networks.program import INPUT, Instruction, ParameterTensor, Program, lower
+from ghn_jax.networks.lowering import lower
+from ghn_jax.networks.program import INPUT, Instruction, ParameterTensor, Program
 
 _JOINING = ("sum", "concat")
 """Types of nodes that would join a single node with nothing."""

@@ -12,8 +12,7 @@ from typing import Any
 import ml_collections.config_dict
 from ml_collections import ConfigDict
 
-from ghn_jax.ghn import config as ghn_config
-from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.ghn.config import RECIPES, ConfigError, HypernetConfig
 from ghn_jax.networks.architecture import Task
 
 MAY_CHANGE = frozenset(
@@ -21,8 +20,6 @@ MAY_CHANGE = frozenset(
     + ("val_networks", "val_images", "val_minutes")
 )
 """Fields that do not change what is learned: a run that goes on may have others than it began with."""
-
-HYPERNETWORKS = {"ghn1": ghn_config.ghn1, "ghn2": ghn_config.ghn2, "mlp": ghn_config.mlp}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +32,7 @@ class TrainConfig:
       workdir: where checkpoint, metrics and plots go.
       seed: of everything random in the run.
       steps: updates of the hypernetwork.
-      ghn: "ghn1", "ghn2" or "mlp".
+      ghn: one of `ghn.config.RECIPES`: "ghn1", "ghn2" or "mlp".
       batch_size: images in a step.
       meta_batch: architectures in a step; all see the same images and their losses are averaged.
       learning_rate: of Adam.
@@ -93,7 +90,7 @@ class TrainConfig:
                 raise ConfigError(f"config.{field}={getattr(self, field)!r}: expected {expected}")
 
         object.__setattr__(self, "decay_at", tuple(self.decay_at))
-        require(self.ghn in HYPERNETWORKS, "ghn", " or ".join(HYPERNETWORKS))
+        require(self.ghn in RECIPES, "ghn", " or ".join(RECIPES))
         for field in ("steps", "batch_size", "meta_batch", "keep_checkpoints", "val_images"):
             require(getattr(self, field) >= 1, field, "at least 1")
         for field in ("seed", "val_networks"):
@@ -110,7 +107,7 @@ class TrainConfig:
 
     def hypernetwork(self, task: Task) -> HypernetConfig:
         """The hypernetwork to be trained, for networks of `task`."""
-        return HYPERNETWORKS[self.ghn](task)
+        return RECIPES[self.ghn].make(task)
 
 
 def from_fields(fields: Mapping[str, Any]) -> TrainConfig:

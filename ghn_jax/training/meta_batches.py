@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, train_architecture, train_index
 from ghn_jax.networks.architecture import ArchitectureError, Task
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.network import Network
-from ghn_jax.networks.program import lower
 from ghn_jax.networks.program_graph import graph_of
 from ghn_jax.training.config import TrainConfig
 

@@ -20,7 +20,7 @@ from ghn_jax.deepnets.files.reading import FORMAT_VERSION, TITLE, meta_path
 from ghn_jax.deepnets.sampler import LARGE_FORM, sample_program
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.networks.architecture import to_json
-from ghn_jax.networks.program import count_params
+from ghn_jax.networks.lowering import count_params
 from ghn_jax.networks.program_graph import graph_of
 
 with extra("deepnets"):

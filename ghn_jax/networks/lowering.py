@@ -1,0 +1,334 @@
+"""From an architecture to its program: the builders of networks of cells and of residual networks."""
+
+from __future__ import annotations
+
+import functools
+
+from ghn_jax.networks import architecture as arch
+from ghn_jax.networks import primitives as ops
+from ghn_jax.networks.architecture import AnyArchitecture, Architecture, ArchitectureError, ResNet, Task
+from ghn_jax.networks.program import INPUT, Instruction, ParameterTensor, Program
+
+
+@functools.cache
+def _same(cls: type[ops.Primitive], *fields, **options) -> ops.Primitive:
+    """`cls(*fields, **options)`, always the same object: primitives recur, and keep what was worked out for them."""
+    return cls(*fields, **options)
+
+
+class _Builder:
+    """Collects instructions; a state is a register or None ('none' edges leave no state)."""
+
+    def __init__(self, task: Task):
+        self.task = task
+        self.instructions: list[Instruction] = []
+        self.shapes: list[ops.Shape] = [(task.image_size, task.image_size, 3)]
+        self.unfed: list[ParameterTensor] = []
+
+    def shape(self, register: int) -> ops.Shape:
+        return self.shapes[register]
+
+    def add(self, primitive: ops.Primitive, *inputs: int | None, scope: str = "") -> int | None:
+        parameters = primitive.parameters
+        tensors = tuple([ParameterTensor(f"{scope}.{p.suffix}", p.role, p.shape) for p in parameters])
+        shapes = tuple([None if register is None else self.shapes[register] for register in inputs])
+        if not any(shapes):
+            self.unfed.extend(tensors)
+            return None
+        shape = primitive.known_output_shape(shapes)
+        if min(shape) < 1:
+            raise ArchitectureError(
+                f"{scope or type(primitive).__name__}: {self.task.image_size}x{self.task.image_size} images are too "
+                f"small, an activation of shape {shape} would be empty"
+            )
+        self.instructions.append(Instruction(primitive, inputs, tensors, shape))
+        self.shapes.append(shape)
+        return len(self.instructions)
+
+    def finish(self, output: int | None) -> Program:
+        if output is None:
+            raise ArchitectureError("disconnected network: no path leads from the images to the logits")
+        live = {output}
+        for register in range(output, INPUT, -1):
+            if register in live:
+                live.update(self.instructions[register - 1].inputs)
+        live -= {INPUT, None}
+        if len(live) == len(self.instructions):
+            return Program(self.task, tuple(self.instructions), tuple(self.unfed))
+        renumber = {register: new for new, register in enumerate(sorted(live | {INPUT}))}
+        renumber[None] = None
+        kept, unused = [], list(self.unfed)
+        for register, instruction in enumerate(self.instructions, start=1):
+            if register in live:
+                inputs = tuple([renumber[r] for r in instruction.inputs])
+                if inputs != instruction.inputs:
+                    instruction = Instruction(instruction.primitive, inputs, instruction.tensors, instruction.shape)
+                kept.append(instruction)
+            else:
+                unused.extend(instruction.tensors)
+        return Program(self.task, tuple(kept), tuple(unused))
+
+
+class _Counter(_Builder):
+    """Counts parameters and makes no instructions."""
+
+    def __init__(self, task: Task):
+        super().__init__(task)
+        self.num_params = 0
+
+    def add(self, primitive: ops.Primitive, *inputs: int | None, scope: str = "") -> int | None:
+        self.num_params += primitive.num_params
+        shapes = tuple([None if register is None else self.shapes[register] for register in inputs])
+        if not any(shapes):
+            return None
+        self.shapes.append(primitive.known_output_shape(shapes))
+        return len(self.shapes) - 1
+
+
+def lower(architecture: AnyArchitecture, task: Task) -> Program:
+    """The instructions of `architecture` applied to `task`.
+
+    Raises:
+      ArchitectureError: no path from the images to the logits, or images too small for the network.
+    """
+    builder = _Builder(task)
+    return builder.finish(_build(builder, architecture))
+
+
+def count_params(architecture: AnyArchitecture, task: Task) -> int:
+    """`lower(architecture, task).num_params_with_unused` in half the time, for networks known to be connected."""
+    counter = _Counter(task)
+    _build(counter, architecture)
+    return counter.num_params
+
+
+def _build(builder: _Builder, architecture: AnyArchitecture) -> int | None:
+    if isinstance(architecture, ResNet):
+        return _resnet(builder, architecture)
+    if isinstance(architecture, Architecture):
+        return _Cells(builder, architecture).network()
+    raise ArchitectureError(f"expected an Architecture or a ResNet, got {type(architecture).__name__}")
+
+
+class _Cells:
+    """Lowers a network of cells; methods append the layers of one part and return the register they end in."""
+
+    def __init__(self, builder: _Builder, architecture: Architecture):
+        self.builder = builder
+        self.arch = architecture
+        self.large = builder.task.large_images
+
+    def network(self) -> int | None:
+        a = self.arch
+        s0, s1 = self.stem()
+        reduced_before = a.stem_type == 1 and not a.has_attention
+        inputs = [self.channels(s0), self.channels(s1)]
+        channels = a.C
+        for cell in range(a.n_cells):
+            reduces = a.reduces(cell)
+            if reduces:
+                channels *= a.C_mult
+            s0, s1 = s1, self.cell(cell, s0, s1, inputs, channels, reduces, reduced_before)
+            inputs = [inputs[1], len(a.genotype.normal_concat) * channels]
+            reduced_before = reduces and not a.has_attention
+        return self.head(s1)
+
+    def channels(self, register: int) -> int:
+        return self.builder.shape(register)[-1]
+
+    def conv(self, x, scope, inputs, outputs, kernel, *, stride=1, padding=None, **options):
+        """A dense or depthwise convolution, by default padded to keep the size."""
+        kernel = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        stride = stride if isinstance(stride, tuple) else (stride, stride)
+        padding = (kernel[0] // 2, kernel[1] // 2) if padding is None else padding
+        return self.builder.add(_same(ops.Conv, inputs, outputs, kernel, stride, padding, **options), x, scope=scope)
+
+    def norm(self, x, scope, channels):
+        if self.arch.norm is None:
+            return x
+        return self.builder.add(_same(ops.BatchNorm, channels), x, scope=scope)
+
+    def stem(self) -> tuple[int, int]:
+        """The stem's two outputs, the inputs of the first cell."""
+        a, add = self.arch, self.builder.add
+        if a.has_attention:
+            patch = 16 if self.large else 3
+            x = self.conv(INPUT, "stem0", 3, a.C, patch, stride=patch, padding=(0, 0) if self.large else (1, 1))
+            size = self.builder.shape(x)[:2]
+            if size != ((14, 14) if self.large else (11, 11)):
+                raise ArchitectureError(
+                    f"networks with msa have positional encodings for {'224x224' if self.large else '32x32'} images, "
+                    f"got Task.image_size={self.builder.task.image_size}"
+                )
+            x = add(ops.PositionalEncoding(size, a.C), x, scope="pos_enc")
+            return x, x
+        if a.stem_type == 0:
+            channels = a.C * (3 if a.preproc and not self.large else 1)
+            x = self.conv(INPUT, "stem.0", 3, channels, a.ks, stride=4 if self.large else 1)
+            x = self.norm(x, "stem.1", channels)
+            if a.stem_pool:
+                x = add(ops.MaxPool(3, stride=2), x)
+            return x, x
+        stride = 2 if self.large else 1
+        x = self.conv(INPUT, "stem0.0", 3, a.C // 2, a.ks, stride=stride)
+        x = self.norm(x, "stem0.1", a.C // 2)
+        x = self.conv(x, "stem0.3", a.C // 2, a.C, 3, stride=stride, relu=True)
+        s0 = self.norm(x, "stem0.4", a.C)
+        s1 = self.conv(s0, "stem1.1", a.C, a.C, 3, stride=2, relu=True)
+        return s0, self.norm(s1, "stem1.2", a.C)
+
+    def cell(self, index, s0, s1, inputs, channels, reduces, reduced_before) -> int | None:
+        """One cell; either input may be absent, `inputs` are the channels they would have."""
+        a = self.arch
+        scope = f"cells.{index}"
+        if a.preproc:
+            if reduced_before:
+                s0 = self.factorized_reduce(s0, f"{scope}.preprocess0", inputs[0], channels)
+            else:
+                s0 = self.relu_conv_norm(s0, f"{scope}.preprocess0", inputs[0], channels, 1)
+            s1 = self.relu_conv_norm(s1, f"{scope}.preprocess1", inputs[1], channels, 1)
+        elif reduced_before and s0 is not None:
+            s0 = self.builder.add(ops.Subsample(2), s0)
+        edges = a.genotype.reduce if reduces else a.genotype.normal
+        concat = a.genotype.reduce_concat if reduces else a.genotype.normal_concat
+        states = [s0, s1]
+        for step in range(len(edges) // 2):
+            terms = []
+            for edge in (2 * step, 2 * step + 1):
+                primitive, state = edges[edge]
+                stride = 2 if reduces and state < 2 and not a.has_attention else 1
+                terms.append(self.edge(primitive, states[state], f"{scope}._ops.{edge}", channels, stride))
+            present = [term for term in terms if term is not None]
+            states.append(self.builder.add(_same(ops.Add), *terms) if len(present) == 2 else (present or [None])[0])
+        outputs = [states[i] for i in concat]
+        return outputs[0] if len(outputs) == 1 else self.builder.add(_same(ops.Concat), *outputs)
+
+    def edge(self, primitive, x, scope, channels, stride) -> int | None:
+        """One operation of a cell; `x` may be absent, then its tensors count as unused."""
+        match primitive.split("_"):
+            case ["none"]:
+                return None
+            case ["skip", "connect"]:
+                return x if stride == 1 else self.factorized_reduce(x, scope, channels, channels)
+            case ["max", "pool", "3x3"]:
+                return self.builder.add(_same(ops.MaxPool, 3, stride), x)
+            case ["avg", "pool", "3x3"]:
+                return self.builder.add(_same(ops.AvgPool, 3, stride), x)
+            case ["conv", "7x1", "1x7"]:
+                return self.double_conv(x, f"{scope}.op", channels, 7, stride)
+            case ["conv", size]:
+                return self.relu_conv_norm(x, scope, channels, channels, int(size[0]), stride)
+            case ["sep", "conv", size]:
+                return self.sep_conv(x, f"{scope}.op", channels, int(size[0]), stride)
+            case ["dil", "conv", size]:
+                return self.dil_conv(x, f"{scope}.op", channels, int(size[0]), stride)
+            case ["msa"]:
+                return self.transformer(x, scope, channels)
+            case ["cse"]:
+                return self.channel_excitation(x, scope, channels, stride)
+        raise ArchitectureError(f"{scope}: unknown primitive {primitive!r}")
+
+    def relu_conv_norm(self, x, scope, inputs, channels, kernel, stride=1):
+        x = self.conv(x, f"{scope}.op.1", inputs, channels, kernel, stride=stride, relu=True)
+        return self.norm(x, f"{scope}.op.2", channels)
+
+    def double_conv(self, x, scope, channels, kernel, stride):
+        """A 1xk then a kx1 convolution, each striding its own axis."""
+        x = self.conv(x, f"{scope}.1", channels, channels, (1, kernel), stride=(1, stride), relu=True)
+        x = self.conv(x, f"{scope}.2", channels, channels, (kernel, 1), stride=(stride, 1))
+        return self.norm(x, f"{scope}.3", channels)
+
+    def factorized_reduce(self, x, scope, inputs, channels):
+        """Halves the size by two strided 1x1 convolutions, over the even and over the odd pixels."""
+        even, odd = (
+            self.conv(x, f"{scope}.conv_{half}", inputs, channels // 2, 1, stride=2, relu=True, skip_first=half == 2)
+            for half in (1, 2)
+        )
+        return self.norm(self.builder.add(ops.Concat(), even, odd), f"{scope}.bn", channels)
+
+    def sep_conv(self, x, scope, channels, kernel, stride):
+        """A depthwise and a 1x1 convolution, twice."""
+        for position, strides in ((1, stride), (5, 1)):
+            x = self.conv(
+                x, f"{scope}.{position}", channels, channels, kernel, stride=strides, relu=True, depthwise=True
+            )
+            x = self.conv(x, f"{scope}.{position + 1}", channels, channels, 1)
+            x = self.norm(x, f"{scope}.{position + 2}", channels)
+        return x
+
+    def dil_conv(self, x, scope, channels, kernel, stride):
+        """A depthwise convolution with holes and a 1x1 convolution."""
+        x = self.conv(
+            x, f"{scope}.1", channels, channels, kernel, stride=stride, padding=(kernel - 1,) * 2, relu=True,
+            dilation=2, depthwise=True,
+        )  # fmt: skip
+        x = self.conv(x, f"{scope}.2", channels, channels, 1)
+        return self.norm(x, f"{scope}.3", channels)
+
+    def transformer(self, x, scope, channels):
+        """A pre-norm transformer layer over the pixels (Dosovitskiy et al. 2021)."""
+        add = self.builder.add
+        normed = add(_same(ops.LayerNorm, channels), x, scope=f"{scope}.ln1")
+        qkv = add(_same(ops.Linear, channels, 3 * channels, bias=False), normed, scope=f"{scope}.to_qkv")
+        out = add(_same(ops.Attention, arch.ATTENTION_HEADS), qkv)
+        out = add(_same(ops.Linear, channels, channels), out, scope=f"{scope}.to_out.0")
+        out = None if x is None else add(ops.Add(), out, x)
+        hidden = add(_same(ops.LayerNorm, channels), out, scope=f"{scope}.ln2")
+        hidden = add(_same(ops.Linear, channels, channels), hidden, scope=f"{scope}.ff.net.0")
+        hidden = add(_same(ops.Linear, channels, channels, activation="gelu"), hidden, scope=f"{scope}.ff.net.3")
+        return None if x is None else add(ops.Add(), hidden, out)
+
+    def channel_excitation(self, x, scope, channels, stride):
+        """Squeeze-and-excitation with a reduction ratio of 2."""
+        add = self.builder.add
+        excitation = add(ops.Squeeze(), x)
+        squeezed = channels // 2
+        excitation = add(_same(ops.Linear, channels, squeezed), excitation, scope=f"{scope}.fc1")
+        excitation = add(_same(ops.Linear, squeezed, channels, activation="relu"), excitation, scope=f"{scope}.fc2")
+        return None if x is None else add(ops.Excite(stride), x, excitation)
+
+    def head(self, x) -> int | None:
+        a, add = self.arch, self.builder.add
+        if x is None:
+            return None
+        x = add(ops.GlobalAvgPool() if a.glob_avg else ops.Flatten(), x)
+        widths = [self.channels(x), *[a.fc_dim] * (a.fc_layers - 1), self.builder.task.num_classes]
+        for layer, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            primitive = ops.Linear(
+                inputs,
+                outputs,
+                activation="relu" if layer else None,
+                dropout=layer > 0,
+                classifier=layer == a.fc_layers - 1,
+            )
+            x = add(primitive, x, scope=f"classifier.{3 * layer}")
+        return x
+
+
+def _resnet(builder: _Builder, resnet: ResNet) -> int:
+    """A bottleneck ResNet with strides in the 3x3 convolutions, as in torchvision."""
+
+    def conv_norm(x, outputs, kernel, stride, conv, norm):
+        inputs = builder.shape(x)[-1]
+        pad = kernel // 2
+        x = builder.add(ops.Conv(inputs, outputs, (kernel, kernel), (stride, stride), (pad, pad)), x, scope=conv)
+        return builder.add(ops.BatchNorm(outputs), x, scope=norm)
+
+    large = builder.task.large_images
+    x = conv_norm(INPUT, resnet.width, 7 if large else 3, 2 if large else 1, "conv1", "bn1")
+    x = builder.add(ops.Relu(), x)
+    if large:
+        x = builder.add(ops.MaxPool(3, stride=2), x)
+    for stage, depth in enumerate(resnet.depths):
+        width = resnet.width * 2**stage
+        for block in range(depth):
+            scope = f"layer{stage + 1}.{block}"
+            stride = 2 if stage and not block else 1
+            y = builder.add(ops.Relu(), conv_norm(x, width, 1, 1, f"{scope}.conv1", f"{scope}.bn1"))
+            y = builder.add(ops.Relu(), conv_norm(y, width, 3, stride, f"{scope}.conv2", f"{scope}.bn2"))
+            y = conv_norm(y, 4 * width, 1, 1, f"{scope}.conv3", f"{scope}.bn3")
+            if not block:
+                x = conv_norm(x, 4 * width, 1, stride, f"{scope}.downsample.0", f"{scope}.downsample.1")
+            x = builder.add(ops.Relu(), builder.add(ops.Add(), y, x))
+    x = builder.add(ops.GlobalAvgPool(), x)
+    return builder.add(ops.Linear(4 * width, builder.task.num_classes, classifier=True), x, scope="fc")
