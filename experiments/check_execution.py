@@ -34,7 +34,8 @@ from ghn_jax.execution.operations import Given, Plan, logits, value_and_grad
 from ghn_jax.graphs.graph import Role
 from ghn_jax.networks.architecture import CIFAR10, Architecture
 from ghn_jax.networks.losses import cross_entropy
-from ghn_jax.networks.program import Program, lower
+from ghn_jax.networks.lowering import lower
+from ghn_jax.networks.program import Program
 from ghn_jax.studies import parity
 
 SPLITS = ("train", "deep", "dense", "bnfree", "wide")

@@ -28,7 +28,8 @@ from ghn_jax.ghn.config import ConfigError
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import Graph, GraphError
 from ghn_jax.networks.architecture import ArchitectureError, Task
-from ghn_jax.networks.program import Program, lower
+from ghn_jax.networks.lowering import lower
+from ghn_jax.networks.program import Program
 from ghn_jax.networks.program_graph import graph_of
 from ghn_jax.prediction.predict import embed_nodes, predict_params
 from ghn_jax.studies import parity

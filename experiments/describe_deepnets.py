@@ -27,7 +27,7 @@ from ghn_jax.deepnets.statistics import QUANTITIES, NetworkStatistics, network_s
 from ghn_jax.graphs.drawing import STYLES
 from ghn_jax.graphs.graph import NODE_TYPES
 from ghn_jax.networks.architecture import CIFAR10, Architecture
-from ghn_jax.networks.program import lower
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.program_graph import graph_of
 
 DEFAULT_NUM = 1000

@@ -17,6 +17,7 @@ from ghn_jax import images
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS, sample_architecture
 from ghn_jax.evaluation import accuracy
+from ghn_jax.evaluation.results import plot, table, write_json
 from ghn_jax.images import ImageError
 from ghn_jax.networks.architecture import named
 from ghn_jax.networks.network import make_network
@@ -100,10 +101,10 @@ def main() -> None:
                 sys.exit(str(error))
         measured = "Top-1 accuracy" if results[0].predicted_top5 is None else "Top-1 and top-5 accuracy"
         print(f"\n{measured} on {about['num_images']} {args.image_split} images of {data_name}\n")
-        print(accuracy.table(results))
+        print(table(results))
         stem = out / f"evaluation_{label}"
-        accuracy.write_json(stem.with_suffix(".json"), results, about)
-        accuracy.plot(stem.with_suffix(".png"), results, f"{data_name}, {len(results)} unseen architectures, {label}")
+        write_json(stem.with_suffix(".json"), results, about)
+        plot(stem.with_suffix(".png"), results, f"{data_name}, {len(results)} unseen architectures, {label}")
         print(f"\nwritten: {stem}.json, {stem}.png")
 
 

@@ -25,7 +25,7 @@ def use_compilation_cache() -> None:
     Operations compile in well under a second each, so even the quick ones are worth keeping.  A damaged entry is
     compiled again; a folder that cannot be used is said once, on stderr, and nothing is kept.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
+    if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
@@ -108,9 +108,9 @@ def counted() -> Iterator[list[float]]:
     seconds: list[float] = []
     active = True
 
-    def listener(event: str, duration: float, **_) -> None:
+    def listener(event: str, duration_secs: float, **_) -> None:
         if active and event == _EVENT:
-            seconds.append(duration)
+            seconds.append(duration_secs)
 
     jax.monitoring.register_event_duration_secs_listener(listener)
     try:

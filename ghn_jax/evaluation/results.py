@@ -34,9 +34,9 @@ class Result:
 
 def summary(values: Sequence[float]) -> dict[str, float]:
     """Mean, standard error of the mean, and best of accuracies; the error of a single one is nan."""
-    values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return {"mean": float(values.mean()), "standard_error": float(error), "best": float(values.max())}
+    array = np.asarray(values, np.float64)
+    error = array.std(ddof=1) / np.sqrt(len(array)) if len(array) > 1 else float("nan")
+    return {"mean": float(array.mean()), "standard_error": float(error), "best": float(array.max())}
 
 
 def _measures(results: Sequence[Result]) -> dict[str, str]:

@@ -36,13 +36,16 @@ class Recipe(Hashable, Protocol):
     @property
     def arguments(self) -> tuple[Any, ...]:
         """`jax.ShapeDtypeStruct` trees, one an argument."""
+        ...
 
     @property
     def donated(self) -> tuple[int, ...]:
         """Numbers of the arguments whose memory the results take over."""
+        ...
 
-    def __call__(self, *arguments: Any) -> Any:
-        """What the program computes."""
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """What the program computes; there are no options."""
+        ...
 
 
 Executable = Callable[..., Any]
@@ -171,15 +174,17 @@ class Programs:
             if key is None:
                 lowered, key = self._lowered(recipe)
             with self._lock:
-                same = self._compiled.get(key)
-                mine = self._compiled.setdefault(key, concurrent.futures.Future()) if same is None else None
-            if same is None:
+                found = self._compiled.get(key)
+                mine = found is None
+                if found is None:
+                    found = self._compiled[key] = concurrent.futures.Future()
+            if mine:
                 try:
-                    mine.set_result(self._load(key) or self._compile(key, lowered or self._lowered(recipe)[0]))
+                    found.set_result(self._load(key) or self._compile(key, lowered or self._lowered(recipe)[0]))
                 except BaseException as error:
-                    mine.set_exception(error)
+                    found.set_exception(error)
                     raise
-            programs = (same or mine).result()
+            programs = found.result()
             if self._kept and lowered is not None:
                 self._kept.note(recipe, key)
             return programs

@@ -53,7 +53,7 @@ class Kept:
         if entries is None:
             return None
         # JAX's own key of an empty program stands for its versions, XLA's flags and options, and the device.
-        empty = jax.jit(lambda: ()).lower().compiler_ir()
+        empty: Any = jax.jit(lambda: ()).lower().compiler_ir()
         compile_options = compiler.get_compile_options(1, 1, env_options_overrides=dict(options))
         settings = {name: value for name, value in jax.config.values.items() if "_cache" not in name}
         parts = (

@@ -25,6 +25,9 @@ from ghn_jax.networks.losses import cross_entropy
 from ghn_jax.networks.primitives import Primitive, Shape
 from ghn_jax.networks.program import INPUT, Instruction, Program
 
+Images = jax.Array | np.ndarray
+"""Arrays that go to the device with the first program that reads them."""
+
 
 class ExecutionError(GHNError):
     """Networks that do not fit the devices they are to run on.
@@ -89,9 +92,9 @@ class Signature:
     def apply(self, tensors: Sequence[jax.Array], inputs: Sequence[jax.Array], keys: Sequence[jax.Array]) -> jax.Array:
         """The output."""
         given = iter(inputs)
-        inputs = [None if shape is None else next(given).astype(self.dtype) for shape in self.inputs]
+        states: list[Any] = [None if shape is None else next(given).astype(self.dtype) for shape in self.inputs]
         options = {"dropout_key": keys[0]} if self.dropout else {}
-        return self.primitive([tensor.astype(self.dtype) for tensor in tensors], *inputs, **options)
+        return self.primitive([tensor.astype(self.dtype) for tensor in tensors], *states, **options)
 
 
 def signature_of(
@@ -218,9 +221,11 @@ class Parameters(Protocol):
 
     def tensors(self, index: int) -> tuple[jax.Array, ...]:
         """Those of the instruction of this index, in the order of `Primitive.parameters`."""
+        ...
 
     def receive(self, index: int, bars: tuple[jax.Array, ...]) -> None:
         """Takes the gradients with respect to them."""
+        ...
 
 
 class Given:
@@ -372,6 +377,7 @@ class Plan:
 
     @property
     def _loss_of(self) -> LossOf:
+        assert self.label_smoothing is not None
         return LossOf(self.program.task.num_classes, self.batch, self.dtype, self.label_smoothing)
 
     def recipes(self) -> Iterator[Any]:
@@ -423,7 +429,7 @@ def _hands_on(signature: Signature) -> bool:
     return signature.primitive.hands_on_gradient
 
 
-def logits(network: Runnable, parameters: Parameters, images: jax.Array) -> jax.Array:
+def logits(network: Runnable, parameters: Parameters, images: Images) -> jax.Array:
     """Logits `[B, classes]`, with the statistics of the batch.
 
     Args:
@@ -431,7 +437,7 @@ def logits(network: Runnable, parameters: Parameters, images: jax.Array) -> jax.
       parameters: its tensors.
       images: float32 `[B, H, W, 3]`, normalised, on the device of the network.
     """
-    registers = {INPUT: images}
+    registers: dict[int, Any] = {INPUT: images}
     for register, step in enumerate(network.steps, start=1):
         inputs = tuple([registers[r] for r in step.inputs])
         registers[register] = step.forward(parameters.tensors(register - 1), inputs, ())
@@ -441,7 +447,7 @@ def logits(network: Runnable, parameters: Parameters, images: jax.Array) -> jax.
 
 
 def value_and_grad(
-    network: Runnable, parameters: Parameters, images: jax.Array, labels: jax.Array, dropout_key: jax.Array
+    network: Runnable, parameters: Parameters, images: Images, labels: Images, dropout_key: jax.Array
 ) -> Loss:
     """The loss on a batch in training mode (batch statistics, dropout); `parameters` receive their gradients.
 
@@ -450,17 +456,21 @@ def value_and_grad(
       labels: int32 `[B]`.
       dropout_key: the instruction that writes register r uses it folded with r.
     """
-    steps = network.steps
+    steps, loss_of, key_of = network.steps, network.loss_of, network.dropout_key
+    assert loss_of is not None
     registers, tensors, keys = {INPUT: images}, {}, {}
     for register, step in enumerate(steps, start=1):
         given = tensors[register] = parameters.tensors(register - 1) if step.has_tensors else ()
-        key = keys[register] = network.dropout_key(dropout_key, np.int32(register)) if step.dropout else ()
+        key = keys[register] = ()
+        if step.dropout:
+            assert key_of is not None
+            key = keys[register] = key_of(dropout_key, np.int32(register))
         inputs = tuple([registers[r] for r in step.inputs])
         registers[register] = step.forward(given, inputs, key)
         for dead in step.last_read:
             del registers[dead]
     last = len(steps)
-    loss, bar = network.loss_of(registers.pop(last), labels)
+    loss, bar = loss_of(registers.pop(last), labels)
     bars = {last: bar}
     del bar
     for register in range(last, 0, -1):

@@ -57,7 +57,8 @@ def facts_of(compiled: jax.stages.Compiled, flops: float) -> Facts:
       compiled: the program.
       flops: taken where XLA counts none, for GPUs that are not there.
     """
-    memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    memory: Any = compiled.memory_analysis()
+    cost: Any = compiled.cost_analysis() or {}
     return Facts(
         arguments=jax.tree.map(bytes_of, compiled.args_info[0], compiled.input_formats[0]),
         results=jax.tree.map(bytes_of, compiled.out_info, compiled.output_formats),

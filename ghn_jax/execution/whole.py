@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 
 from ghn_jax.networks.primitives import Primitive
 from ghn_jax.networks.program import INPUT, Program
 
-Params = Mapping[str, jax.Array]
+Array = jax.Array | np.ndarray
+Params = Mapping[str, Array]
+"""Arrays by name."""
 
 
 def run(
     program: Program,
     params: Params,
-    images: jax.Array,
+    images: Array,
     *,
     dropout_key: jax.Array | None = None,
     jit_primitives: bool = False,
@@ -43,7 +47,7 @@ def run(
     return _execute(program, params, images, dropout_key, _jitted if jit_primitives else _apply)
 
 
-def _apply(primitive: Primitive, layer_params: Sequence[jax.Array], inputs: Sequence[jax.Array | None], options):
+def _apply(primitive: Primitive, layer_params: Sequence[jax.Array], inputs: Sequence[Any], options):
     return primitive(layer_params, *inputs, **options)
 
 
@@ -53,11 +57,11 @@ _jitted = functools.partial(jax.jit, static_argnums=0)(_apply)
 def _execute(
     program: Program,
     params: Params,
-    images: jax.Array,
+    images: Array,
     dropout_key: jax.Array | None,
     apply: Callable[..., jax.Array],
 ) -> jax.Array:
-    registers = {INPUT: images}
+    registers: dict[int, Any] = {INPUT: images}
     for register, instruction in enumerate(program.instructions, start=1):
         inputs = [None if r is None else registers[r] for r in instruction.inputs]
         layer_params = [params[tensor.name] for tensor in instruction.tensors]
@@ -83,7 +87,7 @@ def check_params(program: Program, params: Params) -> None:
         raise ValueError(f"the network has no parameters {', '.join(map(repr, surplus))}")
 
 
-def check_batch(program: Program, images: jax.Array) -> None:
+def check_batch(program: Program, images: Array) -> None:
     """Raises ValueError unless `images` are `[B, size, size, 3]` for the program's task."""
     expected = program.register_shape(INPUT)
     if images.ndim != 4 or tuple(images.shape[1:]) != expected:

@@ -37,7 +37,7 @@ def fit(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Array
 
 def fit_into(out: np.ndarray, rows: np.ndarray, tensor: Tensor, weight_norm: bool) -> None:
     """Writes what `fit` returns into `out`, every element once."""
-    tile_into(out, block(rows, tensor, weight_norm, np))
+    tile_into(out, np.asarray(block(rows, tensor, weight_norm, np)))
 
 
 def block(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Array:

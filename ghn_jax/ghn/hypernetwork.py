@@ -70,11 +70,12 @@ class Hypernetwork(nn.Module):
 
     def embed(self, graphs: jraph.GraphsTuple) -> jax.Array:
         """Embeddings of the nodes, `[G, N, hid]`; those of padding nodes mean nothing."""
-        features = self.node_type(graphs.nodes["type"]) + self.shape_encoder(graphs.nodes["shape"])
+        given = padding.features_of(graphs)
+        features = self.node_type(given["type"]) + self.shape_encoder(given["shape"])
         features = self.gnn(features, graphs)
         return self.norm(features) if self.config.layernorm else features
 
-    def decode(self, table: Table, nodes: jax.Array, positions: jax.Array) -> jax.Array:
+    def decode(self, table: Table, nodes: jax.Array, positions: jax.Array | np.ndarray) -> jax.Array:
         """Rows of a table from embeddings `[R, hid]` at positions `[R]`."""
         form = FORMS[table]
         return getattr(getattr(self, form.module), form.method)(nodes, positions)

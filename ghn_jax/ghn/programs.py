@@ -184,7 +184,7 @@ class MakeTensors:
 
     def make(self, rows: jax.Array, number: int) -> jax.Array:
         """A tensor of its rows."""
-        return fit(rows, _tensor(*self.tensors[number]), self.config.weight_norm, jnp)
+        return jnp.asarray(fit(rows, _tensor(*self.tensors[number]), self.config.weight_norm, jnp))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -93,7 +93,8 @@ def visualize(
     """
     if graph.num_nodes < 1:
         raise GraphError("a graph without nodes cannot be drawn")
-    layout = layered_layout(np.argwhere(graph.distances == 1).tolist(), graph.num_nodes)
+    edges = [(start, end) for start, end in np.argwhere(graph.distances == 1).tolist()]
+    layout = layered_layout(edges, graph.num_nodes)
     step = (0.76, 0.34) if labels else (0.27, 0.27)
     page = _Page(layout, step)
     entries = _legend_entries(graph) if legend else []

@@ -86,6 +86,12 @@ class Tensor:
     place: Place | None = None
 
     @property
+    def placed(self) -> Place:
+        """The place of a tensor of a traced model."""
+        assert self.place is not None
+        return self.place
+
+    @property
     def shape4(self) -> tuple[int, int, int, int]:
         """Its shape as `(out, in, h, w)`, the order of the published method (section 4 of its appendix)."""
         return oihw(self.role, self.shape)

@@ -8,6 +8,7 @@ nodes: the number of edges follows from it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jraph
@@ -60,7 +61,8 @@ def pad(graph: Graph, nodes: int, max_distance: int) -> jraph.GraphsTuple:
     senders, receivers = np.nonzero(graph.distances == 1)
     distances = np.zeros((graph.num_nodes, nodes), np.int32)
     distances[:, : graph.num_nodes] = graph.distances * (graph.distances <= max_distance)
-    real = jraph.GraphsTuple(
+    as_jraph: Any = jraph.GraphsTuple  # whose fields are JAX arrays to type checkers
+    real = as_jraph(
         nodes={
             "type": np.asarray(graph.node_types, np.int32),
             "shape": np.asarray(graph.node_shapes, np.int32),
@@ -76,13 +78,18 @@ def pad(graph: Graph, nodes: int, max_distance: int) -> jraph.GraphsTuple:
     return jraph.pad_with_graphs(real, n_node=nodes, n_edge=edge_bucket(nodes), n_graph=2)
 
 
+def features_of(graph: jraph.GraphsTuple) -> Any:
+    """The features of nodes, which `pad` names; to type checkers a `GraphsTuple` may hold anything."""
+    return graph.nodes
+
+
 def stack(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
     """A meta-batch: padded graphs of one size as one `GraphsTuple` whose leaves have a leading axis `[graphs]`.
 
     Raises:
       GraphError: no graphs, or graphs padded to different sizes.
     """
-    sizes = sorted({len(graph.nodes["type"]) for graph in graphs})
+    sizes = sorted({len(features_of(graph)["type"]) for graph in graphs})
     if len(sizes) != 1:
         raise GraphError(f"a meta-batch needs graphs padded to one size, got sizes {sizes}")
     return jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)

@@ -61,9 +61,9 @@ def crop_and_mirror(
 def normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """(images / 255 - mean) / std: uint8 [n, h, w, c] -> float32 [n, h, w, c]; `mean` and `std` of c numbers."""
     count, height, width, channels = images.shape
-    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    means, stds = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     # NumPy is many times faster along a row of pixels than along the channels of one.
     rows = images.reshape(count, height, width * channels).astype(np.float32)
-    rows *= np.tile(1 / (255 * std), width).astype(np.float32)
-    rows -= np.tile(mean / std, width).astype(np.float32)
+    rows *= np.tile(1 / (255 * stds), width).astype(np.float32)
+    rows -= np.tile(means / stds, width).astype(np.float32)
     return rows.reshape(images.shape)

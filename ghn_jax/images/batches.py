@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ghn_jax.images.augment import augment, normalise
+from ghn_jax.images.augment import Augmentation, augment, normalise
 from ghn_jax.images.dataset import Dataset
 from ghn_jax.images.errors import ImageError
-from ghn_jax.images.photo_views import centre_views, random_views
+from ghn_jax.images.photo_views import PhotoAugmentation, centre_views, random_views
 from ghn_jax.images.photos import Photos
 from ghn_jax.images.split import Split
 
@@ -50,11 +50,13 @@ def train_batch(dataset: Dataset, batch_size: int, seed: int, step: int) -> Batc
     order = _epoch_order(len(dataset.train.labels), seed, epoch)
     chosen = order[position * batch_size : (position + 1) * batch_size]
     rng = np.random.default_rng(np.random.SeedSequence([seed, epoch], spawn_key=(position,)))
-    images = dataset.train.images[chosen]
+    images, augmentation = dataset.train.images[chosen], dataset.augmentation
     if isinstance(images, Photos):
-        images = random_views(images, dataset.augmentation, dataset.image_size, rng)
+        assert isinstance(augmentation, PhotoAugmentation)  # which data sets see to
+        images = random_views(images, augmentation, dataset.image_size, rng)
     else:
-        images = augment(images, dataset.augmentation, rng)
+        assert isinstance(augmentation, Augmentation)
+        images = augment(images, augmentation, rng)
     return Batch(normalise(images, dataset.mean, dataset.std), dataset.train.labels[chosen])
 
 

@@ -39,8 +39,8 @@ def load(data_dir: Path | None = None) -> Dataset:
         train=Split(images[train], labels[train]),
         val=Split(images[val], labels[val]),
         test=Split(images[test], labels[test]),
-        mean=(0.3055,) * 3,
-        std=(0.3232,) * 3,
+        mean=(0.3055, 0.3055, 0.3055),
+        std=(0.3232, 0.3232, 0.3232),
         augmentation=Augmentation(crop_padding=2, flip=False),
     )
 

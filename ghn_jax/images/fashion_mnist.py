@@ -43,14 +43,16 @@ def load(data_dir: Path | None = None) -> Dataset:
     folders.append(DEBIAN_FOLDER)
     for folder in folders:
         paths = [_existing(folder / name) for name in _FILES]
+        present = [path for path in paths if path is not None]
         absent = [name for name, path in zip(_FILES, paths, strict=True) if path is None]
         if not absent:
-            return _dataset(_read(*paths[:2]), _read(*paths[2:]))
+            return _dataset(_read(*present[:2]), _read(*present[2:]))
         if len(absent) < len(_FILES):
             raise ImageError(f"{folder} lacks {', '.join(absent)} (plain or .gz) of the files of Fashion-MNIST")
     prepared = tfds.find("fashion_mnist", data_dir)
     if prepared is not None:
-        return _dataset(*(_widen(*tfds.read(prepared, part)) for part in ("train", "test")))
+        train, test = (tfds.read(prepared, part) for part in ("train", "test"))
+        return _dataset(_widen(np.asarray(train.images), train.labels), _widen(np.asarray(test.images), test.labels))
     raise ImageError(
         "\n".join(
             [
@@ -95,7 +97,7 @@ def _dataset(training: Split, test: Split) -> Dataset:
         train=train,
         val=val,
         test=test,
-        mean=(0.2188,) * 3,
-        std=(0.3317,) * 3,
+        mean=(0.2188, 0.2188, 0.2188),
+        std=(0.3317, 0.3317, 0.3317),
         augmentation=Augmentation(crop_padding=2, flip=True),
     )

@@ -43,9 +43,8 @@ def load(data_dir: Path | None = None, num_classes: int = NUM_CLASSES) -> Datase
         return _dataset("imagenet", *_read_tree(tree, num_classes), num_classes)
     prepared = tfds.find("imagenet2012", data_dir)
     if prepared is not None:
-        return _dataset(
-            "imagenet", *(tfds.read_lazily(prepared, part) for part in ("train", "validation")), num_classes
-        )
+        train, validation = (tfds.read_lazily(prepared, part) for part in ("train", "validation"))
+        return _dataset("imagenet", train, validation, num_classes)
     raise ImageError(_how_to_get(data_dir))
 
 

@@ -110,7 +110,8 @@ def random_box(
     ratio is allowed.
     """
     areas = width * height * rng.uniform(*augmentation.area, ATTEMPTS)
-    ratios = np.exp(rng.uniform(*np.log(augmentation.ratio), ATTEMPTS))
+    lowest, highest = np.log(augmentation.ratio)
+    ratios = np.exp(rng.uniform(lowest, highest, ATTEMPTS))
     widths, heights = np.rint(np.sqrt([areas * ratios, areas / ratios])).astype(int)
     fitting = np.flatnonzero((widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height))
     if fitting.size:

@@ -28,9 +28,11 @@ class Source(Protocol):
 
     def read(self, number: int) -> bytes:
         """The content of an image file.  Raises OSError."""
+        ...
 
     def name(self, number: int) -> str:
         """Where the image is, for people to find it."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ def render(photos: Photos, size: int, views: Sequence[PhotoView]) -> np.ndarray:
     pixels = np.empty((len(photos), size, size, 3), np.uint8)
 
     def one(position: int) -> None:
-        pixels[position] = views[position](decode(photos.source, int(photos.numbers[position])))
+        pixels[position] = np.asarray(views[position](decode(photos.source, int(photos.numbers[position]))))
 
     for _ in _threads().map(one, range(len(photos))):
         pass

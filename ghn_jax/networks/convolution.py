@@ -26,6 +26,7 @@ from ghn_jax.networks.blocking import blocks
 from ghn_jax.networks.platforms import platform
 
 Size = tuple[int, int]
+"""Height and width."""
 
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 
@@ -42,7 +43,7 @@ class Window:
     padding: Size = (0, 0)
     dilation: int = 1
 
-    def output_size(self, size: Size) -> Size:
+    def output_size(self, size: Sequence[int]) -> Size:
         """Height and width of the output for an input of this height and width."""
         height, width = (
             (size[axis] + 2 * self.padding[axis] - self.dilation * (self.kernel[axis] - 1) - 1) // self.stride[axis] + 1
@@ -50,7 +51,7 @@ class Window:
         )
         return height, width
 
-    def gradient_padding(self, size: Size, output_size: Size) -> tuple[list[int], list[int]]:
+    def gradient_padding(self, size: Sequence[int], output_size: Sequence[int]) -> tuple[list[int], list[int]]:
         """Padding, before and after each axis, of the convolution that is the gradient with respect to the input.
 
         It may be negative: rows that no output depends on.
@@ -98,7 +99,7 @@ def convolve(x: jax.Array, kernel: jax.Array, window: Window) -> jax.Array:
     return _native(x, kernel, window)
 
 
-def _is_larger(window: Window, size: Size) -> bool:
+def _is_larger(window: Window, size: Sequence[int]) -> bool:
     """Whether the kernel is larger than the image of this height and width, or than its output.
 
     Then XLA would take the one for the other, in the convolution or in its gradient.
@@ -161,7 +162,7 @@ def _in_forward_order(
     CPUs are a hundred times slower then: so such inputs are padded before, behind a barrier.
     """
     if math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3]):
-        pads = [(*pad, spread - 1) for pad, spread in zip(padding, input_dilation, strict=True)]
+        pads = [(low, high, spread - 1) for (low, high), spread in zip(padding, input_dilation, strict=True)]
         x = lax.optimization_barrier(lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *pads, (0, 0, 0)]))
         padding, input_dilation = [(0, 0), (0, 0)], (1, 1)
     return lax.conv_general_dilated(

@@ -25,7 +25,9 @@ class _Builder:
         self.shapes: list[ops.Shape] = [(task.image_size, task.image_size, 3)]
         self.unfed: list[ParameterTensor] = []
 
-    def shape(self, register: int) -> ops.Shape:
+    def shape(self, register: int | None) -> ops.Shape:
+        """The shape of a state that is there."""
+        assert register is not None
         return self.shapes[register]
 
     def add(self, primitive: ops.Primitive, *inputs: int | None, scope: str = "") -> int | None:
@@ -51,16 +53,15 @@ class _Builder:
         live = {output}
         for register in range(output, INPUT, -1):
             if register in live:
-                live.update(self.instructions[register - 1].inputs)
-        live -= {INPUT, None}
+                live.update(r for r in self.instructions[register - 1].inputs if r is not None)
+        live.discard(INPUT)
         if len(live) == len(self.instructions):
             return Program(self.task, tuple(self.instructions), tuple(self.unfed))
         renumber = {register: new for new, register in enumerate(sorted(live | {INPUT}))}
-        renumber[None] = None
         kept, unused = [], list(self.unfed)
         for register, instruction in enumerate(self.instructions, start=1):
             if register in live:
-                inputs = tuple([renumber[r] for r in instruction.inputs])
+                inputs = tuple([None if r is None else renumber[r] for r in instruction.inputs])
                 if inputs != instruction.inputs:
                     instruction = Instruction(instruction.primitive, inputs, instruction.tensors, instruction.shape)
                 kept.append(instruction)
@@ -133,10 +134,10 @@ class _Cells:
             reduced_before = reduces and not a.has_attention
         return self.head(s1)
 
-    def channels(self, register: int) -> int:
+    def channels(self, register: int | None) -> int:
         return self.builder.shape(register)[-1]
 
-    def conv(self, x, scope, inputs, outputs, kernel, *, stride=1, padding=None, **options):
+    def conv(self, x, scope, inputs, outputs, kernel, *, stride: int | tuple[int, int] = 1, padding=None, **options):
         """A dense or depthwise convolution, by default padded to keep the size."""
         kernel = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         stride = stride if isinstance(stride, tuple) else (stride, stride)
@@ -148,19 +149,19 @@ class _Cells:
             return x
         return self.builder.add(_same(ops.BatchNorm, channels), x, scope=scope)
 
-    def stem(self) -> tuple[int, int]:
+    def stem(self) -> tuple[int | None, int | None]:
         """The stem's two outputs, the inputs of the first cell."""
         a, add = self.arch, self.builder.add
         if a.has_attention:
             patch = 16 if self.large else 3
             x = self.conv(INPUT, "stem0", 3, a.C, patch, stride=patch, padding=(0, 0) if self.large else (1, 1))
-            size = self.builder.shape(x)[:2]
-            if size != ((14, 14) if self.large else (11, 11)):
+            height, width, _ = self.builder.shape(x)
+            if (height, width) != ((14, 14) if self.large else (11, 11)):
                 raise ArchitectureError(
                     f"networks with msa have positional encodings for {'224x224' if self.large else '32x32'} images, "
                     f"got Task.image_size={self.builder.task.image_size}"
                 )
-            x = add(ops.PositionalEncoding(size, a.C), x, scope="pos_enc")
+            x = add(ops.PositionalEncoding((height, width), a.C), x, scope="pos_enc")
             return x, x
         if a.stem_type == 0:
             channels = a.C * (3 if a.preproc and not self.large else 1)
@@ -305,7 +306,7 @@ class _Cells:
         return x
 
 
-def _resnet(builder: _Builder, resnet: ResNet) -> int:
+def _resnet(builder: _Builder, resnet: ResNet) -> int | None:
     """A bottleneck ResNet with strides in the 3x3 convolutions, as in torchvision."""
 
     def conv_norm(x, outputs, kernel, stride, conv, norm):

@@ -17,9 +17,9 @@ def platform() -> str:
     return compiled_for.value or jax.default_backend()
 
 
-def accelerator() -> jax.Device | None:
-    """Where JAX puts arrays that nobody has put anywhere (`jax.default_device`); None if that is a CPU."""
-    device = jax.config.jax_default_device
+def accelerator() -> Any:
+    """The device where JAX puts arrays that nobody has put anywhere (`jax.default_device`); None if that is a CPU."""
+    device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]  (made when JAX starts)
     if device is None or isinstance(device, str):
         device = jax.local_devices(backend=device)[0]
     return None if platform_of(device) == "cpu" else device

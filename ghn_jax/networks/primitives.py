@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -37,6 +37,9 @@ class Parameter(NamedTuple):
     shape: Shape
 
 
+_UNKNOWN = "unknown"
+
+
 @dataclasses.dataclass(frozen=True)
 class Primitive:
     """One operation; subclasses say what it computes."""
@@ -56,13 +59,23 @@ class Primitive:
     tensor_is_added: ClassVar[bool] = False
     """The node stands beside the input, and a sum after both."""
 
-    extent: ClassVar[Size] = (0, 0)
-    """Height and width that its node has, zeros if none."""
+    @property
+    def extent(self) -> Size:
+        """Height and width that its node has, zeros if none."""
+        return self.node_extent
+
+    node_extent: ClassVar[Size] = (0, 0)
+    """`extent`, where it is the same for all."""
 
     @property
     def node_type(self) -> str | None:
-        """Type of its node in the graph, one of `NODE_TYPES`; every subclass says for itself if it has None."""
-        raise NotImplementedError(f"{type(self).__name__} does not say which node it has")
+        """Type of its node in the graph, one of `NODE_TYPES`, or None."""
+        if self.node is _UNKNOWN:
+            raise NotImplementedError(f"{type(self).__name__} does not say which node it has")
+        return self.node
+
+    node: ClassVar[str | None] = _UNKNOWN
+    """`node_type`, where it is the same for all; every subclass says for itself if it has none."""
 
     @property
     def needs_key(self) -> bool:
@@ -79,8 +92,8 @@ class Primitive:
         """Number of parameters."""
         return sum(math.prod(parameter.shape) for parameter in self.parameters)
 
-    def output_shape(self, shapes: Sequence[Shape]) -> Shape:
-        """Shape of the output for inputs of these shapes."""
+    def output_shape(self, shapes: Sequence[Any]) -> Shape:
+        """Shape of the output for inputs of these shapes, None for one that is absent."""
         return shapes[0]
 
     def known_output_shape(self, shapes: tuple[Shape | None, ...]) -> Shape:
@@ -167,8 +180,8 @@ class Conv(Primitive):
 class Linear(Primitive):
     """A linear layer over the last axis, after an optional activation (None, "relu" or "gelu")."""
 
-    node_type = "conv"
-    extent: ClassVar[Size] = (1, 1)
+    node: ClassVar[str | None] = "conv"
+    node_extent: ClassVar[Size] = (1, 1)
     separate_bias: ClassVar[bool] = True
 
     inputs: int
@@ -212,8 +225,8 @@ class Linear(Primitive):
 class BatchNorm(Primitive):
     """Batch normalisation by the statistics of the batch, as the published evaluation of predicted parameters does."""
 
-    node_type = "bn"
-    extent: ClassVar[Size] = (1, 1)
+    node: ClassVar[str | None] = "bn"
+    node_extent: ClassVar[Size] = (1, 1)
 
     channels: int
 
@@ -233,8 +246,8 @@ class BatchNorm(Primitive):
 class LayerNorm(Primitive):
     """Layer normalisation over the channels."""
 
-    node_type = "ln"
-    extent: ClassVar[Size] = (1, 1)
+    node: ClassVar[str | None] = "ln"
+    node_extent: ClassVar[Size] = (1, 1)
 
     channels: int
 
@@ -257,7 +270,7 @@ class MaxPool(Primitive):
     Equal maxima share the gradient, where the original gives it all to the first.
     """
 
-    node_type = "max_pool"
+    node: ClassVar[str | None] = "max_pool"
 
     kernel: int = 3
     stride: int = 1
@@ -285,14 +298,17 @@ class MaxPool(Primitive):
 class AvgPool(Primitive):
     """Mean over the part of a window that lies inside the image."""
 
-    node_type = "avg_pool"
+    node: ClassVar[str | None] = "avg_pool"
 
     gradient_reads_inputs: ClassVar[bool] = False
 
     kernel: int = 3
     stride: int = 1
 
-    extent = MaxPool.extent
+    @property
+    def extent(self):
+        return (self.kernel, self.kernel)
+
     output_shape = MaxPool.output_shape
 
     def __call__(self, params, *inputs):
@@ -310,7 +326,7 @@ def _pooling_window(kernel: int, stride: int) -> Window:
 class Add(Primitive):
     """Sum of two activations."""
 
-    node_type = "sum"
+    node: ClassVar[str | None] = "sum"
     hands_on_gradient: ClassVar[bool] = True
 
     arity: ClassVar[int] = 2
@@ -324,7 +340,7 @@ class Add(Primitive):
 class Concat(Primitive):
     """Concatenation along the channels; an absent input (None) counts as zeros of the shape of the others."""
 
-    node_type = "concat"
+    node: ClassVar[str | None] = "concat"
 
     arity: ClassVar[int] = 0
     gradient_reads_inputs: ClassVar[bool] = False
@@ -342,7 +358,7 @@ class Concat(Primitive):
 class Subsample(Primitive):
     """Every `stride`-th row and column."""
 
-    node_type = None
+    node: ClassVar[str | None] = None
 
     gradient_reads_inputs: ClassVar[bool] = False
 
@@ -360,7 +376,7 @@ class Subsample(Primitive):
 class Relu(Primitive):
     """ReLU on its own, where its result is used more than once."""
 
-    node_type = None
+    node: ClassVar[str | None] = None
 
     def __call__(self, params, *inputs):
         return jax.nn.relu(inputs[0])
@@ -370,7 +386,7 @@ class Relu(Primitive):
 class PositionalEncoding(Primitive):
     """Adds a learned image of position codes."""
 
-    node_type = "pos_enc"
+    node: ClassVar[str | None] = "pos_enc"
     tensor_is_added: ClassVar[bool] = True
 
     gradient_reads_inputs: ClassVar[bool] = False
@@ -394,7 +410,7 @@ class PositionalEncoding(Primitive):
 class Attention(Primitive):
     """Multi-head self-attention over all pixels, from concatenated queries, keys and values."""
 
-    node_type = "msa"
+    node: ClassVar[str | None] = "msa"
 
     heads: int
 
@@ -458,7 +474,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 class Squeeze(Primitive):
     """Mean over all pixels, the first half of channel excitation."""
 
-    node_type = None
+    node: ClassVar[str | None] = None
 
     gradient_reads_inputs: ClassVar[bool] = False
 
@@ -476,7 +492,7 @@ class Excite(Primitive):
     Hard-swish, where squeeze-and-excitation (Hu et al. 2018) has a sigmoid, is the published networks' choice.
     """
 
-    node_type = "cse"
+    node: ClassVar[str | None] = "cse"
 
     stride: int = 1
     arity: ClassVar[int] = 2
@@ -493,7 +509,7 @@ class Excite(Primitive):
 class GlobalAvgPool(Primitive):
     """Mean over all pixels before the head."""
 
-    node_type = "glob_avg"
+    node: ClassVar[str | None] = "glob_avg"
 
     gradient_reads_inputs: ClassVar[bool] = False
 
@@ -505,7 +521,7 @@ class GlobalAvgPool(Primitive):
 class Flatten(Primitive):
     """All features as one vector, channels outermost as in the original (tiled weights depend on the order)."""
 
-    node_type = None
+    node: ClassVar[str | None] = None
 
     gradient_reads_inputs: ClassVar[bool] = False
 

@@ -34,7 +34,7 @@ CAPACITY = padding.NODE_BUCKETS[-1]
 """Embeddings are padded to this number of nodes, so that the decoders do not depend on the size of the graph."""
 
 
-def predict_tensors(graph: Graph, ghn: GHN, device: jax.Device) -> list[jax.Array]:
+def predict_tensors(graph: Graph, ghn: GHN, device: Any) -> list[jax.Array]:
     """The tensors of a graph, in its order; see `predict_leaves`."""
     placed, leaves = _each_a_leaf(graph)
     predicted = predict_leaves(placed, leaves, {}, ghn, device)
@@ -42,7 +42,7 @@ def predict_tensors(graph: Graph, ghn: GHN, device: jax.Device) -> list[jax.Arra
 
 
 def predict_leaves(
-    graph: Graph, leaves: Sequence[Leaf], initial: Mapping[int, Any], ghn: GHN, device: jax.Device
+    graph: Graph, leaves: Sequence[Leaf], initial: Mapping[int, Any], ghn: GHN, device: Any
 ) -> dict[int, jax.Array]:
     """The leaves of a parameter tree that do not keep their initial values.
 
@@ -79,7 +79,7 @@ def predict_leaves(
     return {index: make(index, leaf) for index, leaf in plan.leaves.items()}
 
 
-def compile_ahead(config: HypernetConfig, buckets: Sequence[int], graphs: Sequence[Graph], device: jax.Device) -> None:
+def compile_ahead(config: HypernetConfig, buckets: Sequence[int], graphs: Sequence[Graph], device: Any) -> None:
     """Compiles what all predictions for graphs of these padded sizes share, and all that some graphs need."""
     recipes: list[Recipe] = [Embed(config, nodes) for nodes in buckets]
     recipes += [DecodeChunk(config, table, chunk_rows(config, table)) for table in Table]
@@ -99,7 +99,7 @@ def recipes_of(graph: Graph, config: HypernetConfig) -> Iterator[Recipe]:
 
 
 @functools.cache
-def programs_of(device: jax.Device) -> Programs:
+def programs_of(device: Any) -> Programs:
     """The programs of all predictions on a device."""
     return Programs([device], lower=lower_for_results)
 
@@ -122,8 +122,8 @@ class Embed:
         return param_shapes(self.config), _graph_shapes(self.nodes)
 
     def __call__(self, params, graphs):
-        (nodes,) = Hypernetwork(self.config).apply({"params": params}, graphs, method="embed")
-        return jnp.pad(nodes, ((0, CAPACITY - self.nodes), (0, 0)))
+        nodes: Any = Hypernetwork(self.config).apply({"params": params}, graphs, method="embed")
+        return jnp.pad(nodes[0], ((0, CAPACITY - self.nodes), (0, 0)))
 
 
 @functools.cache
@@ -222,7 +222,7 @@ def _plan(graph: Graph, leaves: Sequence[Leaf], partly: Collection[int], config:
     # Empty leaves have neither tensors nor initial values.
     tensors_of: dict[int, list[int]] = {index: [] for index in range(len(leaves)) if index not in partly}
     for number, tensor in enumerate(graph.tensors):
-        tensors_of.setdefault(tensor.place.leaf, []).append(number)
+        tensors_of.setdefault(tensor.placed.leaf, []).append(number)
 
     def leaf_of(index: int, numbers: list[int]) -> _Leaf:
         tensors, places = [graph.tensors[n] for n in numbers], [layout.places[n] for n in numbers]
@@ -234,7 +234,7 @@ def _plan(graph: Graph, leaves: Sequence[Leaf], partly: Collection[int], config:
                 slots=tuple(chunks.index(place.chunk) for place in places),
                 rows=tuple(len(layout.chunks[chunk].nodes) for chunk in chunks),
             ),
-            places=tuple(dataclasses.replace(tensor.place, leaf=0) for tensor in tensors),
+            places=tuple(dataclasses.replace(tensor.placed, leaf=0) for tensor in tensors),
             shape=tuple(leaves[index].shape),
             dtype=jax.dtypes.canonicalize_dtype(leaves[index].dtype),
             partly=index in partly,
@@ -256,7 +256,7 @@ def _each_a_leaf(graph: Graph) -> tuple[Graph, list[Leaf]]:
     return dataclasses.replace(graph, tensors=tuple(tensors)), leaves
 
 
-def _params_on(device: jax.Device, ghn: GHN) -> Any:
+def _params_on(device: Any, ghn: GHN) -> Any:
     """The hypernetwork's parameters, in the form that programs expect; those that are there already stay."""
     shapes, structure = jax.tree.flatten(param_shapes(ghn.config))
     leaves = [jnp.asarray(leaf, like.dtype) for leaf, like in zip(jax.tree.leaves(ghn.params), shapes, strict=True)]

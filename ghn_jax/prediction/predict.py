@@ -125,17 +125,18 @@ def _predict_tensors(graph: Graph, ghn: GHN) -> list[jax.Array]:
 def _predict_leaves(graph: Graph, tree: ParameterTree, initial: Mapping[int, Any], ghn: GHN) -> dict[int, jax.Array]:
     """The leaves, by index, that do not keep their initial values."""
     leaves = _allocate([leaf.shape for leaf in tree.leaves])
-    predicted = {tensor.place.leaf for tensor in graph.tensors}
+    predicted = {tensor.placed.leaf for tensor in graph.tensors}
     for index in initial.keys() & predicted:
         leaves[index][...] = initial[index]  # the parts that are not predicted
-    buffers = [tensor.place.buffer(leaves[tensor.place.leaf], tensor.shape) for tensor in graph.tensors]
-    apart = [index for index, buffer in enumerate(buffers) if buffer is None]
-    for index in apart:
-        buffers[index] = np.empty(graph.tensors[index].shape, np.float32)
+    within = [tensor.placed.buffer(leaves[tensor.placed.leaf], tensor.shape) for tensor in graph.tensors]
+    buffers = [
+        np.empty(tensor.shape, np.float32) if buffer is None else buffer
+        for tensor, buffer in zip(graph.tensors, within, strict=True)
+    ]
     _predict_into(buffers, graph, ghn)
-    for index in apart:
-        place = graph.tensors[index].place
-        place.write(leaves[place.leaf], buffers[index])
+    for tensor, buffer, place in zip(graph.tensors, buffers, within, strict=True):
+        if place is None:
+            tensor.placed.write(leaves[tensor.placed.leaf], buffer)
     whole = [index for index in range(len(leaves)) if index in predicted or index not in initial]
     arrays = [leaves[index].astype(tree.leaves[index].dtype, copy=False) for index in whole]
     return dict(zip(whole, jax.device_put(arrays, may_alias=True), strict=True))

@@ -115,7 +115,7 @@ def report(graph: Graph, ghn: GHN | None = None) -> Report:
     tree = graph.tree
     owned: dict[int, list[Tensor]] = {}
     for tensor in graph.tensors:
-        owned.setdefault(tensor.place.leaf, []).append(tensor)
+        owned.setdefault(tensor.placed.leaf, []).append(tensor)
     rows = []
     for index, leaf in enumerate(tree.leaves):
         remarks = [tree.remarks[index]] if index in tree.remarks else []

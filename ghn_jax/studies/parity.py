@@ -64,7 +64,8 @@ class Reference:
         self.networks = self._json(NETWORKS)
         self.predictions = self._json(PREDICTIONS)
         try:
-            with h5py.File(folder / GRAPHS) as file:
+            with h5py.File(folder / GRAPHS) as opened:
+                file: Any = opened
                 self._graphs = {
                     f"{split}/{index}": (group["adj"][:].astype(np.int32), group["nodes"][:].tolist())
                     for split in file

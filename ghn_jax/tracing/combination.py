@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 from ghn_jax.tracing import layers
 from ghn_jax.tracing.network import TracedNetwork
@@ -78,7 +79,7 @@ def _one_parameter(network: TracedNetwork, parameters: Sequence[TracedParameter]
     return chosen
 
 
-def _pair(network: TracedNetwork, name: str, first: Value, second: Value, scope: str) -> Value:
+def _pair(network: TracedNetwork, name: str, first: Any, second: Any, scope: str) -> Value:
     if isinstance(first, Scores) or isinstance(second, Scores):
         sources = [value.sources if isinstance(value, Scores) else None for value in (first, second)]
         nodes = [
@@ -113,12 +114,12 @@ def _pair(network: TracedNetwork, name: str, first: Value, second: Value, scope:
     if len(set(nodes)) <= 1:
         return Activation(nodes[0]) if nodes else CONSTANT
     if name in PRODUCTS:
-        return Activation(network.gate(*nodes, scope), direct=True)
+        return Activation(network.gate(nodes[0], nodes[1], scope), direct=True)
     return Activation(network.join("sum", nodes, scope), direct=True)
 
 
 def _with_statistic(
-    network: TracedNetwork, name: str, value: Activation, statistic: Statistic, scope: str
+    network: TracedNetwork, name: str, value: Any, statistic: Statistic, scope: str
 ) -> Activation | None:
     """An activation with a reduction of its own, or of what it was normalised from; None if it is of another one."""
     node = network.nodes[value.node]
@@ -143,7 +144,7 @@ def _with_statistic(
     return Activation(value.node)
 
 
-def _with_parameter(network: TracedNetwork, name: str, value: Value, parameter: TracedParameter, scope: str) -> Value:
+def _with_parameter(network: TracedNetwork, name: str, value: Any, parameter: TracedParameter, scope: str) -> Value:
     if name not in PRODUCTS and name not in SUMS:
         for part in parameter.parts:
             network.refuse(part.leaf, f"it is used by {name!r}, which no layer of the hypernetwork's networks does")

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.core
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
@@ -118,7 +120,7 @@ class _Flattener:
         number = self.new(jax.typeof(value))
         if np.shape(value) == () and not isinstance(value, jax.core.Tracer):
             dtype = jax.typeof(value).dtype
-            if jax.dtypes.issubdtype(dtype, np.integer) or jax.dtypes.issubdtype(dtype, np.bool_):
+            if jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.bool_):
                 self.known[number] = int(value)
         return number
 

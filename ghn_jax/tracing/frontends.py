@@ -255,7 +255,7 @@ class _Tree:
 
 
 def _name(path: Sequence[Any]) -> str:
-    name = jax.tree_util.keystr(path, simple=True, separator="/")
+    name = jax.tree_util.keystr(tuple(path), simple=True, separator="/")
     return name.removesuffix("/value") or "parameter"
 
 
@@ -269,9 +269,10 @@ def _attempt(what: str, function: Callable[[], Any]) -> Any:
 
 
 def _refuse_unpredicted(call: Call, graph: Graph) -> None:
-    target = graph.tree
-    reasons = [f"{target.leaves[index].name!r}: {reason}" for index, reason in target.unpredicted.items()]
-    reasons += [f"unknown operation {place}" for place in target.unsupported]
+    tree = graph.tree
+    assert tree is not None
+    reasons = [f"{tree.leaves[index].name!r}: {reason}" for index, reason in tree.unpredicted.items()]
+    reasons += [f"unknown operation {place}" for place in tree.unsupported]
     if reasons:
         raise TraceError(f"{call.name} cannot be predicted as a whole: " + "; ".join(reasons))
 
@@ -281,12 +282,12 @@ def _is_array(leaf: Any) -> bool:
 
 
 def _is_float(array: Any) -> bool:
-    return jax.dtypes.issubdtype(array.dtype, np.floating)
+    return jnp.issubdtype(array.dtype, np.floating)
 
 
 def _is_key(array: Any) -> bool:
     raw = array.dtype == np.uint32 and array.shape[-1:] == (2,)
-    return raw or jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return raw or jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def _text(array: Any) -> str:

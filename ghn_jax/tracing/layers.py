@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ghn_jax.graphs.graph import Role
@@ -34,19 +34,19 @@ def dense(
     features = 0
     for part in kernel.parts:
         # In the order of the parameter's own axes, however the product names them.
-        inputs = sorted(atom for axis in contracted for atom in part.axes[axis])
-        outputs = sorted(atom for axis in (*batch, *free) for atom in part.axes[axis])
+        inputs = sorted(atom for axis in contracted for atom in part.laid_out[axis])
+        outputs = sorted(atom for axis in (*batch, *free) for atom in part.laid_out[axis])
         network.claim(node, Role.WEIGHT, part, (inputs, outputs), (count(inputs), count(outputs)))
         features += count(outputs)
     if len(kernel.parts) > 1:
-        inputs = count([atom for axis in contracted for atom in kernel.view.axes[axis]])
+        inputs = count([atom for axis in contracted for atom in kernel.view.laid_out[axis]])
         network.nodes[node].shape = (features, inputs, 1, 1)
     network.nodes[node].features = features
     return Activation(node, direct=True)
 
 
 def convolution(
-    network: TracedNetwork, source: int, kernel: TracedParameter, params: dict[str, Any], scope: str
+    network: TracedNetwork, source: int, kernel: TracedParameter, params: Mapping[str, Any], scope: str
 ) -> Activation:
     """A convolution over any number of spatial axes.
 
@@ -85,8 +85,8 @@ def embedding(
     for part in table.parts:
         view = part.known()
         looked_up = [axis for axis in indexed if axis < len(view.shape)] or [0]
-        rows = [atom for axis in looked_up for atom in view.axes[axis]]
-        features = [atom for axis in range(len(view.shape)) if axis not in looked_up for atom in view.axes[axis]]
+        rows = [atom for axis in looked_up for atom in view.laid_out[axis]]
+        features = [atom for axis in range(len(view.shape)) if axis not in looked_up for atom in view.laid_out[axis]]
         shape = (count(rows), count(features))
         network.claim(node, Role.EMBEDDING, view, (rows, features), shape, "a table of embeddings")
         network.nodes[node].features = shape[1]
@@ -151,7 +151,7 @@ def position(network: TracedNetwork, parameter: TracedParameter, scope: str, rem
     node = network.add("pos_enc", [], scope)
     for part in parameter.parts:
         view = part if part.axes is not None and part.size == part.picked.size else part.picked
-        axes = [axis for axis in view.axes if any(atom.axis != REPEATED for atom in axis)]
+        axes = [axis for axis in view.laid_out if any(atom.axis != REPEATED for atom in axis)]
         *places, channels = axes or [()]
         atoms = [atom for axis in places for atom in axis]
         positions = count(atoms)
@@ -171,7 +171,7 @@ def position(network: TracedNetwork, parameter: TracedParameter, scope: str, rem
 def _claim_vectors(network: TracedNetwork, node: int, role: Role, parameter: TracedParameter, remark: str = "") -> None:
     for part in parameter.parts:
         view = part.known()
-        atoms = [atom for axis in view.axes for atom in axis]
+        atoms = [atom for axis in view.laid_out for atom in axis]
         network.claim(node, role, view, [atoms], (count(atoms),), remark or (LOST_LAYOUT if part.axes is None else ""))
     if len(parameter.parts) > 1:
         network.nodes[node].shape = (parameter.size, 1, 1, 1)
@@ -183,7 +183,7 @@ def _own_layout(network: TracedNetwork, node: int, role: Role, part: View, remar
     if len(view.shape) < 2:
         network.refuse(view.leaf, "a linear layer computes its weights from it")
         return
-    *spatial, inputs, outputs = view.axes
+    *spatial, inputs, outputs = view.laid_out
     groups = [list(inputs), list(outputs)]
     if spatial:
         groups = [[atom for axis in (spatial[:-1] or spatial) for atom in axis], [], *groups]

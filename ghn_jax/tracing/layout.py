@@ -63,9 +63,15 @@ class View:
         axes = tuple((Atom(axis, size, 1, 0, size),) if size > 1 else () for axis, size in enumerate(shape))
         return cls(leaf, shape, axes, shape)
 
-    def lost(self, shape: tuple[int, ...]) -> View:
+    def lost(self, shape: Sequence[int]) -> View:
         """A value of the parameter whose layout is not known."""
         return dataclasses.replace(self, axes=None, shape=tuple(shape))
+
+    @property
+    def laid_out(self) -> tuple[Axis, ...]:
+        """The axes of a view whose layout is known."""
+        assert self.axes is not None
+        return self.axes
 
     @property
     def picked(self) -> View:
@@ -75,7 +81,7 @@ class View:
         kept = [axis for axis in range(len(self.leaf_shape)) if axis not in fixed]
         return dataclasses.replace(
             view,
-            axes=tuple(view.axes[axis] for axis in kept),
+            axes=tuple(view.laid_out[axis] for axis in kept),
             shape=tuple(self.leaf_shape[axis] for axis in kept),
             fixed=tuple(fixed.values()),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from ghn_jax.tracing import layers, relayout
 from ghn_jax.tracing.combination import combine, materialise, materialise_all
@@ -75,7 +76,7 @@ class _Reader:
         results = result if isinstance(result, list) else [result] * len(equation.outputs)
         self.values.update(zip(equation.outputs, results, strict=True))
 
-    def elementwise(self, equation: Equation, values: list[Value]) -> Value | list[Value]:
+    def elementwise(self, equation: Equation, values: list[Any]) -> Any:
         name = equation.name
         if name == "select_n" and not all(isinstance(value, Constant) for value in values[1:]):
             values = values[1:]  # what decides which value it is, is not part of it
@@ -84,16 +85,17 @@ class _Reader:
             return values  # optimization_barrier, sort, psum: one output for every input
         if len(given) == 1 and isinstance(given[0], Activation) and name in SAME_VALUE:
             return given[0]
-        if isinstance(given[0], Statistic) and (name in ROOTS or (name == "integer_pow" and equation.params["y"] < 0)):
-            return dataclasses.replace(given[0], root=True)
+        first = given[0]
+        if isinstance(first, Statistic) and (name in ROOTS or (name == "integer_pow" and equation.params["y"] < 0)):
+            return dataclasses.replace(first, root=True)
         result = combine(self.network, name, values, equation.scope)
         if isinstance(result, TracedParameter):
-            shape = self.shape(equation.outputs[0])
+            shape = self.shape(next(iter(equation.outputs)))
             if shape != result.view.shape:
                 result = relayout.broadcast_to(result, shape)
         return result
 
-    def unknown(self, equation: Equation, values: list[Value]) -> Value:
+    def unknown(self, equation: Equation, values: list[Any]) -> Value:
         name = equation.name
         place = f"{name!r} in {equation.scope or 'the model'}"
         for value in values:
@@ -112,13 +114,13 @@ class _Reader:
 
     # Layout
 
-    def layout(self, equation: Equation, values: list[Value]) -> Value:
+    def layout(self, equation: Equation, values: list[Any]) -> Value:
         value = values[0]
         if not isinstance(value, TracedParameter):
             return value
         return relayout.change(value, equation.name, equation.params, self.shape(equation.outputs[0]))
 
-    def slice(self, equation: Equation, values: list[Value]) -> Value:
+    def slice(self, equation: Equation, values: list[Any]) -> Value:
         value, params = values[0], equation.params
         if not isinstance(value, TracedParameter):
             return value
@@ -128,7 +130,7 @@ class _Reader:
             value = relayout.cut(value, axis, start, stop)
         return value
 
-    def split(self, equation: Equation, values: list[Value]) -> list[Value]:
+    def split(self, equation: Equation, values: list[Any]) -> list[Value]:
         value, axis = values[0], equation.params["axis"]
         if not isinstance(value, TracedParameter):
             return [value] * len(equation.outputs)
@@ -138,7 +140,7 @@ class _Reader:
             start += int(size)
         return pieces
 
-    def dynamic_slice(self, equation: Equation, values: list[Value]) -> Value:
+    def dynamic_slice(self, equation: Equation, values: list[Any]) -> Value:
         value, *indices = values
         if not isinstance(value, TracedParameter):
             return self.elementwise(dataclasses.replace(equation, name="slice"), values[:1])
@@ -156,7 +158,7 @@ class _Reader:
             value = relayout.cut(value, axis, start, start + sizes[axis])
         return value
 
-    def loop_slice(self, equation: Equation, values: list[Value]) -> Value:
+    def loop_slice(self, equation: Equation, values: list[Any]) -> Value:
         value, index = values[0], equation.params["index"]
         if not isinstance(value, TracedParameter):
             return value
@@ -164,7 +166,7 @@ class _Reader:
             return relayout.lose(value, self.shape(equation.outputs[0]))
         return relayout.pick(value, 0, index)
 
-    def concatenate(self, equation: Equation, values: list[Value]) -> Value:
+    def concatenate(self, equation: Equation, values: list[Any]) -> Value:
         given = [value for value in values if not isinstance(value, Constant)]
         scope, axis = equation.scope, equation.params.get("dimension", 0)
         if all(isinstance(value, TracedParameter) for value in given):
@@ -183,7 +185,7 @@ class _Reader:
             return CONSTANT
         return Activation(self.network.join("concat", nodes, scope), direct=len(set(nodes)) > 1)
 
-    def stack(self, equation: Equation, values: list[Value]) -> Value:
+    def stack(self, equation: Equation, values: list[Any]) -> Value:
         """A concatenation along a new axis."""
         axis = equation.params.get("axis", 0)
         shape = self.shape(equation.outputs[0])
@@ -196,13 +198,13 @@ class _Reader:
         ]
         return self.concatenate(dataclasses.replace(equation, params={"dimension": axis}), expanded)
 
-    def unstack(self, equation: Equation, values: list[Value]) -> list[Value]:
+    def unstack(self, equation: Equation, values: list[Any]) -> list[Value]:
         value, axis = values[0], equation.params["axis"]
         if not isinstance(value, TracedParameter):
             return [value] * len(equation.outputs)
         return [relayout.pick(value, axis, index) for index in range(len(equation.outputs))]
 
-    def pad(self, equation: Equation, values: list[Value]) -> Value:
+    def pad(self, equation: Equation, values: list[Any]) -> Value:
         given = [value for value in values if not isinstance(value, Constant)]
         if isinstance(given[0], TracedParameter) and len(given) == 1:
             return relayout.lose(given[0], self.shape(equation.outputs[0]))
@@ -210,7 +212,7 @@ class _Reader:
 
     # Layers
 
-    def dot_general(self, equation: Equation, values: list[Value]) -> Value:
+    def dot_general(self, equation: Equation, values: list[Any]) -> Value:
         (contracted, batch), scope = equation.params["dimension_numbers"], equation.scope
         left, right = values
         parameters = [isinstance(value, TracedParameter) for value in values]
@@ -234,7 +236,7 @@ class _Reader:
             return Activation(self.network.add("msa", sources, scope), direct=True)
         return Scores(tuple(dict.fromkeys(materialise_all(self.network, values, scope))))
 
-    def ragged_dot(self, equation: Equation, values: list[Value]) -> Value:
+    def ragged_dot(self, equation: Equation, values: list[Any]) -> Value:
         """A linear layer for every group of rows, as in a mixture of experts."""
         numbers = equation.params["ragged_dot_dimension_numbers"]
         contracted, batch = numbers.dot_dimension_numbers
@@ -252,10 +254,10 @@ class _Reader:
             (contracted, batch), scope = equation.params["dimension_numbers"], equation.scope
             source = layers.position(self.network, (right, left)[side], scope, "a learned activation")
             return layers.dense(self.network, source.node, (left, right)[side], contracted[side], batch[side], scope)
-        result = combine(self.network, "dot_general", [left, right], equation.scope)
+        result: Any = combine(self.network, "dot_general", [left, right], equation.scope)
         return relayout.lose(result, self.shape(equation.outputs[0]))
 
-    def convolution(self, equation: Equation, values: list[Value]) -> Value:
+    def convolution(self, equation: Equation, values: list[Any]) -> Value:
         image, kernel = values
         scope = equation.scope
         if isinstance(kernel, Constant):
@@ -268,7 +270,7 @@ class _Reader:
             return layers.convolution(self.network, node, kernel, equation.params, scope)
         return Scores(tuple(dict.fromkeys([node, *materialise_all(self.network, [kernel], scope)])))
 
-    def reduce(self, equation: Equation, values: list[Value]) -> Value | list[Value]:
+    def reduce(self, equation: Equation, values: list[Any]) -> Any:
         value = values[0]
         shape = self.shape(equation.inputs[0])
         reduced = equation.params["dimensions" if equation.name == "reduce" else "axes"]
@@ -285,7 +287,7 @@ class _Reader:
                 return Statistic(node, over_batch, largest, tuple(shape[axis] for axis in axes))
         return value
 
-    def window(self, equation: Equation, values: list[Value]) -> Value:
+    def window(self, equation: Equation, values: list[Any]) -> Value:
         params, scope = equation.params, equation.scope
         value = materialise(self.network, combine(self.network, "window", values, scope), scope)
         if value is None:
@@ -303,7 +305,7 @@ class _Reader:
         pool = "avg_pool" if average else "max_pool"
         return Activation(self.network.add(pool, [value.node], scope, (1, 1, height, width)), direct=True)
 
-    def gather(self, equation: Equation, values: list[Value]) -> Value:
+    def gather(self, equation: Equation, values: list[Any]) -> Value:
         operand, indices = values[:2]
         indexed = list(equation.params["dimension_numbers"].start_index_map)
         if not isinstance(operand, TracedParameter):
@@ -312,10 +314,10 @@ class _Reader:
             return Activation(operand.node) if isinstance(operand, Activation) else operand
         if isinstance(indices, Constant):
             return relayout.lose(operand, self.shape(equation.outputs[0]))
-        source = materialise(self.network, indices, equation.scope)
+        source: Any = materialise(self.network, indices, equation.scope)
         return layers.embedding(self.network, source.node, operand, indexed, equation.scope)
 
-    def update(self, equation: Equation, values: list[Value]) -> Value:
+    def update(self, equation: Equation, values: list[Any]) -> Value:
         """Operations that write one value into another."""
         written = [values[0], values[2] if equation.name.startswith("scatter") else values[1]]
         given = [value for value in written if not isinstance(value, Constant)]
@@ -324,13 +326,13 @@ class _Reader:
         if len(given) == 1:
             return _soft(given[0])
         if all(isinstance(value, TracedParameter) for value in given):
-            result = combine(self.network, "add", given, equation.scope)
+            result: Any = combine(self.network, "add", given, equation.scope)
             return relayout.lose(result, self.shape(equation.outputs[0]))
         nodes = materialise_all(self.network, given, equation.scope)
         kind = "sum" if "-" in equation.name else "concat"
         return Activation(self.network.join(kind, nodes, equation.scope), direct=True)
 
-    def carry(self, equation: Equation, values: list[Value]) -> Value:
+    def carry(self, equation: Equation, values: list[Any]) -> Value:
         """A carry that begins as a constant comes from what the loop reads."""
         for value in values:
             activation = materialise(self.network, value, equation.scope)

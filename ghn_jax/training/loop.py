@@ -171,7 +171,7 @@ def _start(config: TrainConfig, hypernet: HypernetConfig, optimizer) -> tuple[Tr
     progress = Progress.from_json(restored.description.progress)
     opt_state = jax.tree.unflatten(jax.tree.structure(fresh.opt_state), restored.arrays["opt_state"])
     print(f"{config.workdir}: going on after step {progress.step}, {progress.minutes:.1f} minutes")
-    return TrainState(np.int32(progress.step), restored.arrays["params"], opt_state), progress
+    return TrainState(np.asarray(progress.step, np.int32), restored.arrays["params"], opt_state), progress
 
 
 def _check_same_run(config: TrainConfig, description: Description) -> None:
@@ -345,9 +345,8 @@ class _Run:
                     "start another run from them, with a lower learning rate"
                 )
             return
-        first = self.smooth_loss is None
-        self.smooth_loss = loss if first else 0.95 * self.smooth_loss + 0.05 * loss
-        self.smooth_accuracy = accuracy if first else 0.95 * self.smooth_accuracy + 0.05 * accuracy
+        self.smooth_loss = _smoothed(self.smooth_loss, loss)
+        self.smooth_accuracy = _smoothed(self.smooth_accuracy, accuracy)
         watch.bar.set_postfix(loss=f"{self.smooth_loss:.3f}", accuracy=f"{self.smooth_accuracy:.1%}", refresh=False)
 
     def _validate(self, validation: Callable[[Any], dict[str, Any]] | None, watch: Watch, began: float) -> float:
@@ -378,6 +377,11 @@ class _Run:
             ),
             _arrays(_host_copy(self.state)),
         )
+
+
+def _smoothed(before: float | None, value: float) -> float:
+    """A running mean over about 20 values."""
+    return value if before is None else 0.95 * before + 0.05 * value
 
 
 def _host_copy(tree: Any) -> Any:

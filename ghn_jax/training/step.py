@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
@@ -32,7 +33,7 @@ DEVICES = "devices"
 class TrainState(NamedTuple):
     """Everything that an update changes; `step` counts all steps, skipped ones too."""
 
-    step: jax.Array
+    step: jax.Array | np.ndarray
     params: Any
     opt_state: optax.OptState
 
@@ -108,7 +109,7 @@ class Collect:
     @property
     def arguments(self):
         number = jax.ShapeDtypeStruct((), jnp.float32)
-        loss = Loss(number, jax.ShapeDtypeStruct((), jnp.int32))
+        loss = jax.eval_shape(lambda: Loss(jnp.zeros(()), jnp.zeros((), jnp.int32)))
         return ((self.pull_back.gradients,) * self.networks, (loss,) * self.networks, (number,) * self.networks)
 
     def __call__(self, gradients, losses, squares):
@@ -127,7 +128,7 @@ def make_embed(ghn: HypernetConfig) -> Callable[[Any, Graphs], tuple[jax.Array, 
 
     def embed(params: Any, graphs: Graphs) -> tuple[jax.Array, PullBack]:
         def nodes(params: Any) -> jax.Array:
-            padded = Hypernetwork(ghn).apply({"params": params}, graphs.graphs, method="embed")
+            padded: Any = Hypernetwork(ghn).apply({"params": params}, graphs.graphs, method="embed")
             return padded.reshape(-1, ghn.hid)[graphs.order]
 
         return jax.vjp(nodes, params)

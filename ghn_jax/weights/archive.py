@@ -58,7 +58,7 @@ def read(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:
     size = archive.getinfo(name).file_size  # zipfile reads no more than this, whatever is there
     if size > limit:
         raise CheckpointError(f"{archive.filename}: entry {name[:80]!r} has {size:,} bytes, expected at most {limit:,}")
-    with _damage_named(archive.filename):
+    with _damage_named(str(archive.filename)):
         return archive.read(name)
 
 

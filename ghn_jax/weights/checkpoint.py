@@ -93,9 +93,10 @@ class Checkpoints:
             get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False
         )
         self._folder = Path(folder).absolute()
+        either: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
         self._checkpointer = ocp.training.Checkpointer(
-            self._folder,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            os.fspath(self._folder),
+            preservation_policy=either,
             cleanup_tmp_directories=True,
         )
         self._writing: tuple[int, Any] | None = None
@@ -115,7 +116,7 @@ class Checkpoints:
         step = description.step
         if any(known.step == step for known in self._checkpointer.checkpoints):
             return
-        metrics = None if description.accuracy is None else {"accuracy": description.accuracy}
+        metrics: Any = None if description.accuracy is None else {"accuracy": description.accuracy}
         fields = {"format": FORMAT, **dataclasses.asdict(description), _DIGESTS: _digests(arrays)}
         fields["ghn"] = json.loads(ghn_config.to_json(description.ghn))
         with self._writes(step):
@@ -255,9 +256,14 @@ def find(path: str | os.PathLike) -> Path:
     return path / str(max(measured, key=lambda step: (accuracies[step], step)) if measured else steps[-1])
 
 
+def _metadata(path: Path) -> Any:
+    """What Orbax keeps beside the arrays."""
+    return ocp.metadata(os.fspath(path))
+
+
 def _description(path: Path) -> Description:
     try:
-        fields = ocp.metadata(path).custom_metadata
+        fields: Any = _metadata(path).custom_metadata
     except (ValueError, OSError, ocp.errors.InvalidLayoutError) as error:
         raise CheckpointError(f"{path} is damaged: {_brief(error)}") from error
     if not fields:
@@ -285,7 +291,7 @@ def load_arrays(path: str | os.PathLike, like: Any) -> Any:
     """
     path = find(path)
     try:
-        stored = ocp.metadata(path).metadata
+        stored = _metadata(path).metadata
     except (ValueError, OSError, ocp.errors.InvalidLayoutError) as error:
         raise CheckpointError(f"{path}: the arrays are damaged or missing: {_brief(error)}") from error
     if stored is None:
@@ -303,13 +309,13 @@ def load_arrays(path: str | os.PathLike, like: Any) -> Any:
     context.pytree.loading.partial_load = True
     try:
         with context:
-            arrays = ocp.load(path, wanted)
+            arrays = ocp.load(os.fspath(path), wanted)
     except Exception as error:
         # Orbax raises a bare Exception where TensorStore could not read an array; what else it raises is a fault.
         if type(error) is not Exception and not isinstance(error, (ValueError, OSError)):
             raise
         raise CheckpointError(f"{path}: the arrays cannot be read: {_brief(error.__cause__ or error)}") from error
-    digests = (ocp.metadata(path).custom_metadata or {}).get(_DIGESTS, {})
+    digests = (_metadata(path).custom_metadata or {}).get(_DIGESTS, {})
     for name, digest in _digests(arrays).items():
         if digests.get(name) != digest:
             raise CheckpointError(f"{path}: array {name} is damaged, its values are not those that were saved")

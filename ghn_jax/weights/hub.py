@@ -118,7 +118,7 @@ def _errors_named(repo_id: str, revision: str | None) -> Iterator[None]:
             reason = "not logged in, or an invalid token" if status == 401 else "no right to do this with your token"
             raise HubError(f"{where}: {reason}; run `hf auth login` or set HF_TOKEN") from error
         raise HubError(f"{where} answered: {_first_line(error)}") from error
-    except (errors.HTTPError, OSError) as error:
+    except (errors.HTTPError, OSError) as error:  # pyright: ignore[reportPrivateImportUsage]  (part of its interface)
         raise HubError(f"{where} cannot be reached: {_first_line(error)}") from error
 
 

@@ -88,7 +88,7 @@ def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
         names = [name.removesuffix(".npy") for name in zipped.namelist() if name != f"{_ABOUT}.npy"]
         if expected is not None:
             _check_names(path, names, expected)
-        flat = {name: _array(zipped, name, expected and expected[name]) for name in names}
+        flat = {name: _array(zipped, name, None if expected is None else expected[name]) for name in names}
     return GHN(config, traverse_util.unflatten_dict(flat, sep="/")), provenance
 
 
@@ -136,7 +136,8 @@ def write(
         entries[name] = values.astype(dtype)
     temporary = path.with_name(path.name + ".new.npz")
     try:
-        np.savez_compressed(temporary, **entries, **{_ABOUT: np.array(text)})
+        everything: dict[str, Any] = {**entries, _ABOUT: np.array(text)}
+        np.savez_compressed(temporary, **everything)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -167,7 +168,8 @@ def _about(zipped: zipfile.ZipFile) -> tuple[HypernetConfig, dict[str, Any]]:
 def _shapes(config: HypernetConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of a hypernetwork's parameters, by name."""
     params = jax.eval_shape(lambda: GHN.init(config, seed=0).params)
-    return {name: leaf.shape for name, leaf in traverse_util.flatten_dict(params, sep="/").items()}
+    leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    return {name: leaf.shape for name, leaf in leaves.items()}
 
 
 def _check_names(path: str | os.PathLike[str], names: list[str], expected: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -40,7 +40,7 @@ class TorchFile:
             raise CheckpointError(f"{zipped.filename} was not written by torch.save: it is compressed")
         self._zipped = zipped
         self._root = self._find_root()
-        self._order = self._byte_order()
+        self._order: Literal["<", ">"] = self._byte_order()
         pickled = archive.read(zipped, f"{self._root}data.pkl", _MOST_PICKLE_BYTES)
         try:
             self.contents: Any = torch_pickle.read(pickled)
@@ -77,7 +77,7 @@ class TorchFile:
             raise CheckpointError(f"{self._zipped.filename} was not written by torch.save: {found} in it, expected one")
         return pickles[0].removesuffix("data.pkl")
 
-    def _byte_order(self) -> str:
+    def _byte_order(self) -> Literal["<", ">"]:
         """NumPy's sign for the order of bytes in a number; PyTorch before 2.1 did not write it down."""
         name = f"{self._root}byteorder"
         if name not in self._zipped.NameToInfo:

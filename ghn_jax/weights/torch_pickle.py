@@ -308,7 +308,7 @@ class _Machine:
                 f"a tensor of shape {shape}, strides {strides} and offset {offset} in a storage of "
                 f"{storage.elements:,} elements"
             )
-        return Stored(*storage, offset, shape, strides)
+        return Stored(storage.key, storage.kind, storage.elements, offset, shape, strides)
 
 
 def _short(value: Any) -> str:

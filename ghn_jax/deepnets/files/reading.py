@@ -151,7 +151,7 @@ class StoredSplit:
     def architecture(self, index: int, large_images: bool = False) -> Architecture:
         """An architecture; those of "wide" have the channels they are evaluated with, the files say 32."""
         try:
-            architecture = from_json(self.entry(index))
+            architecture: Any = from_json(self.entry(index))  # an entry never describes a ResNet
         except ArchitectureError as error:
             raise DeepNetsFileError(f"{self.file.meta.path}: entry {index} of {self.name!r}: {error}") from error
         if self.name == "wide":
@@ -165,7 +165,7 @@ class StoredSplit:
         place = f"{self.file.path}: {self.name}/{index}"
         expected = self.entry(index).get("num_nodes")
         try:
-            group = self.file.open()[self.name][str(index)]
+            group: Any = self.file.open()[f"{self.name}/{index}"]
             stored = StoredArrays(group["adj"][()], group["nodes"][()])
         except (KeyError, OSError, RuntimeError) as error:
             raise DeepNetsFileError(f"{place} cannot be read: {error}") from error

@@ -28,12 +28,15 @@ class Decoder(Protocol):
 
     def dense(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
         """Rows of dense tensors: `[R, hid]` embeddings and `[R]` positions -> `[R, in, out]`."""
+        ...
 
     def depthwise(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
         """Rows of depthwise tensors: `[R, hid]` embeddings and `[R]` positions -> `[R, out]`."""
+        ...
 
     def class_weight(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
         """Weights of classification layers: `[K, hid]` -> `[K, in, num_classes]`; positions are zeros."""
+        ...
 
 
 def decoder(name: str) -> Any:

@@ -25,6 +25,7 @@ from jax import lax
 
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.layers import MLP, PRECISION, Affine, Linear
+from ghn_jax.graphs import padding
 
 # Nodes in a block; the numbers of nodes in `padding.NODE_BUCKETS` are multiples of it.
 _BLOCK = 32
@@ -150,4 +151,4 @@ class GatedGNN(nn.Module):
             gru_input=self.gru_input.weights(),
             gru_hidden=self.gru_hidden.weights(),
         )
-        return jax.vmap(propagate, in_axes=(None, 0, 0))(weights, features, graphs.nodes["distances"])
+        return jax.vmap(propagate, in_axes=(None, 0, 0))(weights, features, padding.features_of(graphs)["distances"])

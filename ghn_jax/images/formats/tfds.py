@@ -10,6 +10,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -48,7 +49,7 @@ def read(folder: Path, part: str) -> Split:
     builder = _builder(folder, part)
     file_format = builder.info.file_format.value
     if file_format == "array_record":
-        examples = list(builder.as_data_source(part))
+        examples: list[Any] = list(builder.as_data_source(part))
     elif file_format == "tfrecord":
         paths = builder.info.splits[part].filepaths
         decode = builder.info.features.deserialize_example_np
@@ -85,7 +86,7 @@ def read_lazily(folder: Path, part: str) -> Split:
     return split
 
 
-def _builder(folder: Path, part: str):
+def _builder(folder: Path, part: str) -> Any:
     import tensorflow_datasets as tfds  # its import takes seconds, and only prepared data needs it
 
     builder = tfds.builder_from_directory(os.fspath(folder))

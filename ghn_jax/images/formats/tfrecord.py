@@ -204,6 +204,7 @@ def _entry(cursor: _Cursor, end: int) -> Entry:
     for what, found in (("image", image), ("label", label), ("file_name", name)):
         if found is None:
             raise ValueError(f"it has no {what!r}, as TFDS writes for imagenet2012")
+    assert image is not None and label is not None and name is not None
     if label >= 2**31:
         raise ValueError(f"its label is {label}")
     return Entry(image.start, len(image), label, name)

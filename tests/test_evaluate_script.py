@@ -1,0 +1,33 @@
+"""`experiments/evaluate.py` from its command line to its files."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "experiments/evaluate.py", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+
+
+def test_a_table_a_file_and_a_picture(tmp_path):
+    done = run("--dataset=digits", "--split=val", "--num=2", "--num_images=32", f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "Top-1 accuracy on 32 test images of digits" in lines
+    assert [line.split()[0] for line in lines if line.startswith("val/")] == ["val/0", "val/1"]
+    stored = json.loads((tmp_path / "evaluation_val.json").read_text())
+    assert stored["dataset"] == "digits" and len(stored["architectures"]) == 2
+    accuracies = [row["predicted"] for row in stored["architectures"]]
+    assert stored["predicted"]["mean"] == sum(accuracies) / 2 and all(0 <= value <= 1 for value in accuracies)
+    assert (tmp_path / "evaluation_val.png").stat().st_size > 5000
+
+
+def test_what_does_not_fit_is_one_line():
+    done = run("--checkpoint=nothing")
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "nothing" in done.stderr
