@@ -1,6 +1,7 @@
-# make test    run the tests
-# make demo    train a small hypernetwork on the digits of scikit-learn, then evaluate it
-# make lint    check style and types
+# make test          run the tests
+# make demo          train a small hypernetwork on the digits of scikit-learn, then evaluate it
+# make lint          check style and types
+# make docs-check    run what README and docs show (minutes)
 #
 # All use the active virtual environment, or make one in .venv, and install this package into it.
 
@@ -9,7 +10,7 @@ VENV := $(or $(VIRTUAL_ENV),.venv)
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.ghn_jax_installed
 
-.PHONY: test demo lint
+.PHONY: test demo lint docs-check
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 -q
@@ -23,6 +24,9 @@ lint: $(INSTALLED)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(VENV)/bin/basedpyright --pythonpath $(PYTHON)
+
+docs-check: $(INSTALLED)
+	$(PYTHON) benchmarks/check_docs.py
 
 $(INSTALLED): requirements.txt setup.cfg pyproject.toml | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --editable '.[test]'

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -119,7 +119,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(f"the runs have {name}={config[name]!r} and {other[name]!r}: expected the same images for both")
     if version != other_version or not met:
         sys.exit(f"the runs have met no network at the same step from step {args.from_step} on")
-    architectures = [sample_architecture("train", pair.number) for pair in met]
+    architectures: list[Any] = [sample_architecture("train", pair.number) for pair in met]  # cells, all of them
     names = args.first.resolve().name, args.second.resolve().name
     print(f"| | networks | median loss, {names[0]} | {names[1]} | difference |\n|---|---|---|---|---|")
     for row in rows(met, architectures):

@@ -1,112 +1,11 @@
 """Predicts the parameters of architectures that a hypernetwork has never seen, and reports their accuracy.
 
-python experiments/evaluate.py --arch=resnet50 --num_images=256
-python experiments/evaluate.py --checkpoint=runs/digits --split=val --num=20 --predefined
-python experiments/evaluate.py --checkpoint=runs/digits --split=test --arch=7
-python experiments/evaluate.py --checkpoint=runs/digits --arch=mine.json
+`python experiments/evaluate.py ...` is `ghn-jax evaluate ...`.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
-from tqdm import tqdm
-
-import ghn_jax
-from ghn_jax import images
-from ghn_jax.deepnets import lookup
-from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS, sample_architecture
-from ghn_jax.evaluation import accuracy
-from ghn_jax.evaluation.results import plot, table, write_json
-from ghn_jax.images import ImageError
-from ghn_jax.networks.architecture import named
-from ghn_jax.networks.network import make_network
-from ghn_jax.runtime import use_compilation_cache
-from ghn_jax.weights import checkpoint, loading, pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--checkpoint", default=pretrained.DEFAULT.stem, help="what ghn_jax.load takes (default: %(default)s)"
-    )
-    parser.add_argument("--split", default="val", choices=sorted(SPLITS), help="split of DeepNets-1M")
-    parser.add_argument("--num", type=int, default=50, help="number of architectures, from index 0 on")
-    parser.add_argument("--arch", help=f"one architecture: {lookup.HELP}")
-    parser.add_argument("--predefined", action="store_true", help="ResNet-50 and ViT too, in a table of their own")
-    parser.add_argument("--image_split", default="test", choices=("val", "test"), help="images to classify")
-    parser.add_argument("--num_images", type=int, help="only the first so many of them (all of ImageNet: 7 GiB)")
-    parser.add_argument(
-        "--mode",
-        default="auto",
-        choices=("auto", "operations", "whole"),
-        help="operation by operation, or a compiled program for every network (auto: for a single one)",
-    )
-    parser.add_argument("--dataset", help="another data set than the one trained on")
-    parser.add_argument("--data_dir", help="where its files are")
-    parser.add_argument("--out", help="folder for results (the run's, or evaluations/)")
-    args = parser.parse_args()
-    if args.num < 1 or (args.num_images is not None and args.num_images < 1):
-        parser.error("--num and --num_images: expected at least 1")
-    return args
-
-
-def architectures(args: argparse.Namespace, large_images: bool):
-    """Pairs of a name and an architecture: those asked for, and the predefined ones."""
-    if args.arch is None:
-        chosen = [(f"{args.split}/{i}", i, sample_architecture(args.split, i, large_images)) for i in range(args.num)]
-    else:
-        chosen = [lookup.find_architecture(args.arch, args.split, large_images)]
-    return chosen, [(name, 0, named(name)) for name in PREDEFINED] if args.predefined else []
-
-
-def data_dir(what: str) -> str | None:
-    """Where the run that made a checkpoint found its images; None for others."""
-    return checkpoint.describe(what).train_config.get("data_dir") if Path(what).is_dir() else None
-
-
-def main() -> None:
-    args = parse_args()
-    use_compilation_cache()
-    try:
-        ghn, trained = ghn_jax.load(args.checkpoint), ghn_jax.provenance(args.checkpoint)
-        task = loading.task(args.checkpoint, ghn.config)
-        data_name = args.dataset or trained.get("dataset")
-        if data_name is None:
-            sys.exit(f"{args.checkpoint} does not say what it was trained on: give --dataset")
-        dataset = images.load(data_name, args.data_dir or data_dir(args.checkpoint))
-        chosen, predefined = architectures(args, task.large_images)
-    except (CheckpointError, ImageError, ValueError) as error:
-        sys.exit(str(error))
-    if dataset.task != task:
-        sys.exit(f"{data_name} is for {dataset.task}, the hypernetwork predicts networks for {task}")
-    run = Path(args.checkpoint)
-    out = Path(args.out or (run if (run / checkpoint.FOLDER).is_dir() else "evaluations"))
-    out.mkdir(parents=True, exist_ok=True)
-    split = getattr(dataset, args.image_split)
-    about = {"dataset": data_name, "image_split": args.image_split, "num_images": args.num_images or len(split.labels)}
-    about |= {"checkpoint": args.checkpoint, "trained": trained}
-    chosen_label = args.split if args.arch is None else chosen[0][0].replace("/", "_")
-    for label, group in ((chosen_label, chosen), ("predefined", predefined)):
-        if not group:
-            continue
-        targets = [(name, make_network(number, architecture, task)) for name, number, architecture in group]
-        with tqdm(total=len(targets), unit="architecture", leave=False) as bar:
-            try:
-                results = accuracy.evaluate(
-                    ghn, targets, dataset, split, args.num_images, lambda result, bar=bar: bar.update(), args.mode
-                )
-            except ImageError as error:
-                sys.exit(str(error))
-        measured = "Top-1 accuracy" if results[0].predicted_top5 is None else "Top-1 and top-5 accuracy"
-        print(f"\n{measured} on {about['num_images']} {args.image_split} images of {data_name}\n")
-        print(table(results))
-        stem = out / f"evaluation_{label}"
-        write_json(stem.with_suffix(".json"), results, about)
-        plot(stem.with_suffix(".png"), results, f"{data_name}, {len(results)} unseen architectures, {label}")
-        print(f"\nwritten: {stem}.json, {stem}.png")
-
+from ghn_jax.cli.common import clean_exit
+from ghn_jax.cli.evaluate import main
 
 if __name__ == "__main__":
-    main()
+    with clean_exit():
+        main()

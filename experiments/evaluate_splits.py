@@ -24,7 +24,7 @@ from ghn_jax.deepnets.sampler import PREDEFINED, sample_architecture
 from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
 from ghn_jax.evaluation.results import summary
 from ghn_jax.images import ImageError, Split
-from ghn_jax.networks.architecture import named
+from ghn_jax.networks.architecture import AnyArchitecture, named
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.predict import predict_params
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def networks_of(split: str, most: int | None, large_images: bool) -> list[tuple[int, object]]:
+def networks_of(split: str, most: int | None, large_images: bool) -> list[tuple[int, AnyArchitecture]]:
     """Numbers and architectures of a split."""
     if split == "predefined":
         return [(number, named(name)) for number, name in enumerate(PREDEFINED)]

@@ -1,102 +1,11 @@
 """Writes splits of DeepNets-1M in the published format: an HDF5 file of graphs and a JSON file of architectures.
 
-    python experiments/make_deepnets.py --split=train --num=1000000 --out=data --workers=2
-    python experiments/make_deepnets.py --split=eval --out=data
-
-The original reads these files.  "eval" stands for val, test, wide, deep, dense and bnfree, which share a file.  A run
-that was stopped goes on where it was when the same command is given again; a file that exists is never overwritten.
-Training and evaluation need no files: they draw the same architectures when they need them.
+`python experiments/make_deepnets.py ...` is `ghn-jax deepnets make ...`.
 """
 
-import argparse
-import concurrent.futures
-import gc
-import multiprocessing
-import multiprocessing.connection
-import os
-import signal
-import sys
-import threading
-from pathlib import Path
-
-from tqdm import tqdm
-
-from ghn_jax.deepnets.files.parts import Part, PartError, assemble, part_folder, part_path, parts_of, write_part
-from ghn_jax.deepnets.files.reading import EVAL_SPLITS, file_name
-from ghn_jax.deepnets.files.writing import ExistingFileError, refuse_existing
-from ghn_jax.deepnets.sampler import SPLITS
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--split", required=True, choices=["eval", *SPLITS], help="split to write")
-    parser.add_argument("--num", type=int, help="number of architectures, from index 0 on (all of the split)")
-    parser.add_argument("--out", required=True, type=Path, help="folder for the files")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (one for every core)")
-    args = parser.parse_args()
-    if args.workers < 1:
-        parser.error(f"--workers={args.workers}: expected at least 1")
-    return args
-
-
-def main() -> None:
-    args = parse_args()
-    gc.freeze()  # what was imported is never garbage
-    names = EVAL_SPLITS if args.split == "eval" else (args.split,)
-    path = args.out / file_name(names[0])
-    try:
-        splits = {name: parts_of(name, SPLITS[name].size if args.num is None else args.num) for name in names}
-        if path.exists() or not part_folder(path).exists():
-            refuse_existing(path)
-    except (ValueError, ExistingFileError) as error:
-        sys.exit(str(error))
-    parts = [part for group in splits.values() for part in group]
-    try:
-        make_parts(path, parts, args.workers)
-        with tqdm(total=sum(part.size for part in parts), desc="writing", unit="net", smoothing=0.05) as bar:
-            assemble(path, splits, lambda part: bar.update(part.size))
-    except (ExistingFileError, PartError) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("\nstopped; the same command goes on from here")
-    print(f"written: {path} ({path.stat().st_size / 2**20:,.1f} MiB) and its meta file")
-
-
-def make_parts(path: Path, parts: list[Part], workers: int) -> None:
-    """Makes the parts that are not there, in several processes."""
-    folder = part_folder(path)
-    folder.mkdir(parents=True, exist_ok=True)
-    missing = [part for part in parts if not part_path(folder, part).exists()]
-    total = sum(part.size for part in parts)
-    done = total - sum(part.size for part in missing)
-    if done:
-        print(f"{done:,} of {total:,} architectures are there from an earlier run")
-    if not missing:
-        return
-    # A forked process would inherit the threads of JAX in an unknown state.
-    context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker)
-    try:
-        futures = [pool.submit(write_part, folder, part) for part in missing]
-        with tqdm(total=total, initial=done, desc="drawing", unit="net", smoothing=0.05) as bar:
-            for future in concurrent.futures.as_completed(futures):
-                bar.update(future.result().size)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    """Ctrl-C is for the parent, which lets a worker finish its part; a worker whose parent was killed ends, too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-    gc.freeze()
-
+from ghn_jax.cli.common import clean_exit
+from ghn_jax.cli.make_deepnets import main
 
 if __name__ == "__main__":
-    main()
+    with clean_exit():
+        main()

@@ -1,96 +1,11 @@
 """Packs a trained hypernetwork into one file with where it comes from, like those that come with the package.
 
-    python experiments/pack.py runs/fashion_mnist --config=configs/fashion_mnist.py --out=ghn2_fashion_mnist.npz \\
-        --licence=MIT --accuracy=splits/splits.json:GHN-2
-
-`ghn_jax.load` reads the file, and `ghn_jax.push_to_hub` makes a model card of what it says.  `--accuracy` is a file of
-experiments/evaluate_splits.py and a title in it.  A run that started from another hypernetwork counts its steps too, if
-what the run's `config.start` says is still there.  The command of the run is stored as its configuration file and what
-differs from it.
+`python experiments/pack.py ...` is `ghn-jax pack ...`.
 """
 
-import argparse
-import json
-import runpy
-import shlex
-import sys
-from pathlib import Path
-from typing import Any
-
-import numpy as np
-
-import ghn_jax
-from ghn_jax.training.config import MAY_CHANGE
-from ghn_jax.weights import checkpoint, pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
-
-
-def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="checkpoint folder of experiments/train.py")
-    parser.add_argument("--config", type=Path, required=True, help="configuration file that the run was started with")
-    parser.add_argument("--out", type=Path, required=True, help="file to write, ending in .npz")
-    parser.add_argument("--accuracy", metavar="FILE:TITLE", help="measured accuracies")
-    parser.add_argument("--licence", help="of the weights")
-    parser.add_argument("--hardware", help="that it was trained on")
-    parser.add_argument("--exact", action="store_true", help="float32 instead of half precision")
-    return parser.parse_args(arguments)
-
-
-def command(config_file: Path, trained: dict[str, Any]) -> str:
-    """What repeats a run: its configuration file, and the fields that it had otherwise."""
-    try:
-        fields = json.loads(runpy.run_path(str(config_file))["get_config"]().to_json())
-    except (OSError, KeyError, SyntaxError) as error:
-        sys.exit(f"--config={config_file}: expected a configuration file of experiments/train.py ({error!r})")
-    words = ["python experiments/train.py", f"--config={config_file.as_posix()}"]
-    for name in sorted(trained.keys() - MAY_CHANGE):
-        if trained[name] != fields.get(name):
-            value = tuple(trained[name]) if isinstance(trained[name], list) else trained[name]
-            words.append(f"--config.{name}={shlex.quote(str(value))}")
-    return " ".join(words)
-
-
-def provenance(run: Path, config_file: Path) -> dict[str, Any]:
-    """Where the newest checkpoint of a run comes from, what it started from included."""
-    known = ghn_jax.provenance(run)
-    config, progress = known["train_config"], checkpoint.describe(run).progress
-    known["architectures_seen"] = known["steps"] * config["meta_batch"]
-    known["minutes"] = round(progress["minutes"], 1)
-    known["generator_version"] = progress["generator_version"]
-    known["command"] = command(config_file, config)
-    if config["start"] != "random":
-        before = ghn_jax.provenance(config["start"])
-        for name in ("steps", "architectures_seen"):
-            known[name] += before.get(name, 0)
-        known["started_from"] = before
-    return known
-
-
-def accuracy(text: str) -> dict[str, Any]:
-    """The figures of one title in a file of experiments/evaluate_splits.py."""
-    path, _, title = text.rpartition(":")
-    try:
-        measured = json.loads(Path(path).read_text())
-    except (OSError, ValueError) as error:
-        sys.exit(f"--accuracy={text}: expected FILE:TITLE, a file of experiments/evaluate_splits.py ({error})")
-    if title not in measured["accuracy"]:
-        sys.exit(f"--accuracy={text}: {path} has {', '.join(measured['accuracy'])}")
-    return {"what": measured["what"], **measured["accuracy"][title]}
-
-
-def main(arguments: list[str] | None = None) -> None:
-    args = parse_args(arguments)
-    try:
-        known = provenance(args.run, args.config)
-        known |= {name: getattr(args, name) for name in ("licence", "hardware") if getattr(args, name)}
-        if args.accuracy:
-            known["accuracy"] = accuracy(args.accuracy)
-        pretrained.write(args.out, ghn_jax.load(args.run), known, np.float32 if args.exact else np.float16)
-    except (CheckpointError, OSError) as error:
-        sys.exit(str(error))
-    print(f"written: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB, {known['steps']:,} steps")
-
+from ghn_jax.cli.common import clean_exit
+from ghn_jax.cli.pack import main
 
 if __name__ == "__main__":
-    main()
+    with clean_exit():
+        main()

@@ -1,40 +1,11 @@
 """Draws the computational graph of an architecture.
 
-    python experiments/visualize.py --arch=resnet50
-    python experiments/visualize.py --split=test --arch=7 --labels --out=test_7.pdf
-    python experiments/visualize.py --arch=mine.json
-
-The JSON file holds what `ghn_jax.networks.architecture.to_json` makes, or an entry of a published meta file.
+`python experiments/visualize.py ...` is `ghn-jax visualize ...`.
 """
 
-import argparse
-import sys
-from pathlib import Path
-
-from ghn_jax import build_graph, visualize
-from ghn_jax.deepnets import lookup
-from ghn_jax.deepnets.sampler import ALL_SPLITS
-from ghn_jax.networks.architecture import CIFAR10, IMAGENET, ArchitectureError
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", required=True, help=lookup.HELP)
-    parser.add_argument("--split", default="val", choices=sorted(ALL_SPLITS), help="split of DeepNets-1M")
-    parser.add_argument("--imagenet", action="store_true", help="its form for 224x224 images and 1,000 classes")
-    parser.add_argument("--labels", action="store_true", help="write type and kernel size into every node")
-    parser.add_argument("--out", type=Path, help="picture: png, pdf or svg (NAME.png)")
-    args = parser.parse_args()
-    try:
-        found = lookup.find_architecture(args.arch, args.split, args.imagenet)
-        graph = build_graph(found.architecture, IMAGENET if args.imagenet else CIFAR10)
-    except ArchitectureError as error:
-        sys.exit(str(error))
-    out = args.out or Path(f"{found.name.replace('/', '_')}.png")
-    title = f"{found.name}: {graph.num_nodes} nodes, {graph.num_params / 1e6:.2f} million parameters"
-    visualize(graph, out, labels=args.labels, title=title)
-    print(f"written: {out} ({title})")
-
+from ghn_jax.cli.common import clean_exit
+from ghn_jax.cli.visualize import main
 
 if __name__ == "__main__":
-    main()
+    with clean_exit():
+        main()

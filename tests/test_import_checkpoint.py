@@ -1,12 +1,12 @@
 """`experiments/import_checkpoint.py`, as a user runs it."""
 
 import hashlib
+import importlib
 import pathlib
 
 import jax
 import numpy as np
 import pytest
-import scripts
 from reference import REFERENCE, needs_reference
 from torch_files import write_checkpoint
 
@@ -20,7 +20,7 @@ SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, 
 
 @pytest.fixture(scope="module")
 def script():
-    return scripts.load("experiments/import_checkpoint.py")
+    return importlib.import_module("ghn_jax.cli.import_checkpoint")
 
 
 @pytest.fixture

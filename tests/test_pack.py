@@ -1,12 +1,12 @@
 """Packing a run into one file."""
 
+import importlib
 import json
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-import scripts
 
 import ghn_jax
 from ghn_jax.ghn.config import HypernetConfig
@@ -20,7 +20,7 @@ SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layern
 
 @pytest.fixture(scope="module")
 def script():
-    return scripts.load("experiments/pack.py")
+    return importlib.import_module("ghn_jax.cli.pack")
 
 
 @pytest.fixture

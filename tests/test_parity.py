@@ -25,7 +25,7 @@ from ghn_jax.studies import parity
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "data" / "parity"
 
-check_parity = scripts.load("experiments/check_parity.py")
+check_parity = scripts.load("benchmarks/check_parity.py")
 
 
 def test_golden_names_shapes_and_graphs(capsys):

@@ -1,11 +1,11 @@
 """`experiments/predict.py`, as a user runs it."""
 
+import importlib
 import sys
 
 import jax
 import numpy as np
 import pytest
-import scripts
 
 import ghn_jax
 from ghn_jax.prediction.predict import predict_params
@@ -42,7 +42,7 @@ def broken():
 
 @pytest.fixture(scope="module")
 def script():
-    return scripts.load("experiments/predict.py")
+    return importlib.import_module("ghn_jax.cli.predict")
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, AnyArchitecture, ArchitectureError, from_json, named
 
-HELP = f"an index of the split, a JSON file, or {', '.join(NAMED_ARCHITECTURES)}"
+HELP = f"an index of the split (7) or of another (test/7), a JSON file, or {', '.join(NAMED_ARCHITECTURES)}"
 """What an option that takes an architecture accepts."""
 
 
@@ -25,8 +25,8 @@ def find_architecture(text: str, split: str = "val", large_images: bool = False)
     """The architecture that `text` means.
 
     Args:
-      text: an index of `split` ("7"), a name ("resnet50"), or the path of a JSON file with what
-        `architecture.to_json` makes, or with an entry of a published meta file.
+      text: an index of `split` ("7") or of another split ("test/7"), a name ("resnet50"), or the path of a JSON file
+        with what `architecture.to_json` makes, or with an entry of a published meta file.
       split: the split of DeepNets-1M that an index belongs to.
       large_images: what an index of "wide" is for.
 
@@ -36,6 +36,9 @@ def find_architecture(text: str, split: str = "val", large_images: bool = False)
     >>> ghn_jax.find_architecture('7').architecture.n_cells
     14
     """
+    other, slash, number = text.rpartition("/")
+    if slash and other in ALL_SPLITS and number.isdigit():
+        split, text = other, number
     if text.isdigit():
         index = int(text)
         try:

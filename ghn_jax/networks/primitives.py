@@ -37,9 +37,6 @@ class Parameter(NamedTuple):
     shape: Shape
 
 
-_UNKNOWN = "unknown"
-
-
 @dataclasses.dataclass(frozen=True)
 class Primitive:
     """One operation; subclasses say what it computes."""
@@ -59,23 +56,13 @@ class Primitive:
     tensor_is_added: ClassVar[bool] = False
     """The node stands beside the input, and a sum after both."""
 
-    @property
-    def extent(self) -> Size:
-        """Height and width that its node has, zeros if none."""
-        return self.node_extent
-
-    node_extent: ClassVar[Size] = (0, 0)
-    """`extent`, where it is the same for all."""
+    extent: ClassVar[Size] = (0, 0)
+    """Height and width that its node has, zeros if none."""
 
     @property
     def node_type(self) -> str | None:
-        """Type of its node in the graph, one of `NODE_TYPES`, or None."""
-        if self.node is _UNKNOWN:
-            raise NotImplementedError(f"{type(self).__name__} does not say which node it has")
-        return self.node
-
-    node: ClassVar[str | None] = _UNKNOWN
-    """`node_type`, where it is the same for all; every subclass says for itself if it has none."""
+        """Type of its node in the graph, one of `NODE_TYPES`; every subclass says for itself if it has None."""
+        raise NotImplementedError(f"{type(self).__name__} does not say which node it has")
 
     @property
     def needs_key(self) -> bool:
@@ -180,8 +167,8 @@ class Conv(Primitive):
 class Linear(Primitive):
     """A linear layer over the last axis, after an optional activation (None, "relu" or "gelu")."""
 
-    node: ClassVar[str | None] = "conv"
-    node_extent: ClassVar[Size] = (1, 1)
+    node_type: ClassVar[str | None] = "conv"
+    extent: ClassVar[Size] = (1, 1)
     separate_bias: ClassVar[bool] = True
 
     inputs: int
@@ -225,8 +212,8 @@ class Linear(Primitive):
 class BatchNorm(Primitive):
     """Batch normalisation by the statistics of the batch, as the published evaluation of predicted parameters does."""
 
-    node: ClassVar[str | None] = "bn"
-    node_extent: ClassVar[Size] = (1, 1)
+    node_type: ClassVar[str | None] = "bn"
+    extent: ClassVar[Size] = (1, 1)
 
     channels: int
 
@@ -246,8 +233,8 @@ class BatchNorm(Primitive):
 class LayerNorm(Primitive):
     """Layer normalisation over the channels."""
 
-    node: ClassVar[str | None] = "ln"
-    node_extent: ClassVar[Size] = (1, 1)
+    node_type: ClassVar[str | None] = "ln"
+    extent: ClassVar[Size] = (1, 1)
 
     channels: int
 
@@ -270,7 +257,7 @@ class MaxPool(Primitive):
     Equal maxima share the gradient, where the original gives it all to the first.
     """
 
-    node: ClassVar[str | None] = "max_pool"
+    node_type: ClassVar[str | None] = "max_pool"
 
     kernel: int = 3
     stride: int = 1
@@ -298,7 +285,7 @@ class MaxPool(Primitive):
 class AvgPool(Primitive):
     """Mean over the part of a window that lies inside the image."""
 
-    node: ClassVar[str | None] = "avg_pool"
+    node_type: ClassVar[str | None] = "avg_pool"
 
     gradient_reads_inputs: ClassVar[bool] = False
 
@@ -326,7 +313,7 @@ def _pooling_window(kernel: int, stride: int) -> Window:
 class Add(Primitive):
     """Sum of two activations."""
 
-    node: ClassVar[str | None] = "sum"
+    node_type: ClassVar[str | None] = "sum"
     hands_on_gradient: ClassVar[bool] = True
 
     arity: ClassVar[int] = 2
@@ -340,7 +327,7 @@ class Add(Primitive):
 class Concat(Primitive):
     """Concatenation along the channels; an absent input (None) counts as zeros of the shape of the others."""
 
-    node: ClassVar[str | None] = "concat"
+    node_type: ClassVar[str | None] = "concat"
 
     arity: ClassVar[int] = 0
     gradient_reads_inputs: ClassVar[bool] = False
@@ -358,7 +345,7 @@ class Concat(Primitive):
 class Subsample(Primitive):
     """Every `stride`-th row and column."""
 
-    node: ClassVar[str | None] = None
+    node_type: ClassVar[str | None] = None
 
     gradient_reads_inputs: ClassVar[bool] = False
 
@@ -376,7 +363,7 @@ class Subsample(Primitive):
 class Relu(Primitive):
     """ReLU on its own, where its result is used more than once."""
 
-    node: ClassVar[str | None] = None
+    node_type: ClassVar[str | None] = None
 
     def __call__(self, params, *inputs):
         return jax.nn.relu(inputs[0])
@@ -386,7 +373,7 @@ class Relu(Primitive):
 class PositionalEncoding(Primitive):
     """Adds a learned image of position codes."""
 
-    node: ClassVar[str | None] = "pos_enc"
+    node_type: ClassVar[str | None] = "pos_enc"
     tensor_is_added: ClassVar[bool] = True
 
     gradient_reads_inputs: ClassVar[bool] = False
@@ -410,7 +397,7 @@ class PositionalEncoding(Primitive):
 class Attention(Primitive):
     """Multi-head self-attention over all pixels, from concatenated queries, keys and values."""
 
-    node: ClassVar[str | None] = "msa"
+    node_type: ClassVar[str | None] = "msa"
 
     heads: int
 
@@ -474,7 +461,7 @@ _attend.defvjp(_attend_forward, _attend_backward)
 class Squeeze(Primitive):
     """Mean over all pixels, the first half of channel excitation."""
 
-    node: ClassVar[str | None] = None
+    node_type: ClassVar[str | None] = None
 
     gradient_reads_inputs: ClassVar[bool] = False
 
@@ -492,7 +479,7 @@ class Excite(Primitive):
     Hard-swish, where squeeze-and-excitation (Hu et al. 2018) has a sigmoid, is the published networks' choice.
     """
 
-    node: ClassVar[str | None] = "cse"
+    node_type: ClassVar[str | None] = "cse"
 
     stride: int = 1
     arity: ClassVar[int] = 2
@@ -509,7 +496,7 @@ class Excite(Primitive):
 class GlobalAvgPool(Primitive):
     """Mean over all pixels before the head."""
 
-    node: ClassVar[str | None] = "glob_avg"
+    node_type: ClassVar[str | None] = "glob_avg"
 
     gradient_reads_inputs: ClassVar[bool] = False
 
@@ -521,7 +508,7 @@ class GlobalAvgPool(Primitive):
 class Flatten(Primitive):
     """All features as one vector, channels outermost as in the original (tiled weights depend on the order)."""
 
-    node: ClassVar[str | None] = None
+    node_type: ClassVar[str | None] = None
 
     gradient_reads_inputs: ClassVar[bool] = False
 

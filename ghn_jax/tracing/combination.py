@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 from ghn_jax.tracing import layers
 from ghn_jax.tracing.network import TracedNetwork
@@ -16,16 +15,19 @@ KERNEL_AXES = 3
 
 SUMS = ("add", "sub", "add_any", "select_n", "branches")
 
+_Computed = Activation | Statistic | Scores
+"""What comes from the inputs."""
+
 
 def combine(network: TracedNetwork, name: str, values: Sequence[Value], scope: str) -> Value:
     """The value of operation `name` on `values`; constants change nothing but that something was computed."""
     given = [value for value in values if not isinstance(value, Constant)]
     parameters = [value for value in given if isinstance(value, TracedParameter)]
     others = [value for value in given if not isinstance(value, TracedParameter)]
-    parameter = _one_parameter(network, parameters) if parameters else None
+    parameter = one_parameter(network, parameters) if parameters else None
     if not others:
         return parameter if parameter is not None else CONSTANT
-    value = others[0]
+    value: _Computed = others[0]
     if len(given) == 1:
         return _touched(value)
     for other in others[1:]:
@@ -42,20 +44,25 @@ def materialise(network: TracedNetwork, value: Value, scope: str) -> Activation 
             return layers.position(network, value, scope, "a learned activation")
         case Scores(sources):
             return Activation(network.add("msa", sources, scope), direct=True)
-        case Statistic(node=int(node)) if network.is_pooled(node) and not (value.scales or value.shifts):
-            return Activation(node, direct=True)  # pooled step by step
         case Statistic(node=int(node)):
-            height, width = (*value.window[-2:], 1, 1)[:2]
-            if value.largest:
-                pooled = Activation(network.pool("max_pool", node, scope, (1, 1, height, width)), direct=True)
-            else:
-                pooled = Activation(network.pool("glob_avg", node, scope), direct=True)
-            for scale in value.scales:
-                pooled = layers.scale_by_parameter(network, pooled, scale, scope)
-            for shift in value.shifts:
-                pooled = layers.add_parameter(network, pooled, shift, scope)
-            return pooled
+            return pooled(network, value, node, scope)
     return None
+
+
+def pooled(network: TracedNetwork, statistic: Statistic, node: int, scope: str) -> Activation:
+    """A reduction of what comes from `node`, as pooling."""
+    if network.is_pooled(node) and not (statistic.scales or statistic.shifts):
+        return Activation(node, direct=True)  # pooled step by step
+    height, width = (*statistic.window[-2:], 1, 1)[:2]
+    if statistic.largest:
+        value = Activation(network.pool("max_pool", node, scope, (1, 1, height, width)), direct=True)
+    else:
+        value = Activation(network.pool("glob_avg", node, scope), direct=True)
+    for scale in statistic.scales:
+        value = layers.scale_by_parameter(network, value, scale, scope)
+    for shift in statistic.shifts:
+        value = layers.add_parameter(network, value, shift, scope)
+    return value
 
 
 def materialise_all(network: TracedNetwork, values: Sequence[Value], scope: str) -> list[int]:
@@ -64,11 +71,11 @@ def materialise_all(network: TracedNetwork, values: Sequence[Value], scope: str)
     return [activation.node for activation in activations if activation is not None]
 
 
-def _touched(value: Value) -> Value:
+def _touched(value: _Computed) -> _Computed:
     return Activation(value.node) if isinstance(value, Activation) else value
 
 
-def _one_parameter(network: TracedNetwork, parameters: Sequence[TracedParameter]) -> TracedParameter:
+def one_parameter(network: TracedNetwork, parameters: Sequence[TracedParameter]) -> TracedParameter:
     """Of several parameters that make one, the largest; the others are left as they are."""
     chosen = max(parameters, key=lambda parameter: parameter.size)
     leaves = {part.leaf for part in chosen.parts}
@@ -79,7 +86,7 @@ def _one_parameter(network: TracedNetwork, parameters: Sequence[TracedParameter]
     return chosen
 
 
-def _pair(network: TracedNetwork, name: str, first: Any, second: Any, scope: str) -> Value:
+def _pair(network: TracedNetwork, name: str, first: _Computed, second: _Computed, scope: str) -> _Computed:
     if isinstance(first, Scores) or isinstance(second, Scores):
         sources = [value.sources if isinstance(value, Scores) else None for value in (first, second)]
         nodes = [
@@ -87,39 +94,47 @@ def _pair(network: TracedNetwork, name: str, first: Any, second: Any, scope: str
             for known, value in zip(sources, (first, second), strict=True)
         ]
         return Scores(tuple(dict.fromkeys(nodes[0] + nodes[1])))
-    if isinstance(first, Statistic) and isinstance(second, Statistic):
-        if network.pooled_from(second.node) == first.node is not None:
-            return _pair(network, name, materialise(network, first, scope), second, scope)
-        if network.pooled_from(first.node) == second.node is not None:
-            return _pair(network, name, materialise(network, second, scope), first, scope)
-        if first.node == second.node or None in (first.node, second.node):
-            return Statistic(
-                node=second.node if first.node is None else first.node,
-                over_batch=first.over_batch or second.over_batch,
-                largest=first.largest and second.largest,
-                window=first.window or second.window,
-                root=first.root or second.root,
-                scales=tuple(dict.fromkeys(first.scales + second.scales)),
-                shifts=tuple(dict.fromkeys(first.shifts + second.shifts)),
-            )
+    found = None
+    if isinstance(first, Statistic):
+        if isinstance(second, Statistic):
+            found = _two_statistics(network, name, first, second, scope)
+        else:
+            found = _with_statistic(network, name, second, first, scope)
     elif isinstance(second, Statistic):
         found = _with_statistic(network, name, first, second, scope)
-        if found is not None:
-            return found
-    elif isinstance(first, Statistic):
-        found = _with_statistic(network, name, second, first, scope)
-        if found is not None:
-            return found
+    if found is not None:
+        return found
     nodes = materialise_all(network, [first, second], scope)
-    if len(set(nodes)) <= 1:
-        return Activation(nodes[0]) if nodes else CONSTANT
+    if len(set(nodes)) == 1:
+        return Activation(nodes[0])
     if name in PRODUCTS:
         return Activation(network.gate(nodes[0], nodes[1], scope), direct=True)
     return Activation(network.join("sum", nodes, scope), direct=True)
 
 
+def _two_statistics(
+    network: TracedNetwork, name: str, first: Statistic, second: Statistic, scope: str
+) -> _Computed | None:
+    """Two reductions of one activation, or one of it and one of its mean; None if they are of different ones."""
+    if first.node is not None and network.pooled_from(second.node) == first.node:
+        return _pair(network, name, pooled(network, first, first.node, scope), second, scope)
+    if second.node is not None and network.pooled_from(first.node) == second.node:
+        return _pair(network, name, pooled(network, second, second.node, scope), first, scope)
+    if first.node == second.node or None in (first.node, second.node):
+        return Statistic(
+            node=second.node if first.node is None else first.node,
+            over_batch=first.over_batch or second.over_batch,
+            largest=first.largest and second.largest,
+            window=first.window or second.window,
+            root=first.root or second.root,
+            scales=tuple(dict.fromkeys(first.scales + second.scales)),
+            shifts=tuple(dict.fromkeys(first.shifts + second.shifts)),
+        )
+    return None
+
+
 def _with_statistic(
-    network: TracedNetwork, name: str, value: Any, statistic: Statistic, scope: str
+    network: TracedNetwork, name: str, value: Activation, statistic: Statistic, scope: str
 ) -> Activation | None:
     """An activation with a reduction of its own, or of what it was normalised from; None if it is of another one."""
     node = network.nodes[value.node]
@@ -144,7 +159,9 @@ def _with_statistic(
     return Activation(value.node)
 
 
-def _with_parameter(network: TracedNetwork, name: str, value: Any, parameter: TracedParameter, scope: str) -> Value:
+def _with_parameter(
+    network: TracedNetwork, name: str, value: _Computed, parameter: TracedParameter, scope: str
+) -> _Computed:
     if name not in PRODUCTS and name not in SUMS:
         for part in parameter.parts:
             network.refuse(part.leaf, f"it is used by {name!r}, which no layer of the hypernetwork's networks does")

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from ghn_jax.tracing import layers, relayout
-from ghn_jax.tracing.combination import combine, materialise, materialise_all
+from ghn_jax.tracing.combination import combine, materialise, materialise_all, one_parameter, pooled
 from ghn_jax.tracing.equations import Equation, Equations
 from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.network import TracedNetwork
@@ -76,26 +75,29 @@ class _Reader:
         results = result if isinstance(result, list) else [result] * len(equation.outputs)
         self.values.update(zip(equation.outputs, results, strict=True))
 
-    def elementwise(self, equation: Equation, values: list[Any]) -> Any:
-        name = equation.name
-        if name == "select_n" and not all(isinstance(value, Constant) for value in values[1:]):
+    def elementwise(self, equation: Equation, values: list[Value]) -> Value | list[Value]:
+        if equation.name == "select_n" and not all(isinstance(value, Constant) for value in values[1:]):
             values = values[1:]  # what decides which value it is, is not part of it
-        given = [value for value in values if not isinstance(value, Constant)]
-        if len(equation.outputs) > 1 and len(equation.outputs) == len(values):
+        if 1 < len(equation.outputs) == len(values):
             return values  # optimization_barrier, sort, psum: one output for every input
-        if len(given) == 1 and isinstance(given[0], Activation) and name in SAME_VALUE:
-            return given[0]
-        first = given[0]
+        return self.combined(equation, values)
+
+    def combined(self, equation: Equation, values: list[Value]) -> Value:
+        """What all outputs are, of values that are not all constants."""
+        name = equation.name
+        first, *others = [value for value in values if not isinstance(value, Constant)]
+        if not others and isinstance(first, Activation) and name in SAME_VALUE:
+            return first
         if isinstance(first, Statistic) and (name in ROOTS or (name == "integer_pow" and equation.params["y"] < 0)):
             return dataclasses.replace(first, root=True)
         result = combine(self.network, name, values, equation.scope)
         if isinstance(result, TracedParameter):
-            shape = self.shape(next(iter(equation.outputs)))
+            shape = self.shape(equation.outputs[0])
             if shape != result.view.shape:
                 result = relayout.broadcast_to(result, shape)
         return result
 
-    def unknown(self, equation: Equation, values: list[Any]) -> Value:
+    def unknown(self, equation: Equation, values: list[Value]) -> Value:
         name = equation.name
         place = f"{name!r} in {equation.scope or 'the model'}"
         for value in values:
@@ -114,13 +116,13 @@ class _Reader:
 
     # Layout
 
-    def layout(self, equation: Equation, values: list[Any]) -> Value:
+    def layout(self, equation: Equation, values: list[Value]) -> Value:
         value = values[0]
         if not isinstance(value, TracedParameter):
             return value
         return relayout.change(value, equation.name, equation.params, self.shape(equation.outputs[0]))
 
-    def slice(self, equation: Equation, values: list[Any]) -> Value:
+    def slice(self, equation: Equation, values: list[Value]) -> Value:
         value, params = values[0], equation.params
         if not isinstance(value, TracedParameter):
             return value
@@ -130,7 +132,7 @@ class _Reader:
             value = relayout.cut(value, axis, start, stop)
         return value
 
-    def split(self, equation: Equation, values: list[Any]) -> list[Value]:
+    def split(self, equation: Equation, values: list[Value]) -> list[Value]:
         value, axis = values[0], equation.params["axis"]
         if not isinstance(value, TracedParameter):
             return [value] * len(equation.outputs)
@@ -140,10 +142,12 @@ class _Reader:
             start += int(size)
         return pieces
 
-    def dynamic_slice(self, equation: Equation, values: list[Any]) -> Value:
+    def dynamic_slice(self, equation: Equation, values: list[Value]) -> Value:
         value, *indices = values
+        if isinstance(value, Constant):
+            return _first_given(indices)
         if not isinstance(value, TracedParameter):
-            return self.elementwise(dataclasses.replace(equation, name="slice"), values[:1])
+            return self.combined(dataclasses.replace(equation, name="slice"), [value])
         sizes = equation.params["slice_sizes"]
         chosen = [axis for axis, size in enumerate(sizes) if size < value.view.shape[axis]]
         if any(isinstance(index, Activation) for index in indices):
@@ -158,7 +162,7 @@ class _Reader:
             value = relayout.cut(value, axis, start, start + sizes[axis])
         return value
 
-    def loop_slice(self, equation: Equation, values: list[Any]) -> Value:
+    def loop_slice(self, equation: Equation, values: list[Value]) -> Value:
         value, index = values[0], equation.params["index"]
         if not isinstance(value, TracedParameter):
             return value
@@ -166,14 +170,16 @@ class _Reader:
             return relayout.lose(value, self.shape(equation.outputs[0]))
         return relayout.pick(value, 0, index)
 
-    def concatenate(self, equation: Equation, values: list[Any]) -> Value:
+    def concatenate(self, equation: Equation, values: list[Value]) -> Value:
         given = [value for value in values if not isinstance(value, Constant)]
         scope, axis = equation.scope, equation.params.get("dimension", 0)
-        if all(isinstance(value, TracedParameter) for value in given):
-            joined = relayout.concatenate(given, axis)
+        parameters = [value for value in given if isinstance(value, TracedParameter)]
+        if len(parameters) == len(given):
+            joined = relayout.concatenate(parameters, axis)
             return joined if len(given) == len(values) else relayout.lose(joined, self.shape(equation.outputs[0]))
-        if all(isinstance(value, Scores) for value in given):
-            return Scores(tuple(dict.fromkeys(source for value in given for source in value.sources)))
+        scores = [value for value in given if isinstance(value, Scores)]
+        if len(scores) == len(given):
+            return Scores(tuple(dict.fromkeys(source for value in scores for source in value.sources)))
         if len(given) == 1:
             return given[0]
         statistics = [value for value in given if isinstance(value, Statistic)]
@@ -185,7 +191,7 @@ class _Reader:
             return CONSTANT
         return Activation(self.network.join("concat", nodes, scope), direct=len(set(nodes)) > 1)
 
-    def stack(self, equation: Equation, values: list[Any]) -> Value:
+    def stack(self, equation: Equation, values: list[Value]) -> Value:
         """A concatenation along a new axis."""
         axis = equation.params.get("axis", 0)
         shape = self.shape(equation.outputs[0])
@@ -198,13 +204,13 @@ class _Reader:
         ]
         return self.concatenate(dataclasses.replace(equation, params={"dimension": axis}), expanded)
 
-    def unstack(self, equation: Equation, values: list[Any]) -> list[Value]:
+    def unstack(self, equation: Equation, values: list[Value]) -> list[Value]:
         value, axis = values[0], equation.params["axis"]
         if not isinstance(value, TracedParameter):
             return [value] * len(equation.outputs)
         return [relayout.pick(value, axis, index) for index in range(len(equation.outputs))]
 
-    def pad(self, equation: Equation, values: list[Any]) -> Value:
+    def pad(self, equation: Equation, values: list[Value]) -> Value:
         given = [value for value in values if not isinstance(value, Constant)]
         if isinstance(given[0], TracedParameter) and len(given) == 1:
             return relayout.lose(given[0], self.shape(equation.outputs[0]))
@@ -212,20 +218,19 @@ class _Reader:
 
     # Layers
 
-    def dot_general(self, equation: Equation, values: list[Any]) -> Value:
+    def dot_general(self, equation: Equation, values: list[Value]) -> Value:
         (contracted, batch), scope = equation.params["dimension_numbers"], equation.scope
         left, right = values
-        parameters = [isinstance(value, TracedParameter) for value in values]
-        if all(parameters):
+        if isinstance(left, TracedParameter) and isinstance(right, TracedParameter):
             return self.parameter_product(equation, left, right)
-        if any(parameters):
-            side = parameters.index(True)
-            source = materialise(self.network, values[1 - side], scope)
-            if source is None and not _is_kernel(self.network.leaves[values[side].view.leaf].name):
-                # A matrix applied to a parameter, for example to resize positional encodings.
-                return relayout.lose(values[side], self.shape(equation.outputs[0]))
-            node = self.network.constant() if source is None else source.node
-            return layers.dense(self.network, node, values[side], contracted[side], batch[side], scope)
+        for side, kernel in enumerate(values):
+            if isinstance(kernel, TracedParameter):
+                source = materialise(self.network, values[1 - side], scope)
+                if source is None and not _is_kernel(self.network.leaves[kernel.view.leaf].name):
+                    # A matrix applied to a parameter, for example to resize positional encodings.
+                    return relayout.lose(kernel, self.shape(equation.outputs[0]))
+                node = self.network.constant() if source is None else source.node
+                return layers.dense(self.network, node, kernel, contracted[side], batch[side], scope)
         if any(isinstance(value, Constant) for value in values):
             return combine(self.network, "dot_general", values, scope)
         if any(isinstance(value, Scores) for value in values):
@@ -236,7 +241,7 @@ class _Reader:
             return Activation(self.network.add("msa", sources, scope), direct=True)
         return Scores(tuple(dict.fromkeys(materialise_all(self.network, values, scope))))
 
-    def ragged_dot(self, equation: Equation, values: list[Any]) -> Value:
+    def ragged_dot(self, equation: Equation, values: list[Value]) -> Value:
         """A linear layer for every group of rows, as in a mixture of experts."""
         numbers = equation.params["ragged_dot_dimension_numbers"]
         contracted, batch = numbers.dot_dimension_numbers
@@ -254,10 +259,9 @@ class _Reader:
             (contracted, batch), scope = equation.params["dimension_numbers"], equation.scope
             source = layers.position(self.network, (right, left)[side], scope, "a learned activation")
             return layers.dense(self.network, source.node, (left, right)[side], contracted[side], batch[side], scope)
-        result: Any = combine(self.network, "dot_general", [left, right], equation.scope)
-        return relayout.lose(result, self.shape(equation.outputs[0]))
+        return relayout.lose(one_parameter(self.network, [left, right]), self.shape(equation.outputs[0]))
 
-    def convolution(self, equation: Equation, values: list[Any]) -> Value:
+    def convolution(self, equation: Equation, values: list[Value]) -> Value:
         image, kernel = values
         scope = equation.scope
         if isinstance(kernel, Constant):
@@ -270,14 +274,14 @@ class _Reader:
             return layers.convolution(self.network, node, kernel, equation.params, scope)
         return Scores(tuple(dict.fromkeys([node, *materialise_all(self.network, [kernel], scope)])))
 
-    def reduce(self, equation: Equation, values: list[Any]) -> Any:
+    def reduce(self, equation: Equation, values: list[Value]) -> Value:
         value = values[0]
         shape = self.shape(equation.inputs[0])
         reduced = equation.params["dimensions" if equation.name == "reduce" else "axes"]
         axes = [axis for axis in reduced if shape[axis] > 1]
         if isinstance(value, Statistic) and value.node is not None and not value.root:
             # Of something that is pooled already: a norm layer after the pooling, most likely.
-            value = materialise(self.network, value, equation.scope)
+            value = pooled(self.network, value, value.node, equation.scope)
         match value:
             case TracedParameter():
                 return relayout.reduce(value, reduced, self.shape(equation.outputs[0]))
@@ -287,7 +291,7 @@ class _Reader:
                 return Statistic(node, over_batch, largest, tuple(shape[axis] for axis in axes))
         return value
 
-    def window(self, equation: Equation, values: list[Any]) -> Value:
+    def window(self, equation: Equation, values: list[Value]) -> Value:
         params, scope = equation.params, equation.scope
         value = materialise(self.network, combine(self.network, "window", values, scope), scope)
         if value is None:
@@ -305,19 +309,19 @@ class _Reader:
         pool = "avg_pool" if average else "max_pool"
         return Activation(self.network.add(pool, [value.node], scope, (1, 1, height, width)), direct=True)
 
-    def gather(self, equation: Equation, values: list[Any]) -> Value:
+    def gather(self, equation: Equation, values: list[Value]) -> Value:
         operand, indices = values[:2]
         indexed = list(equation.params["dimension_numbers"].start_index_map)
         if not isinstance(operand, TracedParameter):
             if isinstance(operand, Constant):
                 return _soft(indices)
             return Activation(operand.node) if isinstance(operand, Activation) else operand
-        if isinstance(indices, Constant):
+        source = materialise(self.network, indices, equation.scope)
+        if source is None:
             return relayout.lose(operand, self.shape(equation.outputs[0]))
-        source: Any = materialise(self.network, indices, equation.scope)
         return layers.embedding(self.network, source.node, operand, indexed, equation.scope)
 
-    def update(self, equation: Equation, values: list[Any]) -> Value:
+    def update(self, equation: Equation, values: list[Value]) -> Value:
         """Operations that write one value into another."""
         written = [values[0], values[2] if equation.name.startswith("scatter") else values[1]]
         given = [value for value in written if not isinstance(value, Constant)]
@@ -325,14 +329,14 @@ class _Reader:
             return CONSTANT
         if len(given) == 1:
             return _soft(given[0])
-        if all(isinstance(value, TracedParameter) for value in given):
-            result: Any = combine(self.network, "add", given, equation.scope)
-            return relayout.lose(result, self.shape(equation.outputs[0]))
+        parameters = [value for value in given if isinstance(value, TracedParameter)]
+        if len(parameters) == len(given):
+            return relayout.lose(one_parameter(self.network, parameters), self.shape(equation.outputs[0]))
         nodes = materialise_all(self.network, given, equation.scope)
         kind = "sum" if "-" in equation.name else "concat"
         return Activation(self.network.join(kind, nodes, equation.scope), direct=True)
 
-    def carry(self, equation: Equation, values: list[Any]) -> Value:
+    def carry(self, equation: Equation, values: list[Value]) -> Value:
         """A carry that begins as a constant comes from what the loop reads."""
         for value in values:
             activation = materialise(self.network, value, equation.scope)
@@ -343,6 +347,10 @@ class _Reader:
 
 def _soft(value: Value) -> Value:
     return Activation(value.node) if isinstance(value, Activation) else value
+
+
+def _first_given(values: Sequence[Value]) -> Value:
+    return _soft(next(value for value in values if not isinstance(value, Constant)))
 
 
 def _is_kernel(path: str) -> bool:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-METRICS = "metrics.jsonl"
+from ghn_jax.evaluation.json_lines import METRICS, read, rewrite
+
 VALIDATION = "validation.jsonl"
 
 
@@ -70,17 +70,7 @@ class Watch:
             self._board.close()
 
 
-def read(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
-    """The lines of a file that `Watch` writes, but for one that is cut off or follows one that is."""
-    with open(path) as lines, contextlib.suppress(json.JSONDecodeError):
-        for line in lines:
-            yield json.loads(line)
-
-
 def rewind(path: Path, step: int) -> None:
     """Removes lines of steps after `step` from a file, if there is one."""
     if path.exists():
-        kept = [row for row in read(path) if row["step"] <= step]
-        temporary = path.with_name(path.name + ".new")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        temporary.replace(path)
+        rewrite(path, [row for row in read(path) if row["step"] <= step])

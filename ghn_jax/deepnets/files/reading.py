@@ -151,9 +151,14 @@ class StoredSplit:
     def architecture(self, index: int, large_images: bool = False) -> Architecture:
         """An architecture; those of "wide" have the channels they are evaluated with, the files say 32."""
         try:
-            architecture: Any = from_json(self.entry(index))  # an entry never describes a ResNet
+            architecture = from_json(self.entry(index))
         except ArchitectureError as error:
             raise DeepNetsFileError(f"{self.file.meta.path}: entry {index} of {self.name!r}: {error}") from error
+        if not isinstance(architecture, Architecture):
+            raise DeepNetsFileError(
+                f"{self.file.meta.path}: entry {index} of {self.name!r} is a {type(architecture).__name__}: expected "
+                "a network of cells"
+            )
         if self.name == "wide":
             wide = SPLITS["wide"]
             factor = (wide.large_C if large_images else wide.C) // SPLITS["test"].C

@@ -1,6 +1,6 @@
 """Compares networks run operation by operation with the whole: logits, loss and the gradient of every tensor.
 
-    python experiments/check_execution.py --num=200
+    python benchmarks/check_execution.py --num=200
 
 Networks come from the splits train, deep, dense, bnfree and wide, with fewer channels, so that all kinds are among
 them: with and without attention, excitation, normalisation, global pooling and 1x1 convolutions at cell inputs, both

@@ -1,6 +1,6 @@
 """Compares this package with figures computed by the published PyTorch implementation.
 
-    python experiments/check_parity.py --reference=../shared/reference
+    python benchmarks/check_parity.py --reference=../shared/reference
 
 Prints a line for each kind of figure: how many were checked and the worst error.  Ends with status 1, naming file, key
 and value, if one is off.  Takes two to three minutes on two idle CPU cores.

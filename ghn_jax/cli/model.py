@@ -1,0 +1,105 @@
+"""The model or architecture of a command line, and its graph."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import sys
+from typing import Any
+
+import jax
+import numpy as np
+
+from ghn_jax.cli.common import CommandError
+from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
+from ghn_jax.graphs.graph import Graph
+from ghn_jax.networks.architecture import Task, named
+from ghn_jax.networks.program_graph import build_graph
+from ghn_jax.tracing import trace
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Adds --model or --arch, and what a model is called with."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--model", help="package.module:factory")
+    what.add_argument("--arch", help="an architecture of DeepNets-1M: its name (resnet50), or split/index (test/7)")
+    parser.add_argument(
+        "--input",
+        action="append",
+        default=[],
+        help="shape of an input of the model, 1,32,32,3 or 1,64:int32; once each",
+    )
+    parser.add_argument(
+        "--arg", action="append", default=[], help="another argument of its call, as in --arg=train=false; once each"
+    )
+
+
+def check_model(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program if the options of `add_model` do not go together."""
+    if args.model and not args.input:
+        parser.error("--model needs the shape of an --input")
+    if args.arch and (args.input or args.arg):
+        parser.error("--input and --arg are for --model, an architecture knows its inputs")
+
+
+def parse_input(text: str) -> jax.ShapeDtypeStruct:
+    """The shape and type of "1,32,32,3" or "1,64:int32"."""
+    sizes, _, dtype = text.partition(":")
+    try:
+        shape = tuple(int(size) for size in sizes.split(",")) if sizes else ()
+        if min(shape, default=1) < 1:
+            raise ValueError
+        return jax.ShapeDtypeStruct(shape, np.dtype(dtype or "float32"))
+    except (TypeError, ValueError):
+        raise CommandError(
+            f"--input={text}: expected positive sizes and perhaps a type, as 1,32,32,3 or 1,64:int32"
+        ) from None
+
+
+def parse_arg(text: str) -> tuple[str, Any]:
+    """Name and value of "train=false"; a value is JSON, or else text."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise CommandError(f"--arg={text}: expected name=value")
+    try:
+        return name, json.loads(value.lower() if value in ("True", "False") else value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+def make_model(text: str) -> tuple[Any, ...]:
+    """What the factory called `text` makes: a module, or a function and parameters."""
+    module_name, colon, factory_name = text.partition(":")
+    if not colon:
+        raise CommandError(f"--model={text}: expected package.module:factory")
+    sys.path.insert(0, os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise CommandError(f"--model={text}: {error}") from error
+    try:
+        made = factory()
+    except Exception as error:
+        raise CommandError(f"--model={text}: the factory fails: {type(error).__name__}: {error}") from error
+    return made if isinstance(made, tuple) else (made,)
+
+
+def make_graph(args: argparse.Namespace, task: Task, strict: bool = False) -> Graph:
+    """The graph of the model or architecture."""
+    if args.model:
+        inputs = [parse_input(text) for text in args.input]
+        kwargs = dict(parse_arg(text) for text in args.arg)
+        model = make_model(args.model)
+        return trace(*model, *inputs, strict=strict, **kwargs)
+    split, slash, index = args.arch.partition("/")
+    if not slash:
+        return build_graph(named(args.arch), task)
+    if split not in SPLITS or not index.isdigit():
+        raise CommandError(f"--arch={args.arch}: expected a name, or an index of one of {', '.join(sorted(SPLITS))}")
+    try:
+        architecture = sample_architecture(split, int(index))
+    except ValueError as error:
+        raise CommandError(f"--arch={args.arch}: {error}") from error
+    return build_graph(architecture, task)

@@ -1,0 +1,95 @@
+"""Predicts the parameters of a model and writes them to a file, without a line of Python.
+
+    ghn-jax predict --model=examples.models.resnet:resnet50 --input=1,224,224,3 --out=params.npz
+    ghn-jax predict --model=examples.models.nnx_models:vit --input=1,32,32,3 --out=params
+    ghn-jax predict --model=examples.models.gpt:gpt_small --input=1,64:int32 --out=params.npz
+    ghn-jax predict --arch=resnet50 --out=params.npz
+    ghn-jax predict --arch=test/7 --out=params.npz
+
+A factory is called without arguments and returns a Linen or NNX module, or a function and its parameters.  Modules are
+looked for in the current folder too.  `--out` ending in `.npz` writes one array for every parameter, named by its path;
+anything else is a folder in the format of Orbax.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from ghn_jax.cli.common import (
+    CommandError,
+    add_hypernetwork,
+    load_hypernetwork,
+    make_parser,
+    refuse_existing,
+    replacing,
+)
+from ghn_jax.cli.model import add_model, check_model, make_graph
+from ghn_jax.graphs.graph import GraphError
+from ghn_jax.networks.architecture import ArchitectureError
+from ghn_jax.prediction.predict import predict_params
+from ghn_jax.prediction.report import report
+from ghn_jax.runtime import use_compilation_cache
+from ghn_jax.tracing import TraceError
+from ghn_jax.weights.checkpoint import CheckpointError
+
+
+def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = make_parser(__doc__ or "", "predict")
+    add_model(parser)
+    parser.add_argument("--out", type=Path, help="params.npz, or a folder; nothing is written without")
+    add_hypernetwork(parser)
+    parser.add_argument("--strict", action="store_true", help="fail if a parameter cannot be predicted")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
+    parser.add_argument("--seed", type=int, default=0, help="of the model's own initialisers")
+    args = parser.parse_args(arguments)
+    check_model(parser, args)
+    return args
+
+
+def write(path: Path, arrays: dict[str, jax.Array]) -> None:
+    """Writes arrays by name, under a temporary name first."""
+    with replacing(path) as temporary:
+        if path.suffix == ".npz":
+            standard = {name: np.asarray(values) for name, values in arrays.items()}
+            # NumPy's files know no bfloat16.
+            standard = {n: v.astype(np.float32) if v.dtype.kind == "V" else v for n, v in standard.items()}
+            np.savez(temporary, **standard)
+            return
+        from orbax.checkpoint import v1 as ocp
+
+        ocp.save(os.fspath(temporary), traverse_util.unflatten_dict(arrays, sep="/"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
+    use_compilation_cache()
+    try:
+        refuse_existing(args.out, args.overwrite)
+        ghn, task = load_hypernetwork(args.checkpoint)
+        begin = time.perf_counter()
+        graph = make_graph(args, task, args.strict)
+        traced = time.perf_counter()
+        params = predict_params(graph, ghn, seed=args.seed, strict=args.strict)
+        jax.block_until_ready(params)
+        predicted = time.perf_counter()
+    except (CommandError, ArchitectureError, CheckpointError, GraphError, IndexError, TraceError) as error:
+        sys.exit(str(error))
+    names = list(params) if graph.tree is None else [leaf.name for leaf in graph.tree.leaves]
+    leaves = list(params.values()) if graph.tree is None else graph.tree.arrays(params)
+    print(report(graph, ghn))
+    count = sum(leaf.size for leaf in leaves)
+    print(
+        f"graph {1e3 * (traced - begin):.0f} ms, prediction {1e3 * (predicted - traced):.0f} ms, {count:,} parameters"
+    )
+    if args.out:
+        write(args.out, dict(zip(names, leaves, strict=True)))
+        print(f"written: {args.out}")
