@@ -18,14 +18,15 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from ghn_jax.errors import GHNError
 from ghn_jax.execution.kept import Kept, Serialized, not_kept_by_jax
 from ghn_jax.networks.platforms import compiled_for, compiler_options, platform_of, processors
 
 
-class CompilationError(RuntimeError):
+class CompilationError(GHNError, RuntimeError):
     """An operation that XLA cannot compile for a device.
 
-    >>> issubclass(ghn_jax.CompilationError, RuntimeError)
+    >>> issubclass(ghn_jax.CompilationError, ghn_jax.GHNError)
     True
     """
 

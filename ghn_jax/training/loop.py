@@ -17,7 +17,7 @@ import numpy as np
 
 from ghn_jax import images
 from ghn_jax.deepnets.sampler import GENERATOR_VERSION
-from ghn_jax.errors import extra
+from ghn_jax.errors import GHNError, extra
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Batch, Dataset
@@ -44,7 +44,7 @@ BATCHES_AHEAD = 2
 """Batches of images that are made ahead; one of 256 ImageNet images takes 147 MiB."""
 
 
-class NonFiniteLossError(FloatingPointError):
+class NonFiniteLossError(GHNError, FloatingPointError):
     """Losses or gradients that are not finite, step after step; the last checkpoint is still good."""
 
 
