@@ -81,6 +81,39 @@ def test_a_recipe_without_its_program_is_compiled_again(entries):
     assert lowered == [RECIPE] and len(entries.names) == 2
 
 
+@pytest.mark.parametrize("damaged", [b"", b"\xff\x00", None], ids=["empty", "garbage", "cut short"])
+def test_damaged_entries_are_compiled_again(entries, damaged):
+    other = dataclasses.replace(RECIPE, shape=(5,))
+    compiled, _ = programs()
+    run(compiled)
+    compiled.get(other)
+    for name in entries.names:
+        entries[name] = entries[name][:-5] if damaged is None else damaged
+    compiled, lowered = programs()
+    run(compiled)
+    compiled.get(other)
+    assert lowered == [RECIPE, other]
+    compiled, lowered = programs()  # they have been replaced
+    run(compiled)
+    assert lowered == []
+
+
+def test_a_damaged_program_is_said_once(entries, capsys):
+    other = dataclasses.replace(RECIPE, shape=(5,))
+    compiled, _ = programs()
+    run(compiled)
+    compiled.get(other)
+    for name in entries.names:
+        if name.startswith("ghn_jax-program"):
+            entries[name] = entries[name][:-5]
+    compiled, lowered = programs()
+    run(compiled)
+    compiled.get(other)
+    assert lowered == [RECIPE, other]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ghn_jax: ghn_jax-program-") and "is compiled again" in line
+
+
 def test_recipes_that_do_the_same_share_a_program(entries):
     same = dataclasses.replace(RECIPE, shape=(6,))
     other = dataclasses.replace(RECIPE, shape=(5,))

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import io
 import pickle
+import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -37,6 +38,7 @@ class Kept:
     def __init__(self, entries: CacheInterface, environment: str):
         self._entries = entries
         self._environment = environment
+        self._said_damaged = False
 
     @classmethod
     def for_device(cls, device: Any, options: Mapping[str, Any], lower: Callable[..., Any]) -> Kept | None:
@@ -68,17 +70,32 @@ class Kept:
     def find(self, recipe: Any) -> str | None:
         """The key of the program that the recipe comes down to, if it has been noted."""
         value = self._entries.get(self._name_of(recipe)) if _is_ours(recipe) else None
-        return None if value is None else value.decode()
+        if value is None:
+            return None
+        key, checksum = value[:64].decode(errors="replace"), value[64:].decode(errors="replace")
+        return key if checksum == _digest(key) else None  # a damaged key might give the program of another recipe
 
     def note(self, recipe: Any, key: str) -> None:
         """Notes what a recipe comes down to."""
         if _is_ours(recipe):
-            self._entries.put(self._name_of(recipe), key.encode())
+            self._entries.put(self._name_of(recipe), f"{key}{_digest(key)}".encode())
 
     def get(self, key: str) -> Serialized | None:
-        """The program of this key."""
-        value = self._entries.get(f"ghn_jax-program-{key}-{self._environment}")
-        return None if value is None else Serialized(zlib.decompress(value))
+        """The program of this key; None if there is none, or it is damaged, which is said once."""
+        name = f"ghn_jax-program-{key}-{self._environment}"
+        value = self._entries.get(name)
+        if value is None:
+            return None
+        try:
+            return Serialized(zlib.decompress(value))  # which has a checksum
+        except zlib.error as error:
+            if not self._said_damaged:
+                self._said_damaged = True
+                text = (
+                    f"ghn_jax: {name} of the compilation cache is damaged ({error}): it is compiled again, and so are"
+                )
+                print(f"{text} others like it", file=sys.stderr, flush=True)
+            return None
 
     def put(self, key: str, program: Serialized) -> None:
         """Keeps a program."""
