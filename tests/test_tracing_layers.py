@@ -475,3 +475,29 @@ def test_streams_of_random_numbers_and_sown_values():
             return nn.Dense(3)(x * jax.random.bernoulli(self.make_rng("dropout"), 0.5, x.shape))
 
     assert counts(trace(Net(), shape(2, 4))) == {"input": 1, "conv": 2, "bias": 2}
+
+
+def test_a_table_of_parameters_indexed_by_a_state():
+    """The state is a float that the model casts: it is given, so the indices are constants."""
+
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            table = self.param("table", nn.initializers.normal(), (6, 4))
+            position = self.variable("buffers", "position", lambda: jnp.arange(3.0))
+            return nn.Dense(4)(x) + table[position.value.astype(jnp.int32)].sum(0)
+
+    graph = ghn_jax.trace(Net(), shape(2, 8))
+    assert set(tensors(graph)) == {"table", "Dense_0/kernel", "Dense_0/bias"}
+    assert ghn_jax.predict_params(graph)["table"].shape == (6, 4)
+
+
+def test_a_constant_table_sliced_where_the_input_says():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            row = jax.lax.dynamic_slice(jnp.arange(40.0).reshape(10, 4), (jnp.argmax(x[0]), 0), (1, 4))
+            return nn.Dense(4)(x) + row
+
+    graph = ghn_jax.trace(Net(), shape(2, 8))
+    assert set(tensors(graph)) == {"Dense_0/kernel", "Dense_0/bias"}
