@@ -414,7 +414,7 @@ def test_an_entry_that_is_no_network_of_cells(tmp_path):
     path = tmp_path / "eval.hdf5"
     write_file(path, {"train": [stored_network("train", 0)]})
     meta = json.loads(meta_path(path).read_text())
-    meta["train"]["nets"][0] = json.loads(arch.to_json(arch.named("resnet50")))
+    meta["train"]["nets"][0] = arch.to_json(arch.named("resnet50"))
     meta_path(path).write_text(json.dumps(meta))
     with DeepNetsFile(path) as file, pytest.raises(DeepNetsFileError, match="entry 0 of 'train' is a ResNet: expected"):
         file["train"].architecture(0)
