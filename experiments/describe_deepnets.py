@@ -3,9 +3,9 @@
 `python experiments/describe_deepnets.py ...` is `ghn-jax deepnets describe ...`.
 """
 
-from ghn_jax.cli.common import clean_exit
-from ghn_jax.cli.describe_deepnets import main
+import sys
+
+from ghn_jax.cli.main import main
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    main(["deepnets", "describe", *sys.argv[1:]])

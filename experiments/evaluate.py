@@ -3,9 +3,9 @@
 `python experiments/evaluate.py ...` is `ghn-jax evaluate ...`.
 """
 
-from ghn_jax.cli.common import clean_exit
-from ghn_jax.cli.evaluate import main
+import sys
+
+from ghn_jax.cli.main import main
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    main(["evaluate", *sys.argv[1:]])

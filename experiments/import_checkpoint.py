@@ -3,9 +3,9 @@
 `python experiments/import_checkpoint.py ...` is `ghn-jax import ...`.
 """
 
-from ghn_jax.cli.common import clean_exit
-from ghn_jax.cli.import_checkpoint import main
+import sys
+
+from ghn_jax.cli.main import main
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    main(["import", *sys.argv[1:]])

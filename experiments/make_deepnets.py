@@ -3,9 +3,9 @@
 `python experiments/make_deepnets.py ...` is `ghn-jax deepnets make ...`.
 """
 
-from ghn_jax.cli.common import clean_exit
-from ghn_jax.cli.make_deepnets import main
+import sys
+
+from ghn_jax.cli.main import main
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    main(["deepnets", "make", *sys.argv[1:]])

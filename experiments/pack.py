@@ -3,9 +3,9 @@
 `python experiments/pack.py ...` is `ghn-jax pack ...`.
 """
 
-from ghn_jax.cli.common import clean_exit
-from ghn_jax.cli.pack import main
+import sys
+
+from ghn_jax.cli.main import main
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    main(["pack", *sys.argv[1:]])

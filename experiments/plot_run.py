@@ -3,9 +3,9 @@
 `python experiments/plot_run.py ...` is `ghn-jax plot ...`.
 """
 
-from ghn_jax.cli.common import clean_exit
-from ghn_jax.cli.plot import main
+import sys
+
+from ghn_jax.cli.main import main
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    main(["plot", *sys.argv[1:]])

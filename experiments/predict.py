@@ -3,9 +3,9 @@
 `python experiments/predict.py ...` is `ghn-jax predict ...`.
 """
 
-from ghn_jax.cli.common import clean_exit
-from ghn_jax.cli.predict import main
+import sys
+
+from ghn_jax.cli.main import main
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    main(["predict", *sys.argv[1:]])

@@ -3,9 +3,9 @@
 `python experiments/train.py ...` is `ghn-jax train ...`.
 """
 
-from ghn_jax.cli.common import clean_exit
-from ghn_jax.cli.train import main
+import sys
+
+from ghn_jax.cli.main import main
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    main(["train", *sys.argv[1:]])

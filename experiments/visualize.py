@@ -3,9 +3,9 @@
 `python experiments/visualize.py ...` is `ghn-jax visualize ...`.
 """
 
-from ghn_jax.cli.common import clean_exit
-from ghn_jax.cli.visualize import main
+import sys
+
+from ghn_jax.cli.main import main
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    main(["visualize", *sys.argv[1:]])

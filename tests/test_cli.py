@@ -1,14 +1,27 @@
 """The console command: help, errors, pipes, and what it imports."""
 
+import dataclasses
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from ghn_jax.cli.main import COMMANDS
+from ghn_jax.cli.common import CommandError, load_setting, replacing
+from ghn_jax.cli.main import COMMANDS, main
+from ghn_jax.cli.train import read_config
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.model import GHN
+from ghn_jax.graphs.graph import GraphError
+from ghn_jax.training.config import from_fields
+from ghn_jax.weights import pretrained
 
+ROOT = Path(__file__).parent.parent
+SCRIPTS = ROOT / "experiments"
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
+BY_ML_COLLECTIONS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 def run(*words):
@@ -56,10 +69,112 @@ def test_report():
     done = run("report", "--arch=resnet50")
     assert done.returncode == 0 and "seen 161 tensors (100.0%)" in done.stdout.splitlines()[-1]
     done = run("report", "--arch=resnet51")
-    assert done.returncode == 1 and done.stderr.startswith("no architecture is called 'resnet51'")
+    assert done.returncode == 1 and done.stderr.startswith("no architecture 'resnet51': expected")
     assert len(done.stderr.splitlines()) == 1
 
 
 def test_help_does_not_wait_for_jax():
     code = "import sys; from ghn_jax.cli import main; main.main(['--help']); assert 'jax' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_unknown_words_have_one_line():
+    for words in (("xyz",), ("--xyz",), ("deepnets", "--xyz")):
+        done = run(*words)
+        (line,) = done.stderr.splitlines()
+        assert done.returncode == 2 and repr(" ".join(words)) in line and "deepnets describe" in line
+
+
+@BY_ML_COLLECTIONS
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "which run? Give --config=configs/cifar.py"),
+        (["--config=nothing.py"], "--config=nothing.py: there is no such file, expected configs/cifar.py"),
+        (["--config=setup.cfg"], "--config=setup.cfg: expected a configuration"),
+        (["--config=setup.py"], "--config=setup.py: there is no such file"),
+        (["--config=configs/smoke.py", "--config.stepz=3"], "config has no field 'stepz'; did you mean 'steps'?"),
+        (["--config=configs/smoke.py", "--config.steps=x"], "flag --config.steps=x: invalid literal for int()"),
+        (["--config=configs/smoke.py", "--config.steps=0"], "config.steps=0: expected at least 1"),
+        (["--config=configs/smoke.py", "--steps=3"], "Unknown command line flag 'steps'"),
+        (["--config=configs/smoke.py", "more"], "unknown arguments more"),
+    ],
+)
+def test_a_training_that_cannot_begin(monkeypatch, words, message):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match=re.escape(message)) as stopped:
+        main(["train", *words])
+    assert isinstance(stopped.value.code, str) and len(stopped.value.code.splitlines()) == 1
+
+
+@BY_ML_COLLECTIONS
+def test_a_configuration_and_its_overrides(monkeypatch):
+    """Read as `ml_collections.config_flags` reads them, any number of times in one process."""
+    monkeypatch.chdir(ROOT)
+    for steps in (7, 8):
+        fields = read_config("configs/smoke.py", [f"--config.steps={steps}", "--config.decay_at=(0.5, 0.8)"])
+        config = from_fields(fields)
+        assert config.steps == steps and config.decay_at == (0.5, 0.8) and config.dataset == "digits"
+
+
+def test_a_hypernetwork_and_images_that_fit(tmp_path):
+    config = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
+    pretrained.write(tmp_path / "ten.npz", GHN.init(config, 0), {"dataset": "digits"})
+    setting = load_setting(str(tmp_path / "ten.npz"), None, None)
+    assert setting.dataset.name == "digits" and setting.dataset.task == setting.task
+    pretrained.write(tmp_path / "two.npz", GHN.init(dataclasses.replace(config, num_classes=2), 0), {})
+    with pytest.raises(CommandError, match="two.npz does not say what it was trained on: give --dataset"):
+        load_setting(str(tmp_path / "two.npz"), None, None)
+    with pytest.raises(
+        CommandError, match=r"^digits is for Task\(num_classes=10, .* networks for Task\(num_classes=2, "
+    ):
+        load_setting(str(tmp_path / "two.npz"), "digits", None)
+
+
+@pytest.mark.parametrize("command", ["plot nothing", "visualize --arch=resnet50", "deepnets describe"])
+def test_pictures_have_known_formats(capsys, command):
+    with pytest.raises(SystemExit):
+        main([*command.split(), "--out=picture.xyz"])
+    assert "picture.xyz: expected a name ending in .png, .pdf" in capsys.readouterr().err
+
+
+def test_results_appear_when_they_are_complete(tmp_path):
+    path = tmp_path / "new" / "table.txt"
+    with replacing(path) as temporary:
+        temporary.write_text("first")
+        assert temporary.suffix == ".txt" and not path.exists()
+    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
+        temporary.write_text("second")
+        raise ZeroDivisionError
+    assert path.read_text() == "first" and list(path.parent.iterdir()) == [path]
+    with replacing(tmp_path / "folder") as temporary:
+        temporary.mkdir()
+    with pytest.raises(OSError), replacing(tmp_path / "folder") as temporary:
+        temporary.write_text("a file does not replace a folder")
+    assert (tmp_path / "folder").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141), (GraphError("a graph"), "a graph")]
+)
+def test_a_program_ends_without_a_traceback(error, code):
+    script = "from ghn_jax.cli.common import clean_exit\nfrom ghn_jax.graphs.graph import GraphError\n"
+    name = error.__name__ if isinstance(error, type) else repr(error)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{script}with clean_exit():\n    raise {name}"], capture_output=True, text=True
+    )
+    assert done.returncode == (1 if code == "a graph" else code)
+    assert done.stderr == {130: "interrupted\n", 141: "", "a graph": "a graph\n"}[code]
+
+
+def test_scripts_are_thin():
+    assert {path.name for path in SCRIPTS.glob("*.py") if len(path.read_text().splitlines()) >= 80} == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["predict", "make_deepnets", "compare_runs", "evaluate_splits", "fine_tune", "graph_use"]
+)
+def test_scripts_explain_themselves(name):
+    words = [sys.executable, SCRIPTS / f"{name}.py", "--help"]
+    done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0 and done.stdout.startswith("usage: ") and done.stderr == ""

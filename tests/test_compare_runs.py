@@ -1,24 +1,22 @@
 """The comparison of two training runs, network by network."""
 
 import json
+from pathlib import Path
 
 import pytest
 import scripts
 
 from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.errors import GHNError
+from ghn_jax.evaluation.json_lines import METRICS
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10
+from ghn_jax.studies import compare_runs
 from ghn_jax.training.loop import Progress
-from ghn_jax.training.watch import METRICS
 from ghn_jax.weights import checkpoint
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
-
-
-@pytest.fixture(scope="module")
-def script():
-    return scripts.load("experiments/compare_runs.py")
 
 
 def lines(*steps):
@@ -29,20 +27,20 @@ def lines(*steps):
     ]
 
 
-def test_networks_that_both_runs_met(script):
+def test_networks_that_both_runs_met():
     first = lines({1: 9.0}, {2: 0.5, 3: 0.7}, {4: float("nan")}, {5: 1.0})
     second = lines({1: 8.0}, {3: 0.4, 7: 0.1}, {4: 1.0}, {6: 1.0}, {5: 2.0})
-    assert script.pairs(first, second, from_step=1) == [(1, 9.0, 8.0), (3, 0.7, 0.4)]
-    assert script.pairs(first, second, from_step=2) == [(3, 0.7, 0.4)]
+    assert compare_runs.pairs(first, second, from_step=1) == [(1, 9.0, 8.0), (3, 0.7, 0.4)]
+    assert compare_runs.pairs(first, second, from_step=2) == [(3, 0.7, 0.4)]
 
 
-def test_means_by_hand(script):
+def test_means_by_hand():
     normalised, plain = (
         next(a for a in (sample_architecture("train", n) for n in range(200)) if bool(a.norm) is norm)
         for norm in (True, False)
     )
-    met = [script.Pair(0, 1.0, 1.5), script.Pair(1, 2.0, 1.9), script.Pair(2, 50.0, 2.0)]
-    rows = {row.kind: row for row in script.rows(met, [normalised, normalised, plain])}
+    met = [compare_runs.Pair(0, 1.0, 1.5), compare_runs.Pair(1, 2.0, 1.9), compare_runs.Pair(2, 50.0, 2.0)]
+    rows = {row.kind: row for row in compare_runs.rows(met, [normalised, normalised, plain])}
     assert rows["all"] == ("all", 3, 2.0, 1.9, pytest.approx(0.2), pytest.approx(0.755 / 3**0.5, rel=1e-3))
     assert rows["batch norm"] == ("batch norm", 2, 1.5, 1.7, pytest.approx(-0.2), pytest.approx(0.3))
     assert rows["no normalisation"].mean == 1.0  # 3 - 2: a loss of 50 counts as 3
@@ -64,14 +62,14 @@ def run(tmp_path):
     return make
 
 
-def test_two_runs(script, run, capsys):
+def test_two_runs(run, capsys):
     first, second, third = run("a", 1.25), run("b", 1.5), run("c", 1.5, seed=2)
-    script.main([first, second])
+    scripts.load("experiments/compare_runs.py").main([first, second])
     assert "| all | 2 | 1.250 | 1.500 | -0.250 +- 0.000 |" in capsys.readouterr().out
     for arguments, message in (
-        ([first, third], "seed=1 and 2"),
-        ([first, second, "--from_step=2"], "no network at the same step from step 2 on"),
-        ([first, "nowhere"], "nowhere"),
+        ((first, third), "seed=1 and 2"),
+        ((first, second, 2), "no network at the same step from step 2 on"),
+        ((first, "nowhere"), "nowhere"),
     ):
-        with pytest.raises(SystemExit, match=message):
-            script.main(arguments)
+        with pytest.raises(GHNError, match=message):
+            compare_runs.compare(*map(Path, arguments[:2]), *arguments[2:])

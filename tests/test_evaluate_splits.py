@@ -1,17 +1,19 @@
 """The comparison of hypernetworks over the test splits."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scripts
 
+from ghn_jax.errors import GHNError
+from ghn_jax.evaluation import json_lines
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Split
 from ghn_jax.networks.architecture import Architecture, Genotype
+from ghn_jax.studies import evaluate_splits
 from ghn_jax.weights import pretrained
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
@@ -28,16 +30,16 @@ def script():
     return scripts.load("experiments/evaluate_splits.py")
 
 
-def test_every_network_has_its_own_images(script):
+def test_every_network_has_its_own_images():
     split = Split(np.arange(10)[:, None], np.arange(10))
-    assert script.own_images(split, 0, 4).labels.tolist() == [0, 1, 2, 3]
-    assert script.own_images(split, 2, 4).labels.tolist() == [8, 9, 0, 1]
-    assert script.own_images(split, 2, 4).images[:, 0].tolist() == [8, 9, 0, 1]
+    assert evaluate_splits.own_images(split, 0, 4).labels.tolist() == [0, 1, 2, 3]
+    assert evaluate_splits.own_images(split, 2, 4).labels.tolist() == [8, 9, 0, 1]
+    assert evaluate_splits.own_images(split, 2, 4).images[:, 0].tolist() == [8, 9, 0, 1]
 
 
-def test_table(script):
+def test_table():
     found = {"test": {"a": [0.5, 0.7], "He init": [0.1, 0.1]}, "resnet50": {"a": [0.25]}}
-    assert script.markdown(found, ["a", "He init"]).splitlines() == [
+    assert evaluate_splits.table(found, ["a", "He init"]).splitlines() == [
         "|  | test (2) | resnet50 |",
         "| --- | --- | --- |",
         "| a | 60.0 +- 10.0, 70.0 | 25.0 |",
@@ -49,15 +51,14 @@ def test_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
     for seed in (0, 1):
         pretrained.write(tmp_path / f"{seed}.npz", GHN.init(SMALL, seed), {})
     monkeypatch.setattr(
-        script,
+        evaluate_splits,
         "networks_of",
         lambda split, most, large: [(n, Architecture(CELL, n_cells=1 + n, C=8, fc_dim=16)) for n in range(most)],
     )
 
     def run(num, *hypernetworks):
         arguments = ["--dataset=digits", "--num_images=64", "--splits", "test", f"--num={num}", f"--out={tmp_path}"]
-        monkeypatch.setattr(sys, "argv", ["evaluate_splits.py", *arguments, *hypernetworks])
-        script.main()
+        script.main([*arguments, *hypernetworks])
         return [json.loads(line) for line in (tmp_path / "networks.jsonl").read_text().splitlines()]
 
     rows = run(1, f"first={tmp_path / '0.npz'}")
@@ -75,19 +76,38 @@ def test_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
     both = [rows[0]["accuracy"]["first"], rows[2]["accuracy"]["first"]]
     assert stored["first"]["test"]["mean"] == pytest.approx(np.mean(both))
     assert run(2, f"first={tmp_path / '0.npz'}", f"second={tmp_path / '1.npz'}") == rows
-    with pytest.raises(SystemExit, match="has accuracies on 64 images, other than --num_images=128"):
+    with pytest.raises(GHNError, match="has accuracies on 64 images, other than --num_images=128"):
         run(2, f"first={tmp_path / '0.npz'}", "--num_images=128")
-    assert script.images_of("test", 64) == 64 and script.images_of("predefined", 64) == 1024
+    assert evaluate_splits.images_of("test", 64) == 64 and evaluate_splits.images_of("predefined", 64) == 1024
 
 
-def test_bad_arguments(script, monkeypatch, capsys):
-    for bad, message in (("--num_images=100", "expected a multiple of 64"), ("He init=b", "expected another")):
-        monkeypatch.setattr(sys, "argv", ["x", "--dataset=digits", "--out=nowhere", "a=b", bad])
+def test_bad_arguments(script, capsys):
+    for bad, message in (
+        ("--num_images=100", "expected a multiple of 64"),
+        ("--num=0", "at least 1"),
+        ("He init=b", "expected another"),
+    ):
         with pytest.raises(SystemExit):
-            script.main()
+            script.main(["--dataset=digits", "--out=nowhere", "a=b", bad])
+        assert message in capsys.readouterr().err
+    for bad, message in (
+        ("--num_images=100", "expected a multiple of 64"),
+        ("--num=0", "expected at least 1"),
+        ("He init=b", "expected another"),
+    ):
+        with pytest.raises(SystemExit):
+            script.main(["--dataset=digits", "--out=nowhere", "a=b", bad])
         assert message in capsys.readouterr().err
     for bad, message in (("a=nothing_like_that", "nothing_like_that"), ("ghn2", "'ghn2': expected TITLE=WHAT")):
-        monkeypatch.setattr(sys, "argv", ["x", "--dataset=digits", "--out=nowhere", bad])
-        with pytest.raises(SystemExit, match=message):
-            script.main()
+        with pytest.raises(GHNError, match=message):
+            script.main(["--dataset=digits", "--out=nowhere", bad])
     assert not Path("nowhere").exists()
+
+
+def test_a_line_that_was_cut_off_is_measured_again(tmp_path):
+    path = tmp_path / "networks.jsonl"
+    row = {"split": "test", "number": 0, "images": 64, "accuracy": {"a": 0.5}}
+    path.write_text(json.dumps(row) + '\n{"split": "te')
+    assert evaluate_splits._measured(path, 64) == {("test", 0): {"a"}}
+    json_lines.append(path, row | {"number": 1})
+    assert evaluate_splits.collect(path, ["a"]) == {"test": {"a": [0.5, 0.5]}}

@@ -11,10 +11,14 @@ from ghn_jax.evaluation import fine_tuning
 from ghn_jax.evaluation.accuracy import accuracy, as_a_whole
 from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner
 from ghn_jax.execution import whole
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, Architecture, Genotype
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.losses import cross_entropy
 from ghn_jax.networks.lowering import lower
+from ghn_jax.networks.network import make_network
+from ghn_jax.studies import fine_tune
 
 CELL = Genotype(
     normal=(("conv_3x3", 0), ("skip_connect", 1)),
@@ -24,6 +28,7 @@ CELL = Genotype(
 )
 PROGRAMS = [lower(Architecture(CELL, n_cells=n, C=8, fc_dim=16), CIFAR10) for n in (1, 2)]
 STEPS = 80
+SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 
 
 @pytest.fixture(scope="module")
@@ -63,3 +68,35 @@ def test_it_learns_and_measures(tuner):
     assert len(losses) == STEPS
     assert np.mean(losses[-10:]) < np.mean(losses[:10]) - 0.3
     assert measured[STEPS] > measured[0] + 0.1
+
+
+def test_starts_side_by_side_go_on_where_they_were(tmp_path, monkeypatch):
+    """Only what a file does not have is trained: by data set, schedule, network, start and hypernetwork."""
+    trained = []
+
+    class Tuner:
+        def __init__(self, steps):
+            self.steps = steps
+
+        def __call__(self, program, params, dataset, measure_at, num_test_images, made_step):
+            trained.append(max(measure_at))
+            return {step: step / 1000 for step in measure_at}
+
+    monkeypatch.setattr(fine_tune, "FineTuner", Tuner)
+    dataset = fine_tune.with_train_images(images.load("digits"), 128)
+    assert len(dataset.train.labels) == 128 and fine_tune.steps_per_epoch(dataset) == 2
+    network = make_network(0, Architecture(CELL, n_cells=1, C=8, fc_dim=16), dataset.task)
+    ghn, path = GHN.init(SMALL, 0), tmp_path / "fine_tuning.jsonl"
+
+    def measure(epochs, checkpoint, starts=fine_tune.STARTS):
+        trained.clear()
+        rows = fine_tune.measure(ghn, {"a": network}, dataset, path, epochs, starts=starts, checkpoint=checkpoint)
+        return [row["start"] for row in rows], len(trained)
+
+    assert measure([0, 1], "one", ["he"]) == (["he"], 1)
+    assert measure([0, 1], "one") == (["predicted", "he"], 1)
+    assert measure([0, 1], "one") == (["predicted", "he"], 0)
+    assert measure([0, 1], "two") == (["predicted", "he"], 1)
+    assert measure([0, 3], "two") == (["predicted", "he"], 2)
+    text = fine_tune.table(fine_tune.measure(ghn, {"a": network}, dataset, path, [0, 3], checkpoint="two"), [0, 3])
+    assert text.splitlines()[1].split() == ["a", "predicted", "0.0%", "0.6%"]

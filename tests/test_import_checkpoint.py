@@ -1,7 +1,6 @@
-"""`experiments/import_checkpoint.py`, as a user runs it."""
+"""`ghn-jax import`, as a user runs it."""
 
 import hashlib
-import importlib
 import pathlib
 
 import jax
@@ -11,6 +10,7 @@ from reference import REFERENCE, needs_reference
 from torch_files import write_checkpoint
 
 import ghn_jax
+from ghn_jax.cli.main import main
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import conversion, pretrained
@@ -18,18 +18,13 @@ from ghn_jax.weights import conversion, pretrained
 SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, ve=True, layernorm=True, hid=8)
 
 
-@pytest.fixture(scope="module")
-def script():
-    return importlib.import_module("ghn_jax.cli.import_checkpoint")
-
-
 @pytest.fixture
-def run(script, tmp_path, monkeypatch, capsys):
-    """Runs the script in a folder of its own; returns what it prints."""
+def run(tmp_path, monkeypatch, capsys):
+    """Runs the command in a folder of its own; returns what it prints."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
-        script.main(list(arguments))
+        main(["import", *arguments])
         return capsys.readouterr().out
 
     return call
@@ -65,7 +60,7 @@ def test_converts_exactly(run, tmp_path, out, written):
 def test_nothing_is_replaced_unasked(run, tmp_path):
     write_checkpoint(tmp_path / "ghn.pt", SMALL)
     (tmp_path / "mine.npz").write_text("mine")
-    with pytest.raises(SystemExit, match="--out: mine.npz exists; --overwrite replaces it"):
+    with pytest.raises(SystemExit, match="--out=mine.npz exists; --overwrite replaces it"):
         run("ghn.pt", "--out=mine.npz")
     assert (tmp_path / "mine.npz").read_text() == "mine"
     run("ghn.pt", "--out=mine.npz", "--overwrite")

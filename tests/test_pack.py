@@ -1,6 +1,5 @@
 """Packing a run into one file."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 
 import ghn_jax
+from ghn_jax.cli.main import main
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10
@@ -16,11 +16,6 @@ from ghn_jax.training.loop import Progress
 from ghn_jax.weights import checkpoint
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
-
-
-@pytest.fixture(scope="module")
-def script():
-    return importlib.import_module("ghn_jax.cli.pack")
 
 
 @pytest.fixture
@@ -49,12 +44,13 @@ def config_file(tmp_path) -> str:
     return f"--config={path}"
 
 
-def test_weights_and_provenance(script, run, config_file, tmp_path):
+def test_weights_and_provenance(run, config_file, tmp_path):
     out = tmp_path / "packed.npz"
     table = tmp_path / "splits.json"
     table.write_text(json.dumps({"what": "of two", "accuracy": {"mine": {"test": {"mean": 0.5, "best": 0.75}}}}))
-    script.main(
+    main(
         [
+            "pack",
             str(run("run", 7, ghn="mlp")),
             config_file,
             f"--out={out}",
@@ -72,10 +68,10 @@ def test_weights_and_provenance(script, run, config_file, tmp_path):
     assert known["command"] == f"python experiments/train.py {config_file} {changed}"
 
 
-def test_steps_before_the_start_count(script, run, config_file, tmp_path):
+def test_steps_before_the_start_count(run, config_file, tmp_path):
     first, second = tmp_path / "first.npz", tmp_path / "second.npz"
-    script.main([str(run("one", 7)), config_file, f"--out={first}"])
-    script.main([str(run("two", 5, start=str(first), meta_batch=4)), config_file, f"--out={second}"])
+    main(["pack", str(run("one", 7)), config_file, f"--out={first}"])
+    main(["pack", str(run("two", 5, start=str(first), meta_batch=4)), config_file, f"--out={second}"])
     known = ghn_jax.provenance(second)
     assert known["steps"] == 12 and known["architectures_seen"] == 14 + 20
     assert known["started_from"]["steps"] == 7
@@ -86,22 +82,22 @@ def test_steps_before_the_start_count(script, run, config_file, tmp_path):
         np.testing.assert_allclose(got, expected, atol=largest * 2**-11)  # half precision
 
 
-def test_bad_arguments(script, run, config_file, tmp_path):
+def test_bad_arguments(run, config_file, tmp_path):
     folder, out = run("run", 1), tmp_path / "packed.npz"
     with pytest.raises(SystemExit, match="there is no"):
-        script.main([str(tmp_path / "nothing"), config_file, f"--out={out}"])
+        main(["pack", str(tmp_path / "nothing"), config_file, f"--out={out}"])
     with pytest.raises(SystemExit, match="expected a name ending in .npz"):
-        script.main([str(folder), config_file, f"--out={tmp_path / 'packed'}"])
+        main(["pack", str(folder), config_file, f"--out={tmp_path / 'packed'}"])
     with pytest.raises(SystemExit, match="expected FILE:TITLE"):
-        script.main([str(folder), config_file, f"--out={out}", "--accuracy=nothing"])
+        main(["pack", str(folder), config_file, f"--out={out}", "--accuracy=nothing"])
     table = tmp_path / "splits.json"
     table.write_text(json.dumps({"what": "", "accuracy": {"mine": {}}}))
     with pytest.raises(SystemExit, match="has mine"):
-        script.main([str(folder), config_file, f"--out={out}", f"--accuracy={table}:other"])
+        main(["pack", str(folder), config_file, f"--out={out}", f"--accuracy={table}:other"])
     for text in (None, "nonsense =", "fields = {}"):
         foreign = tmp_path / "foreign.py"
         if text is not None:
             foreign.write_text(text)
         with pytest.raises(SystemExit, match="expected a configuration file"):
-            script.main([str(folder), f"--config={foreign}", f"--out={out}"])
+            main(["pack", str(folder), f"--config={foreign}", f"--out={out}"])
     assert not out.exists()

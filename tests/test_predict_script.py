@@ -1,6 +1,5 @@
-"""`experiments/predict.py`, as a user runs it."""
+"""`ghn-jax predict`, as a user runs it."""
 
-import importlib
 import sys
 
 import jax
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 
 import ghn_jax
+from ghn_jax.cli.main import main
 from ghn_jax.prediction.predict import predict_params
 
 MODELS = """
@@ -40,22 +40,16 @@ def broken():
 """
 
 
-@pytest.fixture(scope="module")
-def script():
-    return importlib.import_module("ghn_jax.cli.predict")
-
-
 @pytest.fixture
-def run(script, tmp_path, monkeypatch, capsys):
-    """Runs the script in a folder with `my_models.py`; returns what it prints."""
+def run(tmp_path, monkeypatch, capsys):
+    """Runs the command in a folder with `my_models.py`; returns what it prints."""
     (tmp_path / "my_models.py").write_text(MODELS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.delitem(sys.modules, "my_models", raising=False)
-    monkeypatch.setattr(script, "use_compilation_cache", lambda: None)
 
     def call(*arguments):
-        script.main([str(argument) for argument in arguments])
+        main(["predict", *arguments])
         return capsys.readouterr().out
 
     return call
@@ -120,9 +114,9 @@ def test_architectures(run, tmp_path, architecture):
         (["--model=my_models:linen", "--input=1,8,8,3"], r"Net.init\(float32\[1,8,8,3\]\) fails: .*'train'"),
         (["--model=my_models:function", "--input=2,4", "--arg=1"], "--arg=1: expected name=value"),
         (["--model=my_models:function", "--input=2,5"], r"<lambda>\(float32\[2,5\]\) fails"),
-        (["--arch=resnet5000"], "no architecture is called 'resnet5000'"),
-        (["--arch=test/500"], "--arch=test/500: index 500"),
-        (["--arch=tests/1"], "--arch=tests/1: expected a name, or an index of one of"),
+        (["--arch=resnet5000"], "no architecture 'resnet5000': expected an index of the split, a JSON file, or"),
+        (["--arch=test/500"], "index 500: split 'test' has architectures 0 to 499"),
+        (["--arch=tests/1"], "no architecture 'tests/1': expected .*split/index, as test/7"),
         (["--arch=vit", "--checkpoint=nowhere"], "there is no 'nowhere': expected the name of"),
     ],
 )

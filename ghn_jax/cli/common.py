@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ghn_jax.networks.architecture import Task
 
 
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
+"""Endings of names of pictures."""
+
+
 class CommandError(GHNError):
     """A command line that makes no sense; the message names the option, its value and what was expected."""
 
@@ -78,6 +82,18 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     """Adds --dataset and --data_dir, for the images of a hypernetwork."""
     parser.add_argument("--dataset", help="another data set than the hypernetwork was trained on")
     parser.add_argument("--data_dir", help="where its files are")
+
+
+def picture(text: str) -> Path:
+    """The path of a picture to be written, for `type=` of an option.
+
+    Raises:
+      ArgumentTypeError: a name that does not say in which format.
+    """
+    path = Path(text)
+    if path.suffix.lower() not in PICTURES:
+        raise argparse.ArgumentTypeError(f"{text}: expected a name ending in {', '.join(PICTURES)}")
+    return path
 
 
 def add_several(parser: argparse.ArgumentParser) -> None:

@@ -12,19 +12,19 @@ channels then.
 import argparse
 import dataclasses
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
-import matplotlib.figure
 import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from ghn_jax.cli.common import make_parser
-from ghn_jax.deepnets.files.reading import DeepNetsFile, DeepNetsFileError
+from ghn_jax.cli.common import CommandError, make_parser, picture, replacing
+from ghn_jax.deepnets.files.reading import DeepNetsFile
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture, split_size
 from ghn_jax.deepnets.statistics import QUANTITIES, NetworkStatistics, network_statistics, table, type_shares
+from ghn_jax.errors import extra
 from ghn_jax.graphs.drawing import STYLES
 from ghn_jax.graphs.graph import NODE_TYPES
 from ghn_jax.networks.architecture import CIFAR10, Architecture
@@ -32,6 +32,7 @@ from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.program_graph import graph_of
 
 DEFAULT_NUM = 1000
+COLORS = ("tab:blue", "tab:orange")
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,7 +42,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--file", type=Path, help="a published HDF5 file to read them from")
     parser.add_argument("--compare", type=Path, help="a published HDF5 file to compare with")
     parser.add_argument("--compare_split", help="the split of that file (the same)")
-    parser.add_argument("--out", type=Path, help="picture of the distributions (deepnets_SPLIT.png)")
+    parser.add_argument("--out", type=picture, help="picture of the distributions (deepnets_SPLIT.png)")
     args = parser.parse_args(arguments)
     if args.num is not None and args.num < 1:
         parser.error(f"--num={args.num}: expected at least 1")
@@ -54,7 +55,7 @@ def describe(
     """The figures of the first `num` networks (None: all, or `DEFAULT_NUM`), with these channels (None: their own)."""
     count = min(size, DEFAULT_NUM) if num is None else num
     if count > size:
-        sys.exit(f"--num={num}: {label} has {size} architectures")
+        raise CommandError(f"--num={num}: {label} has {size} architectures")
     found = []
     for index in tqdm(range(count), desc=label, unit="net", leave=False):
         architecture = architecture_at(index)
@@ -66,6 +67,7 @@ def describe(
 
 
 def from_file(path: Path, split: str, num: int | None, channels: int | None) -> list[NetworkStatistics]:
+    """The figures of networks in a published file."""
     with DeepNetsFile(path) as file:
         stored = file[split]
         return describe(len(stored), num, stored.architecture, f"{path.name}, {split}", channels)
@@ -88,60 +90,69 @@ def compare(ours: list[NetworkStatistics], theirs: list[NetworkStatistics]) -> s
 
 
 def draw(path: Path, groups: dict[str, list[NetworkStatistics]]) -> None:
-    """Histograms of every figure and the shares of types of nodes."""
+    """Draws histograms of every figure and the shares of types of nodes."""
+    with extra("plot"):
+        import matplotlib.figure
+
     figure = matplotlib.figure.Figure(figsize=(12, 6.4), layout="constrained")
     panels = figure.subplots(2, 3).ravel()
-    fields = ("nodes", "params", "cells", "degree", "path")
-    colours = ("tab:blue", "tab:orange")
-    for axes, field in zip(panels, fields, strict=False):
-        values = [np.array([getattr(s, field) for s in group], np.float64) for group in groups.values()]
-        everything = np.concatenate(values)
-        if field == "params":
-            bins = np.geomspace(everything.min(), everything.max() * 1.001, 31)
-            axes.set_xscale("log")
-        elif field == "cells":
-            bins = np.arange(everything.min() - 0.5, everything.max() + 1)
-        else:
-            bins = np.linspace(everything.min(), everything.max() + 1e-9, 31)
-        for label, sample, colour in zip(groups, values, colours, strict=False):
-            weights = np.full(len(sample), 100 / len(sample))
-            axes.hist(sample, bins, weights=weights, histtype="stepfilled", color=colour, alpha=0.25)
-            axes.hist(sample, bins, weights=weights, histtype="step", color=colour, label=label)
-        axes.set(xlabel=QUANTITIES[field], ylabel="networks, %")
-    bars, names = panels[-1], list(STYLES)
-    positions, width = np.arange(len(names)), 0.8 / len(groups)
-    for number, (group, colour) in enumerate(zip(groups.values(), colours, strict=False)):
-        counts = np.sum([s.types for s in group], axis=0)
-        shares = [100 * counts[NODE_TYPES.index(name)] / counts.sum() for name in names]
-        bars.bar(positions + (number - (len(groups) - 1) / 2) * width, shares, width, color=colour)
-    bars.set_xticks(positions, names, rotation=60, ha="right", fontsize=8)
-    bars.set(ylabel="nodes, %", xlabel="type of node")
+    for axes, field in zip(panels, ("nodes", "params", "cells", "degree", "path"), strict=False):
+        _draw_histogram(axes, field, groups)
+    _draw_types(panels[-1], groups)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
     figure.savefig(path, dpi=130)
 
 
+def _draw_histogram(axes: Any, field: str, groups: dict[str, list[NetworkStatistics]]) -> None:
+    """Draws how a figure is distributed, in percent of the networks."""
+    samples = [np.array([getattr(s, field) for s in group], np.float64) for group in groups.values()]
+    everything = np.concatenate(samples)
+    if field == "params":
+        bins = np.geomspace(everything.min(), everything.max() * 1.001, 31)
+        axes.set_xscale("log")
+    elif field == "cells":
+        bins = np.arange(everything.min() - 0.5, everything.max() + 1)
+    else:
+        bins = np.linspace(everything.min(), everything.max() + 1e-9, 31)
+    for label, sample, color in zip(groups, samples, COLORS, strict=False):
+        weights = np.full(len(sample), 100 / len(sample))
+        axes.hist(sample, bins, weights=weights, histtype="stepfilled", color=color, alpha=0.25)
+        axes.hist(sample, bins, weights=weights, histtype="step", color=color, label=label)
+    axes.set(xlabel=QUANTITIES[field], ylabel="networks, %")
+
+
+def _draw_types(axes: Any, groups: dict[str, list[NetworkStatistics]]) -> None:
+    """Draws the shares of types of nodes as bars."""
+    names = list(STYLES)
+    positions, width = np.arange(len(names)), 0.8 / len(groups)
+    for number, (group, color) in enumerate(zip(groups.values(), COLORS, strict=False)):
+        counts = np.sum([s.types for s in group], axis=0)
+        shares = [100 * counts[NODE_TYPES.index(name)] / counts.sum() for name in names]
+        axes.bar(positions + (number - (len(groups) - 1) / 2) * width, shares, width, color=color)
+    axes.set_xticks(positions, names, rotation=60, ha="right", fontsize=8)
+    axes.set(ylabel="nodes, %", xlabel="type of node")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line `ghn-jax deepnets describe ARGUMENTS`."""
     args = parse_args(arguments)
     channels = None if args.compare is None else 32
-    try:
-        if args.file is None:
-            size = split_size(args.split)
-            draw_one = functools.partial(sample_architecture, args.split)
-            found = describe(size, args.num, draw_one, args.split, channels)
-        else:
-            found = from_file(args.file, args.split, args.num, channels)
-        groups = {f"{args.split}, {len(found)} networks": found}
-        if args.compare is not None:
-            split = args.compare_split or args.split
-            other = from_file(args.compare, split, None, channels)
-            groups[f"{args.compare.name}: {split}, {len(other)} networks"] = other
-    except DeepNetsFileError as error:
-        sys.exit(str(error))
-    print(f"{args.split}: {table(found)}")
+    if args.file is None:
+        draw_one = functools.partial(sample_architecture, args.split)
+        found = describe(split_size(args.split), args.num, draw_one, args.split, channels)
+    else:
+        found = from_file(args.file, args.split, args.num, channels)
+    groups = {f"{args.split}, {len(found)} networks": found}
+    text = f"{args.split}: {table(found)}"
     if args.compare is not None:
-        print(f"\n{compare(found, other)}")
+        split = args.compare_split or args.split
+        other = from_file(args.compare, split, None, channels)
+        groups[f"{args.compare.name}: {split}, {len(other)} networks"] = other
+        text += f"\n\n{compare(found, other)}"
+    print(text)
     out = args.out or Path(f"deepnets_{args.split}.png")
-    draw(out, groups)
+    with replacing(out) as temporary:
+        draw(temporary, groups)
     print(f"\nwritten: {out}")

@@ -1,23 +1,26 @@
 """Predicts the parameters of architectures that a hypernetwork has never seen, and reports their accuracy.
 
-ghn-jax evaluate --arch=resnet50 --num_images=256
-ghn-jax evaluate --checkpoint=runs/digits --split=val --num=20 --predefined
-ghn-jax evaluate --checkpoint=runs/digits --split=test --arch=7
-ghn-jax evaluate --checkpoint=runs/digits --arch=mine.json
+    ghn-jax evaluate --arch=resnet50 --num_images=256
+    ghn-jax evaluate --checkpoint=runs/digits --split=val --num=20 --predefined
+    ghn-jax evaluate --checkpoint=runs/digits --arch=test/7
+    ghn-jax evaluate --checkpoint=runs/digits --arch=mine.json
+
+Beside them stands He initialization.  The table is printed; `evaluation_LABEL.json` and a picture hold it too.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from ghn_jax.cli.common import add_hypernetwork, add_images, load_setting, make_parser
+from ghn_jax.cli.common import Setting, add_hypernetwork, add_images, load_setting, make_parser, replacing
 from ghn_jax.deepnets import lookup
-from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS, sample_architecture
+from ghn_jax.deepnets.lookup import FoundArchitecture
+from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS
 from ghn_jax.evaluation import accuracy
 from ghn_jax.evaluation.results import Result, plot, table, write_json
-from ghn_jax.networks.architecture import named
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.weights import checkpoint
@@ -46,45 +49,49 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def architectures(args: argparse.Namespace, large_images: bool):
-    """Pairs of a name and an architecture: those asked for, and the predefined ones."""
-    if args.arch is None:
-        chosen = [(f"{args.split}/{i}", i, sample_architecture(args.split, i, large_images)) for i in range(args.num)]
-    else:
-        chosen = [lookup.find_architecture(args.arch, args.split, large_images)]
-    return chosen, [(name, 0, named(name)) for name in PREDEFINED] if args.predefined else []
+def architectures(args: argparse.Namespace, large_images: bool) -> dict[str, list[FoundArchitecture]]:
+    """Groups of architectures to be evaluated together, by what their results are called."""
+    chosen = [args.arch] if args.arch else [str(index) for index in range(args.num)]
+    found = [lookup.find_architecture(text, args.split, large_images) for text in chosen]
+    groups = {found[0].name.replace("/", "_") if args.arch else args.split: found}
+    return groups | ({"predefined": [lookup.find_architecture(name) for name in PREDEFINED]} if args.predefined else {})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line `ghn-jax evaluate ARGUMENTS`."""
     args = parse_args(arguments)
     use_compilation_cache()
-    ghn, task, dataset, trained = load_setting(args.checkpoint, args.dataset, args.data_dir)
-    chosen, predefined = architectures(args, task.large_images)
+    setting = load_setting(args.checkpoint, args.dataset, args.data_dir)
+    groups = architectures(args, setting.task.large_images)
     run = Path(args.checkpoint)
     out = Path(args.out or (run if (run / checkpoint.FOLDER).is_dir() else "evaluations"))
-    out.mkdir(parents=True, exist_ok=True)
-    split = getattr(dataset, args.image_split)
-    about = {
-        "dataset": dataset.name,
-        "image_split": args.image_split,
-        "num_images": args.num_images or len(split.labels),
-    }
-    about |= {"checkpoint": args.checkpoint, "trained": trained}
-    chosen_label = args.split if args.arch is None else chosen[0][0].replace("/", "_")
-    for label, group in ((chosen_label, chosen), ("predefined", predefined)):
-        if not group:
-            continue
-        targets = [(name, make_network(number, architecture, task)) for name, number, architecture in group]
-        with tqdm(total=len(targets), unit="architecture", leave=False) as bar:
+    split = getattr(setting.dataset, args.image_split)
+    about = {"dataset": setting.dataset.name, "image_split": args.image_split}
+    about |= {"num_images": args.num_images or len(split.labels)}
+    about |= {"checkpoint": args.checkpoint, "trained": setting.provenance}
+    for label, group in groups.items():
+        write(out / f"evaluation_{label}", evaluate(setting, group, args), about, label)
 
-            def show(_: Result, bar: tqdm = bar) -> None:
-                bar.update()
 
-            results = accuracy.evaluate(ghn, targets, dataset, split, args.num_images, show, args.mode)
-        measured = "Top-1 accuracy" if results[0].predicted_top5 is None else "Top-1 and top-5 accuracy"
-        print(f"\n{measured} on {about['num_images']} {args.image_split} images of {dataset.name}\n")
-        print(table(results))
-        stem = out / f"evaluation_{label}"
-        write_json(stem.with_suffix(".json"), results, about)
-        plot(stem.with_suffix(".png"), results, f"{dataset.name}, {len(results)} unseen architectures, {label}")
-        print(f"\nwritten: {stem}.json, {stem}.png")
+def evaluate(setting: Setting, group: Sequence[FoundArchitecture], args: argparse.Namespace) -> list[Result]:
+    """The accuracies of a group of architectures."""
+    networks = [(one.name, make_network(one.number, one.architecture, setting.task)) for one in group]
+    split = getattr(setting.dataset, args.image_split)
+    with tqdm(total=len(networks), unit="architecture", leave=False) as bar:
+
+        def show(_: Result) -> None:
+            bar.update()
+
+        return accuracy.evaluate(setting.ghn, networks, setting.dataset, split, args.num_images, show, args.mode)
+
+
+def write(stem: Path, results: Sequence[Result], about: Mapping[str, Any], label: str) -> None:
+    """Prints results and writes them to two files."""
+    measured = "Top-1 accuracy" if results[0].predicted_top5 is None else "Top-1 and top-5 accuracy"
+    print(f"\n{measured} on {about['num_images']} {about['image_split']} images of {about['dataset']}\n")
+    print(table(results))
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_json(stem.with_suffix(".json"), results, about)
+    with replacing(stem.with_suffix(".png")) as temporary:
+        plot(temporary, results, f"{about['dataset']}, {len(results)} unseen architectures, {label}")
+    print(f"\nwritten: {stem}.json, {stem}.png")

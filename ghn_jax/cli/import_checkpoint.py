@@ -5,24 +5,22 @@
     ghn-jax import ghn1_imagenet.pt --out=weights --dataset=imagenet
 
 PyTorch is not needed, and nothing in the file is run.  The weights are kept exactly, as float32.  `--out` is a file
-ending in `.npz`, or a folder; `ghn_jax.load` reads what is written, and `experiments/predict.py --checkpoint` takes it.
+ending in `.npz`, or a folder; `ghn_jax.load` reads what is written, and `ghn-jax predict --checkpoint` takes it.
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from ghn_jax.cli.common import make_parser
+from ghn_jax.cli.common import make_parser, refuse_existing
 from ghn_jax.ghn.config import title
 from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import conversion, loading, pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
 from ghn_jax.weights.conversion import Published
 
 
@@ -43,7 +41,7 @@ def destination(args: argparse.Namespace) -> Path | None:
 
 
 def describe(path: Path, published: Published) -> str:
-    """What the checkpoint holds, a line each."""
+    """The contents of a checkpoint, a line each."""
     config = published.config
     leaves = jax.tree.leaves(published.params)
     switches = {"virtual edges": config.ve, "normalised weights": config.weight_norm, "layer norm": config.layernorm}
@@ -61,19 +59,17 @@ def describe(path: Path, published: Published) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line `ghn-jax import ARGUMENTS`."""
     args = parse_args(arguments)
     out = destination(args)
-    if out and out.exists() and not args.overwrite:
-        sys.exit(f"--out: {out} exists; --overwrite replaces it")
-    try:
-        published = conversion.load_checkpoint(args.file)
-        print(describe(args.file, published))
-        if out:
-            provenance = loading.of_published(args.file, published)
-            if args.dataset:
-                provenance = {"dataset": args.dataset} | provenance
-            out.parent.mkdir(parents=True, exist_ok=True)
-            pretrained.write(out, GHN(published.config, published.params), provenance, np.float32)
-            print(f"written: {out}")
-    except (CheckpointError, OSError) as error:
-        sys.exit(str(error))
+    refuse_existing(out, args.overwrite)
+    published = conversion.load_checkpoint(args.file)
+    print(describe(args.file, published))
+    if out is None:
+        return
+    provenance = loading.of_published(args.file, published)
+    if args.dataset:
+        provenance = {"dataset": args.dataset} | provenance
+    out.parent.mkdir(parents=True, exist_ok=True)
+    pretrained.write(out, GHN(published.config, published.params), provenance, np.float32)
+    print(f"written: {out}")

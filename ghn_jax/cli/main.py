@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if set(words[len(name.split()) :]) <= {"-h", "--help"} and (not name or name in GROUPS):
             print(overview(known for known in COMMANDS if known.startswith(name)))
             return
-        print(unknown(name or words[0]), file=sys.stderr)
+        print(unknown(" ".join(words[:2]) if name in GROUPS else name or words[0]), file=sys.stderr)
         sys.exit(2)
 
 
@@ -81,8 +81,8 @@ def overview(names: Iterable[str]) -> str:
 def unknown(name: str) -> str:
     """The error for a command that there is none of."""
     close = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ";"
-    return f"ghn-jax: no command {name!r}{hint} There are {', '.join(COMMANDS)}"
+    hint = f"; did you mean {close[0]!r}? There are " if close else ": there are "
+    return f"ghn-jax: no command {name!r}{hint}{', '.join(COMMANDS)}"
 
 
 def _split(words: Sequence[str]) -> str:

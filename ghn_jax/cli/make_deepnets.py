@@ -22,10 +22,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ghn_jax.cli.common import make_parser
-from ghn_jax.deepnets.files.parts import Part, PartError, assemble, part_folder, part_path, parts_of, write_part
+from ghn_jax.cli.common import CommandError, make_parser
+from ghn_jax.deepnets.files.parts import Part, assemble, part_folder, part_path, parts_of, write_part
 from ghn_jax.deepnets.files.reading import EVAL_SPLITS, file_name
-from ghn_jax.deepnets.files.writing import ExistingFileError, refuse_existing
+from ghn_jax.deepnets.files.writing import refuse_existing
 from ghn_jax.deepnets.sampler import SPLITS
 
 
@@ -42,16 +42,17 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line `ghn-jax deepnets make ARGUMENTS`."""
     args = parse_args(arguments)
     gc.freeze()  # what was imported is never garbage
     names = EVAL_SPLITS if args.split == "eval" else (args.split,)
     path = args.out / file_name(names[0])
     try:
         splits = {name: parts_of(name, SPLITS[name].size if args.num is None else args.num) for name in names}
-        if path.exists() or not part_folder(path).exists():
-            refuse_existing(path)
-    except (ValueError, ExistingFileError) as error:
-        sys.exit(str(error))
+    except ValueError as error:
+        raise CommandError(f"--{error}") from error
+    if path.exists() or not part_folder(path).exists():
+        refuse_existing(path)
     parts = [part for group in splits.values() for part in group]
     try:
         make_parts(path, parts, args.workers)
@@ -61,8 +62,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bar.update(part.size)
 
             assemble(path, splits, show)
-    except (ExistingFileError, PartError) as error:
-        sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on from here")
     print(f"written: {path} ({path.stat().st_size / 2**20:,.1f} MiB) and its meta file")

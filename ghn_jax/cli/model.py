@@ -13,9 +13,9 @@ import jax
 import numpy as np
 
 from ghn_jax.cli.common import CommandError
-from ghn_jax.deepnets.sampler import SPLITS, sample_architecture
+from ghn_jax.deepnets import lookup
 from ghn_jax.graphs.graph import Graph
-from ghn_jax.networks.architecture import Task, named
+from ghn_jax.networks.architecture import Task
 from ghn_jax.networks.program_graph import build_graph
 from ghn_jax.tracing import trace
 
@@ -24,7 +24,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     """Adds --model or --arch, and what a model is called with."""
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--model", help="package.module:factory")
-    what.add_argument("--arch", help="an architecture of DeepNets-1M: its name (resnet50), or split/index (test/7)")
+    what.add_argument("--arch", help="an architecture: its name (resnet50), split/index (test/7), or a JSON file")
     parser.add_argument(
         "--input",
         action="append",
@@ -70,7 +70,7 @@ def parse_arg(text: str) -> tuple[str, Any]:
 
 
 def make_model(text: str) -> tuple[Any, ...]:
-    """What the factory called `text` makes: a module, or a function and parameters."""
+    """The module, or the function and parameters, that the factory called `text` makes."""
     module_name, colon, factory_name = text.partition(":")
     if not colon:
         raise CommandError(f"--model={text}: expected package.module:factory")
@@ -87,19 +87,19 @@ def make_model(text: str) -> tuple[Any, ...]:
 
 
 def make_graph(args: argparse.Namespace, task: Task, strict: bool = False) -> Graph:
-    """The graph of the model or architecture."""
+    """The graph of the model or architecture.
+
+    Args:
+      args: of `add_model`.
+      task: for which an architecture is built.
+      strict: fail if a parameter of the model cannot be predicted.
+
+    Raises:
+      CommandError, ArchitectureError, GraphError, TraceError: naming the option or place.
+    """
     if args.model:
         inputs = [parse_input(text) for text in args.input]
         kwargs = dict(parse_arg(text) for text in args.arg)
         model = make_model(args.model)
         return trace(*model, *inputs, strict=strict, **kwargs)
-    split, slash, index = args.arch.partition("/")
-    if not slash:
-        return build_graph(named(args.arch), task)
-    if split not in SPLITS or not index.isdigit():
-        raise CommandError(f"--arch={args.arch}: expected a name, or an index of one of {', '.join(sorted(SPLITS))}")
-    try:
-        architecture = sample_architecture(split, int(index))
-    except ValueError as error:
-        raise CommandError(f"--arch={args.arch}: {error}") from error
-    return build_graph(architecture, task)
+    return build_graph(lookup.find_architecture(args.arch, large_images=task.large_images).architecture, task)

@@ -13,7 +13,6 @@ import argparse
 import json
 import runpy
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,14 @@ from typing import Any
 import numpy as np
 
 import ghn_jax
-from ghn_jax.cli.common import make_parser
+from ghn_jax.cli.common import CommandError, make_parser
 from ghn_jax.training.config import MAY_CHANGE
 from ghn_jax.weights import checkpoint, pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "", "pack")
-    parser.add_argument("run", type=Path, help="checkpoint folder of experiments/train.py")
+    parser.add_argument("run", type=Path, help="workdir of a run, or a checkpoint in it")
     parser.add_argument("--config", type=Path, required=True, help="configuration file that the run was started with")
     parser.add_argument("--out", type=Path, required=True, help="file to write, ending in .npz")
     parser.add_argument("--accuracy", metavar="FILE:TITLE", help="measured accuracies")
@@ -40,11 +38,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def command(config_file: Path, trained: dict[str, Any]) -> str:
-    """What repeats a run: its configuration file, and the fields that it had otherwise."""
+    """The command that repeats a run: its configuration file, and the fields that it had otherwise."""
     try:
         fields = json.loads(runpy.run_path(str(config_file))["get_config"]().to_json())
     except (OSError, KeyError, SyntaxError) as error:
-        sys.exit(f"--config={config_file}: expected a configuration file of experiments/train.py ({error!r})")
+        raise CommandError(f"--config={config_file}: expected a configuration file of a run ({error!r})") from error
     words = ["python experiments/train.py", f"--config={config_file.as_posix()}"]
     for name in sorted(trained.keys() - MAY_CHANGE):
         if trained[name] != fields.get(name):
@@ -75,20 +73,20 @@ def accuracy(text: str) -> dict[str, Any]:
     try:
         measured = json.loads(Path(path).read_text())
     except (OSError, ValueError) as error:
-        sys.exit(f"--accuracy={text}: expected FILE:TITLE, a file of experiments/evaluate_splits.py ({error})")
+        raise CommandError(
+            f"--accuracy={text}: expected FILE:TITLE, a file of experiments/evaluate_splits.py ({error})"
+        ) from error
     if title not in measured["accuracy"]:
-        sys.exit(f"--accuracy={text}: {path} has {', '.join(measured['accuracy'])}")
+        raise CommandError(f"--accuracy={text}: {path} has {', '.join(measured['accuracy'])}")
     return {"what": measured["what"], **measured["accuracy"][title]}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line `ghn-jax pack ARGUMENTS`."""
     args = parse_args(arguments)
-    try:
-        known = provenance(args.run, args.config)
-        known |= {name: getattr(args, name) for name in ("licence", "hardware") if getattr(args, name)}
-        if args.accuracy:
-            known["accuracy"] = accuracy(args.accuracy)
-        pretrained.write(args.out, ghn_jax.load(args.run), known, np.float32 if args.exact else np.float16)
-    except (CheckpointError, OSError) as error:
-        sys.exit(str(error))
+    known = provenance(args.run, args.config)
+    known |= {name: getattr(args, name) for name in ("licence", "hardware") if getattr(args, name)}
+    if args.accuracy:
+        known["accuracy"] = accuracy(args.accuracy)
+    pretrained.write(args.out, ghn_jax.load(args.run), known, np.float32 if args.exact else np.float16)
     print(f"written: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB, {known['steps']:,} steps")

@@ -4,23 +4,24 @@ ghn-jax plot runs/fashion_mnist
 ghn-jax plot runs/ghn1 runs/ghn2 --against=minutes --out=comparison.png
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ghn_jax.cli.common import make_parser
+from ghn_jax.cli.common import CommandError, make_parser, picture, replacing
 from ghn_jax.training.plot import plot_runs
 from ghn_jax.training.watch import METRICS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line `ghn-jax plot ARGUMENTS`."""
     parser = make_parser(__doc__ or "", "plot")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdir of a run")
     parser.add_argument("--against", choices=("step", "minutes"), default="step", help="what goes to the right")
-    parser.add_argument("--out", default="runs.png", help="the picture")
+    parser.add_argument("--out", type=picture, default="runs.png", help="the picture")
     args = parser.parse_args(arguments)
     for run in args.runs:
         if not (Path(run) / METRICS).is_file():
-            sys.exit(f"{run} is not the workdir of a run: it has no {METRICS}")
-    plot_runs(args.runs, args.out, args.against)
+            raise CommandError(f"{run} is not the workdir of a run: it has no {METRICS}")
+    with replacing(args.out) as temporary:
+        plot_runs(args.runs, temporary, args.against)
     print(f"written: {args.out}")

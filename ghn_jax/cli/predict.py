@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,22 +23,11 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ghn_jax.cli.common import (
-    CommandError,
-    add_hypernetwork,
-    load_hypernetwork,
-    make_parser,
-    refuse_existing,
-    replacing,
-)
+from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser, refuse_existing, replacing
 from ghn_jax.cli.model import add_model, check_model, make_graph
-from ghn_jax.graphs.graph import GraphError
-from ghn_jax.networks.architecture import ArchitectureError
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.prediction.report import report
 from ghn_jax.runtime import use_compilation_cache
-from ghn_jax.tracing import TraceError
-from ghn_jax.weights.checkpoint import CheckpointError
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -70,19 +58,17 @@ def write(path: Path, arrays: dict[str, jax.Array]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line `ghn-jax predict ARGUMENTS`."""
     args = parse_args(arguments)
+    refuse_existing(args.out, args.overwrite)
     use_compilation_cache()
-    try:
-        refuse_existing(args.out, args.overwrite)
-        ghn, task = load_hypernetwork(args.checkpoint)
-        begin = time.perf_counter()
-        graph = make_graph(args, task, args.strict)
-        traced = time.perf_counter()
-        params = predict_params(graph, ghn, seed=args.seed, strict=args.strict)
-        jax.block_until_ready(params)
-        predicted = time.perf_counter()
-    except (CommandError, ArchitectureError, CheckpointError, GraphError, IndexError, TraceError) as error:
-        sys.exit(str(error))
+    ghn, task = load_hypernetwork(args.checkpoint)
+    begin = time.perf_counter()
+    graph = make_graph(args, task, args.strict)
+    traced = time.perf_counter()
+    params = predict_params(graph, ghn, seed=args.seed, strict=args.strict)
+    jax.block_until_ready(params)
+    predicted = time.perf_counter()
     names = list(params) if graph.tree is None else [leaf.name for leaf in graph.tree.leaves]
     leaves = list(params.values()) if graph.tree is None else graph.tree.arrays(params)
     print(report(graph, ghn))

@@ -12,61 +12,85 @@ All devices of the machine are used.  With several machines, start the same comm
     ghn-jax train --config=configs/cifar.py --coordinator=HOST:1234 --num_processes=2 --process=0
 """
 
+from __future__ import annotations
+
+import argparse
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jax
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
-from ghn_jax.execution.compiling import CompilationError
-from ghn_jax.execution.operations import ExecutionError
-from ghn_jax.ghn.config import ConfigError
-from ghn_jax.images import ImageError
-from ghn_jax.networks.architecture import ArchitectureError
+from ghn_jax.cli.common import CommandError, make_parser
 from ghn_jax.runtime import keep_freed_memory, use_compilation_cache
 from ghn_jax.training import parallel
-from ghn_jax.training.config import from_fields
-from ghn_jax.training.loop import NonFiniteLossError, Outcome, train
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.training.config import config_dict, from_fields
+from ghn_jax.training.loop import Outcome, train
 
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "host:port of process 0, if several processes train together.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", 1, "How many there are, one a machine.")
-_PROCESS = flags.DEFINE_integer("process", 0, "Which of them this is, from 0 on.")
-_CONFIG = config_flags.DEFINE_config_file("config", help_string="Path of a configuration, such as configs/cifar.py.")
+CONFIGS = "configs/cifar.py (or imagenet.py, digits.py, fashion_mnist.py, smoke.py)"
 
-_EXPECTED = (
-    (ArchitectureError, CheckpointError, ConfigError, ImageError)
-    + (CompilationError, ExecutionError, NonFiniteLossError)
-)  # fmt: skip
+
+def parse_args(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
+    """The options of the command line, and those that are for the configuration."""
+    parser = make_parser(__doc__ or "", "train")
+    parser.add_argument("--config", metavar="FILE", help="a configuration, such as configs/cifar.py")
+    parser.add_argument("--coordinator", help="host:port of process 0, if several processes train together")
+    parser.add_argument("--num_processes", type=int, default=1, help="how many there are, one a machine")
+    parser.add_argument("--process", type=int, default=0, help="which of them this is, from 0 on")
+    return parser.parse_known_args(arguments)
+
+
+def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
+    """The fields of a run.
+
+    Args:
+      path: of a file with a function `get_config`.
+      overrides: fields that the command line gives, such as "--config.steps=1000".
+
+    Raises:
+      CommandError: no such file, one that makes no configuration, or an option that is none.
+      ConfigError: a field that there is not.
+    """
+    if path is None:
+        raise CommandError(f"which run? Give --config={CONFIGS}")
+    words = ["ghn-jax train", f"--config={path}", *overrides]
+    values = flags.FlagValues()
+    config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    try:
+        surplus = values(words)[1:]
+        fields = dict(config.value)
+    except OSError:
+        raise CommandError(f"--config={path}: there is no such file, expected {CONFIGS}") from None
+    except AttributeError as error:
+        named = {word.removeprefix("--config.").partition("=")[0] for word in overrides if word.startswith("--config.")}
+        from_fields(dict.fromkeys(named - set(config_dict())))  # raises, naming one that there is not
+        raise CommandError(f"--config={path}: {error}") from error
+    except SyntaxError as error:
+        raise CommandError(f"--config={path}: expected a configuration, such as {CONFIGS} ({error})") from error
+    except flags.Error as error:
+        raise CommandError(str(error).strip().splitlines()[-1]) from error  # without the traceback of a file
+    if surplus:
+        raise CommandError(f"unknown arguments {' '.join(surplus)}")
+    return fields
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line `ghn-jax train ARGUMENTS`, by default with those of this process."""
-    words = sys.argv[1:] if arguments is None else arguments
-    if set(words) & {"-h", "--help"}:
-        print(__doc__)
-        return
-    app.run(_main, argv=["ghn-jax train", *words])
-
-
-def _main(argv: Sequence[str]) -> None:
-    if len(argv) > 1:
-        sys.exit(f"unknown arguments {' '.join(argv[1:])}")
-    if _CONFIG.value is None:
-        sys.exit("which run? Give --config=configs/cifar.py (or imagenet.py, digits.py, fashion_mnist.py, smoke.py)")
+    """Runs the command line `ghn-jax train ARGUMENTS`; exits with 128 + the number of a signal that ended the run."""
+    args, overrides = parse_args(arguments)
+    fields = read_config(args.config, overrides)
+    logging.use_absl_handler()
     logging.set_verbosity(logging.WARNING)  # Orbax reports every step of a save
     keep_freed_memory()
     use_compilation_cache()
-    parallel.connect(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS.value)
+    parallel.connect(args.coordinator, args.num_processes, args.process)
+    config = from_fields(fields)
+    print(f"training {config.ghn} on {config.dataset}, {jax.device_count()} {jax.default_backend()} device(s)")
     try:
-        config = from_fields(dict(_CONFIG.value))
-        print(f"training {config.ghn} on {config.dataset}, {jax.device_count()} {jax.default_backend()} device(s)")
         outcome = train(config)
-    except _EXPECTED as error:
-        sys.exit(str(error))
     except OSError as error:
-        sys.exit(f"{error}\nThe last checkpoint is good: the same command goes on from it")
+        raise CommandError(f"{error}\nThe last checkpoint is good: the same command goes on from it") from error
     if parallel.is_first():
         print(summary(outcome))
     sys.exit(0 if outcome.signal is None else 128 + outcome.signal)
@@ -81,5 +105,5 @@ def summary(outcome: Outcome) -> str:
     lines.append(f"in {outcome.workdir}: checkpoints/, metrics.jsonl, training.png")
     if outcome.step < outcome.steps:
         lines.append("to go on: the same command" + (", with a larger --config.max_minutes" if outcome.over else ""))
-    lines.append(f"next: python experiments/evaluate.py --checkpoint={outcome.workdir} --split=val --predefined")
+    lines.append(f"next: ghn-jax evaluate --checkpoint={outcome.workdir} --split=val --predefined")
     return "\n".join(lines)

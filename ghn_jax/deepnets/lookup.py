@@ -9,7 +9,7 @@ from typing import NamedTuple
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, AnyArchitecture, ArchitectureError, from_json, named
 
-HELP = f"an index of the split (7) or of another (test/7), a JSON file, or {', '.join(NAMED_ARCHITECTURES)}"
+HELP = f"an index of the split, a JSON file, or {', '.join(NAMED_ARCHITECTURES)}; or split/index, as test/7"
 """What an option that takes an architecture accepts."""
 
 

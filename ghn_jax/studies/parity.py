@@ -1,6 +1,6 @@
 """A folder of figures computed with the published PyTorch implementation, and how it names, counts and lays out.
 
-`experiments/check_parity.py` compares this package with such a folder.
+`benchmarks/check_parity.py` compares this package with such a folder.
 """
 
 from __future__ import annotations
