@@ -32,7 +32,7 @@ def use_compilation_cache() -> None:
         folder = home / "ghn_jax" / "xla"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # the latter if there is no home
-        _say(f"no compiled programs are kept: {error}")
+        say(f"no compiled programs are kept: {error}")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -66,7 +66,7 @@ class _Entries(CacheInterface):
             return value
         if not self._said_damaged:
             self._said_damaged = True
-            _say(f"{self._file(key)} is damaged: it is compiled again, and so are others like it")
+            say(f"{self._file(key)} is damaged: it is compiled again, and so are others like it")
         return None
 
     def put(self, key: str, value: bytes) -> None:
@@ -90,14 +90,14 @@ class _Entries(CacheInterface):
     def _give_up(self, error: OSError) -> None:
         if self._keeps:
             self._keeps = False
-            _say(f"no more compiled programs are kept in {self._path}: {error}")
+            say(f"no more compiled programs are kept in {self._path}: {error}")
 
 
 def _checksum(value: bytes) -> bytes:
     return zlib.crc32(value, 1).to_bytes(4, "little")  # from 1, so that zeros are no entry
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """On stderr and not as a warning: even where warnings are errors, nothing is to stop for want of a cache."""
     print(f"ghn_jax: {text}", file=sys.stderr, flush=True)
 

@@ -1,6 +1,6 @@
 """Compiled programs kept on disk by recipe: a second process neither traces nor lowers nor compiles them.
 
-They are entries of JAX's persistent cache (`compilation_cache.use_compilation_cache`, or one that the user has set up),
+They are entries of JAX's persistent cache (`runtime.use_compilation_cache`, or one that the user has set up),
 of two kinds: what a recipe comes down to, which holds for this source code only, and the program itself.
 """
 
@@ -11,7 +11,6 @@ import hashlib
 import importlib.metadata
 import io
 import pickle
-import sys
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,6 +22,8 @@ from jax._src import compilation_cache, compiler
 from jax._src import config as jax_config
 from jax._src.compilation_cache_interface import CacheInterface
 from jax.experimental import serialize_executable
+
+from ghn_jax.runtime import say
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -82,7 +83,7 @@ class Kept:
 
     def get(self, key: str) -> Serialized | None:
         """The program of this key; None if there is none, or it is damaged, which is said once."""
-        name = f"ghn_jax-program-{key}-{self._environment}"
+        name = self._name_of_program(key)
         value = self._entries.get(name)
         if value is None:
             return None
@@ -91,15 +92,15 @@ class Kept:
         except zlib.error as error:
             if not self._said_damaged:
                 self._said_damaged = True
-                text = (
-                    f"ghn_jax: {name} of the compilation cache is damaged ({error}): it is compiled again, and so are"
-                )
-                print(f"{text} others like it", file=sys.stderr, flush=True)
+                say(f"{name} is damaged ({error}): it is compiled again, and so are others like it")
             return None
 
     def put(self, key: str, program: Serialized) -> None:
         """Keeps a program."""
-        self._entries.put(f"ghn_jax-program-{key}-{self._environment}", zlib.compress(program.data, 1))
+        self._entries.put(self._name_of_program(key), zlib.compress(program.data, 1))
+
+    def _name_of_program(self, key: str) -> str:
+        return f"ghn_jax-program-{key}-{self._environment}"
 
     def _name_of(self, recipe: Any) -> str:
         return f"ghn_jax-recipe-{_digest(f'{type(recipe).__qualname__} {recipe!r} {self._environment}')}"

@@ -208,6 +208,11 @@ class Linear(Primitive):
         return y + params[1] if self.bias else y
 
 
+def _of_norm(channels: int) -> tuple[Parameter, ...]:
+    """The parameters of a normalisation: a factor and a summand for every channel."""
+    return (Parameter("weight", Role.NORM_WEIGHT, (channels,)), Parameter("bias", Role.BIAS, (channels,)))
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchNorm(Primitive):
     """Batch normalisation by the statistics of the batch, as the published evaluation of predicted parameters does."""
@@ -219,8 +224,7 @@ class BatchNorm(Primitive):
 
     @functools.cached_property
     def parameters(self):
-        shape = (self.channels,)
-        return (Parameter("weight", Role.NORM_WEIGHT, shape), Parameter("bias", Role.BIAS, shape))
+        return _of_norm(self.channels)
 
     def __call__(self, params, *inputs):
         (x,) = inputs
@@ -240,8 +244,7 @@ class LayerNorm(Primitive):
 
     @functools.cached_property
     def parameters(self):
-        shape = (self.channels,)
-        return (Parameter("weight", Role.NORM_WEIGHT, shape), Parameter("bias", Role.BIAS, shape))
+        return _of_norm(self.channels)
 
     def __call__(self, params, *inputs):
         (x,) = inputs
