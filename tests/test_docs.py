@@ -10,7 +10,7 @@ import scripts
 
 import ghn_jax
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = scripts.ROOT
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 README_LINES = 135
 

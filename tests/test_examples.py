@@ -1,12 +1,12 @@
 """The examples run as they stand."""
 
-import pathlib
 import runpy
 import sys
 
 import pytest
+import scripts
 
-EXAMPLES = pathlib.Path(__file__).resolve().parents[1] / "examples"
+EXAMPLES = scripts.ROOT / "examples"
 
 
 def run(name, monkeypatch, *arguments):

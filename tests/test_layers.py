@@ -1,11 +1,11 @@
 """Every module stands on a floor, and imports only from floors below; imports inside functions count too."""
 
 import ast
-from pathlib import Path
 
 import pytest
+import scripts
 
-PACKAGE = Path(__file__).parent.parent / "ghn_jax"
+PACKAGE = scripts.ROOT / "ghn_jax"
 
 STAIR = (
     "errors",

@@ -1,12 +1,12 @@
 """NNX models: structure of the predicted state, and predictions straight into modules."""
 
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scripts
 from flax import linen as nn
 from test_predict import SMALL, random_ghn
 from traced import assert_same_graph, assert_tree, counts
@@ -20,7 +20,7 @@ try:
 except Exception as error:  # some versions of flax.nnx cannot be imported with some of jax
     pytest.skip(f"flax.nnx: {error}", allow_module_level=True)
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(scripts.ROOT))
 from examples.models import nnx_models  # noqa: E402
 
 GHN = random_ghn(SMALL)

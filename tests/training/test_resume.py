@@ -6,11 +6,11 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import scripts
 from orbax.checkpoint import v1 as ocp
 
 from ghn_jax.training.watch import read, rewind
@@ -19,7 +19,7 @@ from ghn_jax.weights import checkpoint
 # Reads that Orbax leaves behind where one of them failed end when its event loop is gone, at any time later.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-WORKER = Path(__file__).with_name("resume_worker.py")
+WORKER = scripts.ROOT / "tests" / "support" / "resume_worker.py"
 STEPS = 20
 
 

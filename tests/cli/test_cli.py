@@ -5,9 +5,9 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+import scripts
 
 from ghn_jax.cli.common import CommandError, load_setting, replacing
 from ghn_jax.cli.main import COMMANDS, main
@@ -18,7 +18,7 @@ from ghn_jax.graphs.graph import GraphError
 from ghn_jax.training.config import from_fields
 from ghn_jax.weights import pretrained
 
-ROOT = Path(__file__).parent.parent
+ROOT = scripts.ROOT
 SCRIPTS = ROOT / "experiments"
 ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu"}
 BY_ML_COLLECTIONS = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")

@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import sys
 import types
-from pathlib import Path
 
 import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scripts
 from example_graphs import random_graph
 from flax import linen as nn
 from test_predict import CONFIGS, SMALL, random_ghn
@@ -23,7 +23,7 @@ from ghn_jax.prediction.on_device import programs_of
 from ghn_jax.prediction.predict import predict_params, warm_up
 from ghn_jax.runtime import counted
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(scripts.ROOT))
 from examples.models import gpt, mobilenet, vit  # noqa: E402
 
 GHN = random_ghn(SMALL)

@@ -3,9 +3,10 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
+import scripts
+
+ROOT = scripts.ROOT
 
 
 def run(*arguments):

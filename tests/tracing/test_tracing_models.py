@@ -2,12 +2,12 @@
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scripts
 from flax import linen as nn
 from test_predict import SMALL, random_ghn
 from traced import assert_tree, counts
@@ -17,7 +17,7 @@ from ghn_jax import TraceError, Verdict
 from ghn_jax.graphs.graph import GraphError
 from ghn_jax.prediction.predict import predict_params
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(scripts.ROOT))
 from examples.models import convnext, densenet, gpt, mobilenet, resnet, unet, vgg, vit  # noqa: E402
 
 GHN = random_ghn(SMALL)

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +40,7 @@ from ghn_jax.training.step import init_state, make_optimizer
 from ghn_jax.weights import checkpoint, pretrained
 from ghn_jax.weights.checkpoint import CheckpointError
 
-ROOT = Path(__file__).parent.parent
+ROOT = scripts.ROOT
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 CELL = Genotype(
     normal=(("sep_conv_3x3", 0), ("conv_1x1", 1)),

@@ -5,17 +5,17 @@ import os
 import socket
 import subprocess
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import scripts
 
 from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.training.inputs import shares
 from ghn_jax.weights import checkpoint
 
-WORKER = Path(__file__).with_name("parallel_worker.py")
+WORKER = scripts.ROOT / "tests" / "support" / "parallel_worker.py"
 
 
 def start(workdir, *arguments):

@@ -22,7 +22,7 @@ from ghn_jax.graphs.graph import Role
 from ghn_jax.networks.program import ParameterTensor
 from ghn_jax.studies import parity
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
+ROOT = scripts.ROOT
 GOLDEN = ROOT / "tests" / "data" / "parity"
 
 check_parity = scripts.load("benchmarks/check_parity.py")

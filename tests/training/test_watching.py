@@ -4,10 +4,10 @@ import dataclasses
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
 
 from ghn_jax import images
 from ghn_jax.deepnets.sampler import sample_architecture
@@ -21,7 +21,7 @@ from ghn_jax.training import validation
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.validation import val_targets
 
-ROOT = Path(__file__).parent.parent
+ROOT = scripts.ROOT
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 CELL = Genotype(
     normal=(("sep_conv_3x3", 0), ("conv_1x1", 1)),

@@ -1,13 +1,13 @@
 """ResNet-50 and ViT written in Flax have the graphs and predictions of the published implementation."""
 
 import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+import scripts
 from flax import linen as nn
 from traced import assert_same_graph
 
@@ -17,7 +17,7 @@ from ghn_jax.prediction.predict import predict_params
 from ghn_jax.studies.parity import to_torch
 from ghn_jax.weights import conversion
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(scripts.ROOT))
 from examples.models.resnet import resnet50  # noqa: E402
 
 SIZES = {"cifar10": (32, 10), "imagenet": (224, 1000)}

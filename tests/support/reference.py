@@ -18,7 +18,7 @@ import pytest
 
 from ghn_jax.graphs.graph import NODE_ID, Graph, Role, Tensor, oihw, shortest_paths
 
-_DEFAULT = pathlib.Path(__file__).resolve().parents[2] / "shared" / "reference"
+_DEFAULT = pathlib.Path(__file__).resolve().parents[3] / "shared" / "reference"
 REFERENCE = pathlib.Path(os.environ.get("GHN_JAX_REFERENCE", _DEFAULT))
 
 HYPERNETWORKS = ("ghn2_cifar10", "ghn1_cifar10", "mlp_cifar10", "ghn2_imagenet")

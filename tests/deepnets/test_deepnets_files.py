@@ -11,11 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
+import scripts
 from reference import REFERENCE, needs_reference
 
 from ghn_jax.deepnets import sampler
@@ -40,7 +40,7 @@ from ghn_jax.networks.architecture import IMAGENET, to_json
 from ghn_jax.networks.lowering import count_params, lower
 from ghn_jax.networks.program_graph import build_graph
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = scripts.ROOT
 GOLDEN = ROOT / "tests" / "data" / "parity" / "deepnets1m_eval.hdf5"
 COUNT = 6
 
