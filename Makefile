@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.ghn_jax_installed
 .PHONY: test demo lint docs-check
 
 test: $(INSTALLED)
-	$(PYTHON) -m pytest -n 2 -q
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -q
 
 demo: $(INSTALLED)
 	$(PYTHON) experiments/train.py --config=configs/digits.py --config.workdir=runs/digits

@@ -55,7 +55,8 @@ from ghn_jax.training.decoded import DecodedTensors, Decoding
 from ghn_jax.training.inputs import CAPACITY, first_nodes, graphs_of, padded_nodes
 from ghn_jax.training.memory import plan_of
 from ghn_jax.training.meta_batches import meta_batches
-from ghn_jax.training.step import DEVICES, Collect, init_state, make_embed, make_optimizer, make_update
+from ghn_jax.training.optimizer import make_optimizer
+from ghn_jax.training.step import DEVICES, Collect, init_state, make_embed, make_update
 
 META_BATCH = 8
 PREDICTED = ("resnet50", "vit")
@@ -324,7 +325,7 @@ def kind(recipe: Recipe) -> str:
             return f"{_operation(signature.primitive)}, {type(recipe).__name__.lower()}"
         case Decode(_, table) | PullBackChunk(Decode(_, table)):
             return f"{type(recipe).__name__}, {table.name.lower()}"
-        case MakeTensors(_, tensors) | PullBackTensors(MakeTensors(_, tensors)):
+        case MakeTensors(_, tensors) | PullBackTensors(MakeTensors(_, tensors), _):
             return f"{type(recipe).__name__}, {tensors[0][0].value}"
         case Function():
             return recipe.name.split()[0]

@@ -21,8 +21,9 @@ from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.meta_batches import meta_batches
+from ghn_jax.training.optimizer import make_optimizer
 from ghn_jax.training.prefetch import prefetch
-from ghn_jax.training.step import init_state, make_optimizer
+from ghn_jax.training.step import init_state
 
 SHOWN = (8, 16, 32, 64, 128, 256, 512, 1024)
 BATCH = 8

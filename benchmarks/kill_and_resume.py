@@ -20,7 +20,8 @@ import jax
 import numpy as np
 
 from ghn_jax.training.config import TrainConfig
-from ghn_jax.training.loop import init_state, make_optimizer
+from ghn_jax.training.optimizer import make_optimizer
+from ghn_jax.training.step import init_state
 from ghn_jax.training.watch import METRICS, read
 from ghn_jax.weights import checkpoint
 

@@ -35,7 +35,8 @@ from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.meta_batches import meta_batches
-from ghn_jax.training.step import init_state, make_optimizer
+from ghn_jax.training.optimizer import make_optimizer
+from ghn_jax.training.step import init_state
 
 META_BATCH = 8
 

@@ -36,7 +36,8 @@ from ghn_jax.networks.platforms import compiler_options
 from ghn_jax.training.config import TrainConfig, from_fields
 from ghn_jax.training.inputs import padded_nodes
 from ghn_jax.training.meta_batches import meta_batches
-from ghn_jax.training.step import TrainState, init_state, make_optimizer, update
+from ghn_jax.training.optimizer import make_optimizer
+from ghn_jax.training.step import TrainState, init_state, update
 from ghn_jax.training.watch import METRICS, Watch
 from ghn_jax.weights import checkpoint
 from ghn_jax.weights.checkpoint import Description

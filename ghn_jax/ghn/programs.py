@@ -23,6 +23,9 @@ from ghn_jax.ghn.hypernetwork import DECODER_MODULES, param_shapes
 from ghn_jax.ghn.rows import Table, table_of_role
 from ghn_jax.graphs.graph import Role, Tensor
 
+_LEAST_NORM = 1e-12
+"""A tensor of zeros has no direction to shrink in."""
+
 _NUMBER = jax.ShapeDtypeStruct((), jnp.float32)
 
 
@@ -195,9 +198,11 @@ class PullBackTensors:
 
     Attributes:
       make: the layer.
+      norm_penalty: this times the norm of every tensor is part of the loss.
     """
 
     make: MakeTensors
+    norm_penalty: float
     donated = (3, 4)
 
     @property
@@ -213,7 +218,10 @@ class PullBackTensors:
         gradients = list(gradients)
         cut = self.make.cut(chunks, starts)
         for number, (slot, start, bar) in enumerate(zip(self.make.slots, starts, bars, strict=True)):
-            (rows,) = jax.vjp(functools.partial(self.make.make, number=number), cut[number])[1](bar)
+            tensor, pull_back = jax.vjp(functools.partial(self.make.make, number=number), cut[number])
+            if self.norm_penalty:
+                bar += self.norm_penalty * tensor / jnp.maximum(jnp.linalg.norm(tensor.ravel()), _LEAST_NORM)
+            (rows,) = pull_back(bar)
             if self.make.slots.count(slot) > 1:  # a norm's weight and bias share their row
                 rows += lax.dynamic_slice_in_dim(gradients[slot], start, len(rows), allow_negative_indices=False)
             gradients[slot] = lax.dynamic_update_slice_in_dim(

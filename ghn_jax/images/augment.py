@@ -67,3 +67,18 @@ def normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...
     rows *= np.tile(1 / (255 * stds), width).astype(np.float32)
     rows -= np.tile(means / stds, width).astype(np.float32)
     return rows.reshape(images.shape)
+
+
+def smaller(images: np.ndarray, size: int) -> np.ndarray:
+    """Images scaled down to `size` by means over squares of pixels: float32 [n, h, h, c] -> [n, size, size, c].
+
+    Raises:
+      ImageError: a size that does not divide h.
+    """
+    count, height, _, channels = images.shape
+    if size == height:
+        return images
+    if size < 1 or height % size:
+        raise ImageError(f"images of {height} pixels cannot be scaled down to {size}: expected a divisor of {height}")
+    side = height // size
+    return images.reshape(count, size, side, size, side, channels).mean((2, 4), dtype=np.float32)

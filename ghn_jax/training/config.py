@@ -13,13 +13,17 @@ import ml_collections.config_dict
 from ml_collections import ConfigDict
 
 from ghn_jax.ghn.config import RECIPES, ConfigError, HypernetConfig
-from ghn_jax.networks.architecture import Task
+from ghn_jax.networks.architecture import Architecture, Task
 
 MAY_CHANGE = frozenset(
     ("workdir", "data_dir", "max_minutes", "checkpoint_minutes", "keep_checkpoints")
     + ("val_networks", "val_images", "val_minutes")
 )
 """Fields that do not change what is learned: a run that goes on may have others than it began with."""
+
+
+OPTIMIZERS = ("adam", "adamw", "muon")
+SCHEDULES = ("steps", "cosine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +39,14 @@ class TrainConfig:
       ghn: one of `ghn.config.RECIPES`: "ghn1", "ghn2" or "mlp".
       batch_size: images in a step.
       meta_batch: architectures in a step; all see the same images and their losses are averaged.
-      learning_rate: of Adam.
-      decay_at: shares of the run after which the learning rate is divided by 10.
-      weight_decay: L2 penalty, added to the gradient.
+      optimizer: one of `OPTIMIZERS`, see `training.optimizer`.
+      learning_rate: the largest of the run.
+      schedule: "steps" divides the learning rate by 10 at `decay_at`; "cosine" takes it down to zero.
+      decay_at: shares of the run.
+      warm_up: share of the run in which the learning rate rises.
+      weight_decay: L2 penalty, added to the gradient ("adam") or taken from the weights ("adamw", "muon").
+      average: decay of a moving average of the weights, which is validated and kept; None for the last weights.
+      norm_penalty: this times the norm of every predicted tensor is added to the loss of its network (GHN-3: 3e-5).
       clip_norm: largest global norm of the gradient.
       network_clip_norm: largest norm of one network's gradient with respect to its own parameters, None for no limit
         (as in the original).  The median is about 3, but networks without normalisation reach thousands and would
@@ -45,6 +54,9 @@ class TrainConfig:
       start: what the hypernetwork starts from: "random" weights, or whatever `ghn_jax.load` takes: the name of one in
         the package ("ghn2_fashion_mnist"), a checkpoint folder, a file.
       label_smoothing: see `losses.cross_entropy`.
+      small_images: in the first steps images are scaled down to so many pixels, which costs a fraction; None for full
+        size from the start.
+      small_until: share of the run after which images have their full size.
       compute_dtype: of activations in the networks, "float32" or "bfloat16"; weights and gradients of weights are
         float32 always.
       max_multiply_adds: architectures that cost more per image are passed over; None takes all.
@@ -67,13 +79,20 @@ class TrainConfig:
     ghn: str = "ghn2"
     batch_size: int = 64
     meta_batch: int = 8
+    optimizer: str = "adam"
     learning_rate: float = 1e-3
+    schedule: str = "steps"
     decay_at: tuple[float, ...] = (200 / 300, 250 / 300)
+    warm_up: float = 0.0
     weight_decay: float = 1e-5
+    average: float | None = None
+    norm_penalty: float = 0.0
     clip_norm: float = 5.0
     network_clip_norm: float | None = None
     start: str = "random"
     label_smoothing: float = 0.0
+    small_images: int | None = None
+    small_until: float = 0.6
     compute_dtype: str = "float32"
     max_multiply_adds: int | None = None
     fixed_width: int | None = None
@@ -91,22 +110,45 @@ class TrainConfig:
 
         object.__setattr__(self, "decay_at", tuple(self.decay_at))
         require(self.ghn in RECIPES, "ghn", " or ".join(RECIPES))
+        require(self.optimizer in OPTIMIZERS, "optimizer", " or ".join(OPTIMIZERS))
+        require(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES))
         for field in ("steps", "batch_size", "meta_batch", "keep_checkpoints", "val_images"):
             require(getattr(self, field) >= 1, field, "at least 1")
         for field in ("seed", "val_networks"):
             require(getattr(self, field) >= 0, field, "at least 0")
         for field in ("learning_rate", "clip_norm", "checkpoint_minutes", "val_minutes"):
             require(getattr(self, field) > 0, field, "a positive number")
-        require(self.weight_decay >= 0, "weight_decay", "at least 0")
+        for field in ("weight_decay", "norm_penalty"):
+            require(getattr(self, field) >= 0, field, "at least 0")
+        require(0 <= self.warm_up < 1, "warm_up", "a share of the run from 0 up to 1")
+        require(0 <= self.small_until <= 1, "small_until", "a share of the run from 0 to 1")
+        require(self.average is None or 0 < self.average < 1, "average", "a number between 0 and 1, or None")
         require(0 <= self.label_smoothing < 1, "label_smoothing", "a number from 0 up to 1")
         require(all(0 < share <= 1 for share in self.decay_at), "decay_at", "shares of the run between 0 and 1")
         require(self.compute_dtype in ("float32", "bfloat16"), "compute_dtype", "'float32' or 'bfloat16'")
-        for field in ("max_multiply_adds", "fixed_width", "max_minutes", "network_clip_norm"):
+        for field in ("max_multiply_adds", "fixed_width", "max_minutes", "network_clip_norm", "small_images"):
             value = getattr(self, field)
             require(value is None or value > 0, field, "a positive number or None")
 
+    def task_of_step(self, step: int, architecture: Architecture, task: Task) -> Task:
+        """What a network of step number `step` is for: `task`, with smaller images if the run begins with those.
+
+        Networks with attention see full size always: their positional encodings belong to it.
+        """
+        if self.small_images is None or architecture.has_attention or step >= self.small_until * self.steps:
+            return task
+        return dataclasses.replace(task, image_size=self.small_images)
+
     def hypernetwork(self, task: Task) -> HypernetConfig:
-        """The hypernetwork to be trained, for networks of `task`."""
+        """The hypernetwork to be trained, for networks of `task`.
+
+        Raises:
+          ConfigError: `small_images` does not divide the size of the images.
+        """
+        if self.small_images is not None and task.image_size % self.small_images:
+            raise ConfigError(
+                f"config.small_images={self.small_images}: expected a divisor of the images' {task.image_size} pixels"
+            )
         return RECIPES[self.ghn].make(task)
 
 

@@ -42,6 +42,7 @@ class Decoding:
       first_node: number of the graph's first node among them.
       weight: of the network in the loss.
       clip_norm: see `PullBackChunk`.
+      norm_penalty: see `PullBackTensors`.
     """
 
     def __init__(
@@ -54,7 +55,9 @@ class Decoding:
         first_node: int,
         weight: float,
         clip_norm: float | None,
+        norm_penalty: float = 0.0,
     ):
+        self._norm_penalty = norm_penalty
         self._layout = lay_out(graph, config, first_node)
         self._decode = [Decode(config, chunk.table, len(chunk.nodes), capacity) for chunk in self._layout.chunks]
         self._pull_back = [PullBackChunk(decode, weight, clip_norm) for decode in self._decode]
@@ -65,7 +68,7 @@ class Decoding:
         yield from self._decode
         yield from (make for make, _, _ in self._layers.values())
         yield from self._zeros()
-        yield from (PullBackTensors(make) for make, _, _ in self._layers.values())
+        yield from (PullBackTensors(make, self._norm_penalty) for make, _, _ in self._layers.values())
         yield from self._pull_back
 
     def _zeros(self) -> list[Zeros]:
@@ -83,7 +86,7 @@ class Decoding:
         layers = {
             index: _Layer(
                 programs.get(make, device),
-                programs.get(PullBackTensors(make), device),
+                programs.get(PullBackTensors(make, self._norm_penalty), device),
                 chunks,
                 tuple(programs.number(start, device) for start in starts),
             )

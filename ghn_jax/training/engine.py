@@ -15,6 +15,7 @@ from ghn_jax.execution.operations import ExecutionError, Loss, Plan, value_and_g
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.programs import Decode, PullBackChunk, decoder_params
 from ghn_jax.ghn.rows import Table
+from ghn_jax.images.augment import smaller
 from ghn_jax.networks.network import Network
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
@@ -77,7 +78,7 @@ class Engine:
         self._config = config
         self._ghn = ghn
         self.programs = Programs(progress=progress)
-        self._mapped = parallel.Mapped(self.programs, make_embed(ghn), make_update(optimizer))
+        self._mapped = parallel.Mapped(self.programs, make_embed(ghn), make_update(optimizer, config.average))
         self._workers = [
             concurrent.futures.ThreadPoolExecutor(
                 parallel.threads_of_a_device(), thread_name_prefix=f"ghn_jax_device_{number}"
@@ -140,6 +141,7 @@ class Engine:
                     first_node=first,
                     weight=1 / len(targets),
                     clip_norm=config.network_clip_norm,
+                    norm_penalty=config.norm_penalty,
                 )
                 for target, first in zip(of_share, first_nodes([t.graph for t in of_share]), strict=True)
             ),
@@ -154,7 +156,7 @@ class Engine:
         Args:
           state: replicated; its arrays are used up by the update, and only then.
           prepared: from `prepare`.
-          images: float32 `[B, H, W, 3]`, normalised.
+          images: float32 `[B, H, W, 3]`, normalised; scaled down for networks of smaller ones.
           labels: int32 `[B]`.
 
         Raises:
@@ -185,14 +187,17 @@ class Engine:
         params = parallel.part_of_device(decoder_params(state.params), device)
         embeddings = parallel.part_of_device(nodes, device)
         step = parallel.part_of_device(state.step, device)
-        images, labels = jax.device_put((images, labels), here)
+        sizes = {plan.program.task.image_size for plan in share.plans}
+        of_size = {size: jax.device_put(smaller(images, size), here) for size in sizes}
+        labels = jax.device_put(labels, here)
 
         def run(number: int) -> tuple[Any, Loss, jax.Array]:
-            network = share.plans[number].prepare(self.programs, device)
+            plan = share.plans[number]
+            network = plan.prepare(self.programs, device)
             tensors = DecodedTensors(share.decodings[number].prepare(self.programs, device), params, embeddings)
             key = self._keys(step, self._config.seed, share.positions[number])
             try:
-                loss = value_and_grad(network, tensors, images, labels, key)
+                loss = value_and_grad(network, tensors, of_size[plan.program.task.image_size], labels, key)
                 result = tensors.gradients(), loss, tensors.square
                 jax.block_until_ready(result)
             except jax.errors.JaxRuntimeError as error:

@@ -28,10 +28,11 @@ from ghn_jax.training.engine import Engine, Prepared
 from ghn_jax.training.inputs import shares
 from ghn_jax.training.memory import check_first_networks
 from ghn_jax.training.meta_batches import meta_batches
+from ghn_jax.training.optimizer import make_optimizer
 from ghn_jax.training.plot import plot_runs
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.signals import Stop, asked_to_stop
-from ghn_jax.training.step import Metrics, TrainState, init_state, make_optimizer
+from ghn_jax.training.step import Metrics, TrainState, init_state
 from ghn_jax.training.validation import Validation
 from ghn_jax.training.watch import METRICS, VALIDATION, Watch
 from ghn_jax.weights import checkpoint, loading
@@ -160,18 +161,21 @@ def train(config: TrainConfig) -> Outcome:
 def _start(config: TrainConfig, hypernet: HypernetConfig, optimizer) -> tuple[TrainState, Progress]:
     """The state that a run goes on from, or begins with."""
     folder = Path(config.workdir) / checkpoint.FOLDER
-    fresh = jax.eval_shape(lambda: init_state(GHN.init(hypernet, 0).params, optimizer))
+    average = config.average is not None
+    fresh = jax.eval_shape(lambda: init_state(GHN.init(hypernet, 0).params, optimizer, average=average))
     if steps := checkpoint.saved_steps(folder):  # first of all: arrays of another run would look damaged
         with contextlib.suppress(CheckpointError):  # if it is damaged itself, that is dealt with below
             _check_same_run(config, checkpoint.describe(folder / str(steps[-1])))
     restored = checkpoint.restore_newest(folder, _arrays(fresh), warn=print)
     if restored is None:
-        return init_state(start_params(config, hypernet), optimizer), Progress()
+        return init_state(start_params(config, hypernet), optimizer, average=average), Progress()
     _check_same_run(config, restored.description)
     progress = Progress.from_json(restored.description.progress)
-    opt_state = jax.tree.unflatten(jax.tree.structure(fresh.opt_state), restored.arrays["opt_state"])
+    arrays = restored.arrays
+    opt_state = jax.tree.unflatten(jax.tree.structure(fresh.opt_state), arrays["opt_state"])
+    weights = (arrays["trained"], arrays["params"]) if average else (arrays["params"], None)
     print(f"{config.workdir}: going on after step {progress.step}, {progress.minutes:.1f} minutes")
-    return TrainState(np.asarray(progress.step, np.int32), restored.arrays["params"], opt_state), progress
+    return TrainState(np.asarray(progress.step, np.int32), weights[0], opt_state, weights[1]), progress
 
 
 def _check_same_run(config: TrainConfig, description: Description) -> None:
@@ -189,7 +193,9 @@ def _check_same_run(config: TrainConfig, description: Description) -> None:
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    return {"params": state.params, "opt_state": jax.tree.leaves(state.opt_state)}
+    """What a checkpoint holds: "params" are those to predict with, beside an average also those "trained"."""
+    arrays = {"params": state.result, "opt_state": jax.tree.leaves(state.opt_state)}
+    return arrays if state.average is None else {**arrays, "trained": state.params}
 
 
 def start_params(config: TrainConfig, hypernet: HypernetConfig) -> Any:
@@ -288,7 +294,9 @@ class _Run:
 
     def _upcoming(self, engine: Engine) -> Iterator[_Upcoming]:
         left = self.config.steps - self.progress.step  # nothing is compiled for steps that are never made
-        for targets, after in itertools.islice(meta_batches(self.config, self.task, self.progress.position), left):
+        made = self.progress
+        drawn = meta_batches(self.config, self.task, made.position, first_step=made.step)
+        for targets, after in itertools.islice(drawn, left):
             yield _Upcoming(engine.prepare(self.state, targets), after)
 
     def _batches(self, dataset: Dataset) -> Iterator[Batch]:
@@ -353,7 +361,7 @@ class _Run:
         """Mean accuracy on the held-out architectures, measured by the first process."""
         accuracy = 0.0
         if validation is not None:
-            result = validation(_host_copy(self.state.params))
+            result = validation(_host_copy(self.state.result))
             accuracy = result["accuracy"]
             minutes = round((time.monotonic() - began) / 60, 4)
             watch.report(VALIDATION, {"step": self.progress.step, "minutes": minutes, **result})

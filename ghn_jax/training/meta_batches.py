@@ -21,7 +21,9 @@ class MetaBatch(NamedTuple):
     after: int
 
 
-def meta_batches(config: TrainConfig, task: Task, start: int = 0, stop: int | None = None) -> Iterator[MetaBatch]:
+def meta_batches(
+    config: TrainConfig, task: Task, start: int = 0, stop: int | None = None, *, first_step: int = 0
+) -> Iterator[MetaBatch]:
     """Meta-batches of train architectures, a pure function of the arguments; without end if `stop` is None.
 
     Networks follow each other as they are drawn, those above `max_multiply_adds` left out.  Meta-batches of more than
@@ -31,14 +33,15 @@ def meta_batches(config: TrainConfig, task: Task, start: int = 0, stop: int | No
       config: of the run.
       task: what networks are for.
       start, stop: positions in the stream, the first that is drawn and the first that is not.
+      first_step: number of the step that the first meta-batch is for, on which the size of images depends.
 
     Raises:
       ArchitectureError: `max_multiply_adds` is so low that there is none for a thousand positions.
     """
-    position, too_costly = start, 0
+    position, too_costly, step = start, 0, first_step
     targets: list[Network] = []
     while stop is None or position < stop:
-        target = _target(config, task, position)
+        target = _target(config, task, step, position)
         position += 1
         if target is None:
             too_costly += 1
@@ -53,18 +56,21 @@ def meta_batches(config: TrainConfig, task: Task, start: int = 0, stop: int | No
         if len(targets) == config.meta_batch:
             if sum(target.graph.num_nodes for target in targets) <= MAX_NODES_BATCH:
                 yield MetaBatch(tuple(targets), position)
+                step += 1
             targets = []
 
 
 _PATIENCE = 1000
 
 
-def _target(config: TrainConfig, task: Task, position: int) -> Network | None:
-    """The network at a position of the stream, None if it costs too much."""
+def _target(config: TrainConfig, task: Task, step: int, position: int) -> Network | None:
+    """The network at a position of the stream as a step runs it, None if it costs too much on images of full size."""
     architecture = train_architecture(config.seed, position, task.large_images)
     if config.fixed_width is not None:
         architecture = dataclasses.replace(architecture, C=config.fixed_width)
     program = lower(architecture, task)
     if config.max_multiply_adds is not None and program.multiply_adds > config.max_multiply_adds:
         return None
+    if (of_step := config.task_of_step(step, architecture, task)) != task:
+        program = lower(architecture, of_step)
     return Network(train_index(config.seed, position), architecture, program, graph_of(program))

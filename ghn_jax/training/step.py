@@ -1,6 +1,6 @@
 """What happens before and after the networks of a training step, on every device: embeddings, gradient and update.
 
-graphs -> embeddings -> decoded rows -> networks -> losses -> gradient of the rows -> gradient of the weights -> Adam.
+graphs -> embeddings -> decoded rows -> networks -> losses -> gradient of the rows -> gradient of the weights -> update.
 The way from the rows to their gradient is `decoded.py` and `execution.operations`; `engine.py` joins all of it.
 
 Source: Knyazev et al. 2021, equation 2 (the loss, a mean over images and networks).
@@ -23,19 +23,32 @@ from ghn_jax.execution.operations import Loss
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.hypernetwork import Hypernetwork
 from ghn_jax.ghn.programs import PullBackChunk, decoder_params
-from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.inputs import Graphs
+from ghn_jax.training.optimizer import averaged
 
 DEVICES = "devices"
 """Name of the axis over devices."""
 
 
 class TrainState(NamedTuple):
-    """Everything that an update changes; `step` counts all steps, skipped ones too."""
+    """Everything that an update changes.
+
+    Attributes:
+      step: counts all steps, skipped ones too.
+      params: weights of the hypernetwork.
+      opt_state: of the optimizer.
+      average: moving average of the weights, None where the run has none.
+    """
 
     step: jax.Array | np.ndarray
     params: Any
     opt_state: optax.OptState
+    average: Any = None
+
+    @property
+    def result(self) -> Any:
+        """The weights to predict with: their average if there is one."""
+        return self.params if self.average is None else self.average
 
 
 class Metrics(NamedTuple):
@@ -56,20 +69,10 @@ class Metrics(NamedTuple):
     applied: jax.Array
 
 
-def make_optimizer(config: TrainConfig) -> optax.GradientTransformation:
-    """Clipping, L2 penalty in the gradient and Adam with a stepwise schedule (appendix B)."""
-    boundaries = {int(share * config.steps): 0.1 for share in config.decay_at}
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.add_decayed_weights(config.weight_decay),
-        optax.scale_by_adam(),
-        optax.scale_by_learning_rate(optax.piecewise_constant_schedule(config.learning_rate, boundaries)),
-    )
-
-
-def init_state(params: Any, optimizer: optax.GradientTransformation) -> TrainState:
-    """The state before the first step."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
+def init_state(params: Any, optimizer: optax.GradientTransformation, *, average: bool = False) -> TrainState:
+    """The state before the first step, with a moving average of the weights or without."""
+    copy = jax.tree.map(jnp.array, params) if average else None
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), copy)
 
 
 class Gradients(NamedTuple):
@@ -137,23 +140,27 @@ def make_embed(ghn: HypernetConfig) -> Callable[[Any, Graphs], tuple[jax.Array, 
 
 
 def make_update(
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation, average: float | None = None
 ) -> Callable[[TrainState, PullBack, Gradients], tuple[TrainState, Metrics]]:
-    """The update of one device, to be mapped over the axis `DEVICES`."""
+    """The update of one device, to be mapped over the axis `DEVICES`; `average` is the decay of the moving average."""
 
     def step(state: TrainState, pull_back: PullBack, found: Gradients) -> tuple[TrainState, Metrics]:
         (gradient,) = pull_back(found.nodes)
         gradient = {**gradient, **jax.tree.map(jnp.add, decoder_params(gradient), found.decoders)}
         gradient = lax.psum(gradient, DEVICES)
         losses, correct, norms = lax.all_gather((found.losses, found.correct, found.norms), DEVICES)
-        state, grad_norm, applied = update(optimizer, state, gradient, losses)
+        state, grad_norm, applied = update(optimizer, state, gradient, losses, average)
         return state, Metrics(losses, correct, norms, grad_norm, applied)
 
     return step
 
 
 def update(
-    optimizer: optax.GradientTransformation, state: TrainState, gradient: Any, losses: jax.Array
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    gradient: Any,
+    losses: jax.Array,
+    average: float | None = None,
 ) -> tuple[TrainState, jax.Array, jax.Array]:
     """The state after a step, the gradient's global norm, and whether both it and the losses are finite.
 
@@ -162,6 +169,8 @@ def update(
     grad_norm = optax.tree.norm(gradient)
     applied = jnp.all(jnp.isfinite(losses)) & jnp.isfinite(grad_norm)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    new = TrainState(state.step, optax.apply_updates(state.params, updates), opt_state)
+    params = optax.apply_updates(state.params, updates)
+    mean = None if average is None else averaged(state.average, params, state.step, average)
+    new = TrainState(state.step, params, opt_state, mean)
     new = jax.tree.map(lambda new, old: jnp.where(applied, new, old), new, state)
     return new._replace(step=state.step + 1), grad_norm, applied

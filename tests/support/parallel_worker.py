@@ -31,7 +31,7 @@ CELL = Genotype(
 )
 
 
-def fixed_meta_batches(config, task, start=0, stop=None):
+def fixed_meta_batches(config, task, start=0, stop=None, *, first_step=0):
     """Always the same eight small networks, of very different cost; half of them with dropout."""
     base = Architecture(CELL, n_cells=1, C=8, fc_dim=16)
     targets = tuple(

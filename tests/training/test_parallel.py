@@ -15,6 +15,7 @@ from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.training.inputs import shares
 from ghn_jax.weights import checkpoint
 
+pytestmark = pytest.mark.xdist_group("parallel")  # the run on one device is made once
 WORKER = scripts.ROOT / "tests" / "support" / "parallel_worker.py"
 
 

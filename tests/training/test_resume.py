@@ -17,10 +17,13 @@ from ghn_jax.training.watch import read, rewind
 from ghn_jax.weights import checkpoint
 
 # Reads that Orbax leaves behind where one of them failed end when its event loop is gone, at any time later.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.xdist_group("resume"),  # the runs that all of them compare with are made once
+]
 
 WORKER = scripts.ROOT / "tests" / "support" / "resume_worker.py"
-STEPS = 20
+STEPS = 14
 
 
 def start(workdir, *arguments):

@@ -10,47 +10,36 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import scripts
+from small_runs import PLAIN, SMALL, small_config, smoke_config
 
 from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, train_architecture
 from ghn_jax.execution import compiling, whole
 from ghn_jax.execution.compiling import CompilationError
 from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.ghn import chunks
-from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.ghn.config import ConfigError
 from ghn_jax.ghn.model import GHN
-from ghn_jax.networks.architecture import CIFAR10, Architecture, ArchitectureError, Genotype
+from ghn_jax.networks.architecture import CIFAR10, ArchitectureError
 from ghn_jax.networks.losses import cross_entropy
 from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.runtime import counted
 from ghn_jax.training import engine as engine_module
 from ghn_jax.training import inputs, loop, memory, parallel
-from ghn_jax.training import meta_batches as meta_batches_module
 from ghn_jax.training.config import TrainConfig, config_dict, from_fields
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import NonFiniteLossError
 from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.prefetch import prefetch
-from ghn_jax.training.step import init_state, make_optimizer
+from ghn_jax.training.step import init_state
 from ghn_jax.weights import checkpoint, pretrained
 from ghn_jax.weights.checkpoint import CheckpointError
 
 ROOT = scripts.ROOT
-SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
-CELL = Genotype(
-    normal=(("sep_conv_3x3", 0), ("conv_1x1", 1)),
-    normal_concat=(2,),
-    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
-    reduce_concat=(2,),
-)
-
-
-PLAIN = Architecture(CELL, n_cells=2, C=12, stem_type=1)
 TARGETS = (
     make_network(5, PLAIN, CIFAR10),
     make_network(6, dataclasses.replace(PLAIN, norm=None, n_cells=1), CIFAR10),
@@ -228,23 +217,6 @@ def test_padding_changes_nothing(ghn, batch, gradients, monkeypatch):
         np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 
-def test_optimizer_is_adam_with_l2_and_clipping():
-    config = TrainConfig(steps=10, learning_rate=0.1, weight_decay=0.5, clip_norm=1.0, decay_at=(0.5,))
-    optimizer = make_optimizer(config)
-    params, gradient = {"w": jnp.array([3.0, -1.0])}, {"w": jnp.array([30.0, 40.0])}
-    state = optimizer.init(params)
-    mean, square = np.zeros(2), np.zeros(2)
-    w = np.array([3.0, -1.0])
-    for count in range(1, 8):
-        updates, state = optimizer.update(gradient, state, params)
-        params = optax.apply_updates(params, updates)
-        g = np.array([0.6, 0.8]) + 0.5 * w
-        mean, square = 0.9 * mean + 0.1 * g, 0.999 * square + 0.001 * g**2
-        rate = 0.1 if count <= 5 else 0.01
-        w = w - rate * (mean / (1 - 0.9**count)) / (np.sqrt(square / (1 - 0.999**count)) + 1e-8)
-        np.testing.assert_allclose(params["w"], w, rtol=1e-4)
-
-
 def test_meta_batches_are_reproducible_and_bounded():
     config = TrainConfig(meta_batch=3, max_multiply_adds=30_000_000, fixed_width=32)
     first, again = ([m.targets for m in itertools.islice(meta_batches(config, CIFAR10), 4)] for _ in range(2))
@@ -312,33 +284,6 @@ def test_prefetch_keeps_order_and_errors():
 def test_bad_configuration(fields, message):
     with pytest.raises(ConfigError, match=message):
         from_fields(fields)
-
-
-def smoke_config(workdir, **fields):
-    return TrainConfig(
-        dataset="digits", workdir=str(workdir), steps=2, batch_size=8, meta_batch=2, fixed_width=32,
-        max_multiply_adds=8_000_000, **fields,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def small_hypernetwork(monkeypatch):
-    monkeypatch.setattr(TrainConfig, "hypernetwork", lambda self, task: SMALL)
-
-
-def small_config(workdir, **fields):
-    return dataclasses.replace(smoke_config(workdir), fixed_width=None, max_multiply_adds=None, **fields)
-
-
-@pytest.fixture
-def small_networks(monkeypatch):
-    """Networks of the stream are small ones, of two depths."""
-    small = dataclasses.replace(PLAIN, n_cells=1, C=8, fc_dim=16)
-    monkeypatch.setattr(
-        meta_batches_module,
-        "train_architecture",
-        lambda seed, position, large_images: dataclasses.replace(small, n_cells=1 + position % 2),
-    )
 
 
 def test_two_steps(tmp_path, small_hypernetwork):
