@@ -1,7 +1,8 @@
-# make test          run the tests
-# make demo          train a small hypernetwork on the digits of scikit-learn, then evaluate it
-# make lint          check style and types
-# make docs-check    run what README and docs show (minutes)
+# make test            run the tests
+# make test-processes  kill training processes and let several work together (minutes)
+# make demo            train a small hypernetwork on the digits of scikit-learn, then evaluate it
+# make lint            check style and types
+# make docs-check      run what README and docs show (minutes)
 #
 # All use the active virtual environment, or make one in .venv, and install this package into it.
 
@@ -10,10 +11,13 @@ VENV := $(or $(VIRTUAL_ENV),.venv)
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.ghn_jax_installed
 
-.PHONY: test demo lint docs-check
+.PHONY: test test-processes demo lint docs-check
 
 test: $(INSTALLED)
-	$(PYTHON) -m pytest -n 2 --dist loadgroup -q
+	$(PYTHON) -m pytest -n 2 -q
+
+test-processes: $(INSTALLED)
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -q -m processes
 
 demo: $(INSTALLED)
 	$(PYTHON) experiments/train.py --config=configs/digits.py --config.workdir=runs/digits

@@ -22,7 +22,7 @@ from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.primitives import Add, Conv
 from ghn_jax.training import engine
 from ghn_jax.training.config import TrainConfig
-from ghn_jax.training.step import make_optimizer
+from ghn_jax.training.optimizer import make_optimizer
 
 accelerators = scripts.load("benchmarks/accelerators.py")
 

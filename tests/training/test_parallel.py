@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import scripts
 
-from ghn_jax.execution.operations import ExecutionError
-from ghn_jax.training.inputs import shares
 from ghn_jax.weights import checkpoint
 
-pytestmark = pytest.mark.xdist_group("parallel")  # the run on one device is made once
+pytestmark = [pytest.mark.processes, pytest.mark.xdist_group("parallel")]  # the run on one device is made once
 WORKER = scripts.ROOT / "tests" / "support" / "parallel_worker.py"
 
 
@@ -80,14 +78,3 @@ def test_processes_that_disagree(tmp_path):
     assert all(process.returncode != 0 for process in processes)
     for output in outputs:
         assert "processes [1] run another configuration than process 0" in output
-
-
-def test_shares_are_equal_in_number_and_balanced():
-    costs = [8.0, 1.0, 1.0, 6.0, 1.0, 1.0, 5.0, 1.0]
-    dealt = shares(costs, 4)
-    assert sorted(position for share in dealt for position in share) == list(range(8))
-    assert [len(share) for share in dealt] == [2] * 4
-    assert max(sum(costs[position] for position in share) for share in dealt) == 9
-    assert shares(costs, 1) == [list(range(8))]
-    with pytest.raises(ExecutionError, match="config.meta_batch=8: expected a multiple of 3"):
-        shares(costs, 3)

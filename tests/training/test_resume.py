@@ -18,6 +18,7 @@ from ghn_jax.weights import checkpoint
 
 # Reads that Orbax leaves behind where one of them failed end when its event loop is gone, at any time later.
 pytestmark = [
+    pytest.mark.processes,
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.xdist_group("resume"),  # the runs that all of them compare with are made once
 ]
