@@ -65,8 +65,8 @@ def matrices(params: Any) -> Any:
 
     def of(path: Any, leaf: jax.Array) -> contrib.MuonDimensionNumbers | None:
         match str(path[-1].key):
-            case "kernel":
-                return contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=tuple(range(1, leaf.ndim)))
+            case "kernel":  # of a decoder's last layer: a matrix for every input channel, which costs a fraction of one
+                return contrib.MuonDimensionNumbers(reduction_axis=0, output_axis=leaf.ndim - 1)
             case "position_kernel":  # a matrix for every position of a convolution
                 return contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)
         return None

@@ -92,7 +92,7 @@ def test_every_kernel_of_a_hypernetwork_is_a_matrix():
         "spatial",
         "scale",
     }
-    assert found["decoder"]["kernel"] == (0, (1, 2)) and found["decoder"]["position_kernel"] == (1, 2)
+    assert found["decoder"]["kernel"] == (0, 2) and found["decoder"]["position_kernel"] == (1, 2)
 
 
 @pytest.mark.parametrize(
