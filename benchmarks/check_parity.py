@@ -26,6 +26,7 @@ from ghn_jax.deepnets.files.matching import MismatchError, match_nodes
 from ghn_jax.deepnets.files.nodes import node_labels
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.ghn.model import GHN
+from ghn_jax.graphs import torch_layout
 from ghn_jax.graphs.graph import Graph, GraphError
 from ghn_jax.networks.architecture import ArchitectureError, Task
 from ghn_jax.networks.lowering import lower
@@ -129,7 +130,7 @@ def check_shapes(reference: Reference) -> Section:
     def check(name: str) -> None:
         stored = reference.networks[name]
         program = _program(reference, name)
-        shapes = {t.name: list(parity.torch_shape(t.role, t.shape)) for t in program.tensors + program.unused}
+        shapes = {t.name: list(torch_layout.torch_shape(t.role, t.shape)) for t in program.tensors + program.unused}
         place = f"{NETWORKS}: {name}"
         for tensor in stored["param_shapes"].keys() | shapes.keys():
             section.equal(f"{place}: shape of {tensor}", stored["param_shapes"].get(tensor), shapes.get(tensor))
@@ -254,7 +255,7 @@ def check_predictions(reference: Reference, hypernetworks: dict[str, GHN]) -> tu
         graph = _as_stored(reference, key, dataset)
         params = predict_params(graph, hypernetworks[hypernetwork])
         stored = reference.predictions[name]
-        ours = {t.name: _statistics(parity.to_torch(t.role, np.asarray(params[t.name]))) for t in graph.tensors}
+        ours = {t.name: _statistics(torch_layout.to_torch(t.role, np.asarray(params[t.name]))) for t in graph.tensors}
         for tensor in stored["params"].keys() | ours.keys():
             if tensor not in ours or tensor not in stored["params"]:
                 where = "not predicted" if tensor in stored["params"] else "predicted, but not in the file"

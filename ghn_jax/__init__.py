@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ghn_jax.weights.checkpoint import CheckpointError
     from ghn_jax.weights.hub import HubError, from_hub, push_to_hub
     from ghn_jax.weights.loading import load, provenance
+    from ghn_jax.weights.saving import load_params, save
 
 # Importing the package loads nothing: a name brings its module when it is first used.
 _MODULE_OF = {
@@ -63,6 +64,7 @@ _MODULE_OF = {
     "from_hub": "weights.hub",
     "from_networkx": "graphs.tables",
     "load": "weights.loading",
+    "load_params": "weights.saving",
     "measure_accuracy": "evaluation.accuracy",
     "named": "networks.architecture",
     "node_table": "graphs.tables",
@@ -70,6 +72,7 @@ _MODULE_OF = {
     "provenance": "weights.loading",
     "push_to_hub": "weights.hub",
     "report": "prediction.report",
+    "save": "weights.saving",
     "to_networkx": "graphs.tables",
     "trace": "tracing.frontends",
     "visualize": "graphs.drawing",
@@ -104,6 +107,7 @@ __all__ = [
     "from_hub",
     "from_networkx",
     "load",
+    "load_params",
     "measure_accuracy",
     "named",
     "node_table",
@@ -111,6 +115,7 @@ __all__ = [
     "provenance",
     "push_to_hub",
     "report",
+    "save",
     "to_networkx",
     "trace",
     "visualize",

@@ -19,7 +19,8 @@ from ghn_jax.deepnets.files.matching import NodeRow
 from ghn_jax.deepnets.files.nodes import UnknownIdError, matching_rows, plain_labels, spelled_out
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.execution import whole
-from ghn_jax.graphs.graph import Graph, Role, oihw
+from ghn_jax.graphs.graph import Graph
+from ghn_jax.graphs.torch_layout import from_torch, torch_shape
 from ghn_jax.networks import architecture as arch
 from ghn_jax.networks.architecture import AnyArchitecture, ArchitectureError, Task
 from ghn_jax.networks.primitives import Primitive
@@ -146,25 +147,6 @@ def predefined_labels(graph: Graph) -> list[str]:
         node_type, _, _ = labels[tensor.node].split(maxsplit=2)
         labels[tensor.node] = f"{node_type} {tensor.name} {list(torch_shape(tensor.role, tensor.shape))}"
     return labels
-
-
-def torch_shape(role: Role, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape in JAX layout as one in PyTorch layout."""
-    return oihw(role, shape) if len(shape) == 4 else shape[::-1]
-
-
-def to_torch(role: Role, values: np.ndarray) -> np.ndarray:
-    """Values in JAX layout as an array in PyTorch layout."""
-    if values.ndim == 4:
-        return values.transpose(0, 3, 1, 2) if role is Role.POSITION else values.transpose(3, 2, 0, 1)
-    return values.T
-
-
-def from_torch(role: Role, values: np.ndarray) -> np.ndarray:
-    """Values in PyTorch layout as an array in JAX layout."""
-    if values.ndim == 4:
-        return values.transpose(0, 2, 3, 1) if role is Role.POSITION else values.transpose(2, 3, 1, 0)
-    return values.T
 
 
 def images(task: Task) -> np.ndarray:

@@ -13,12 +13,12 @@ from typing import Any, overload
 from ghn_jax.ghn.config import HypernetConfig, title
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET, Task
-from ghn_jax.weights import checkpoint, conversion, pretrained
+from ghn_jax.weights import checkpoint, conversion, hypernetwork_file, pretrained
 from ghn_jax.weights.checkpoint import CheckpointError
 
 EXPECTED = (
-    "the name of a hypernetwork in the package, a checkpoint folder of experiments/train.py, an .npz file, or a .pt "
-    "file of the original implementation"
+    "the name of a hypernetwork in the package, a checkpoint folder of experiments/train.py, an .npz or "
+    ".safetensors file, or a .pt file of the original implementation"
 )
 
 
@@ -94,7 +94,7 @@ def load(what: str | os.PathLike[str] | None = None) -> GHN | Shelf:
 
     Args:
       what: the name of a hypernetwork in the package ("ghn2_fashion_mnist"), a checkpoint folder
-        ("runs/digits"), an `.npz` file of `pretrained.write` or `experiments/import_checkpoint.py`, or any
+        ("runs/digits"), an `.npz` or `.safetensors` file of `ghn_jax.save`, `ghn-jax pack` or `ghn-jax import`, or any
         other file, which must be a checkpoint of the original PyTorch implementation ("ghn2_cifar10.pt"; nothing in it
         is run, PyTorch is not needed).  A name in the package wins over a file ("./ghn2_fashion_mnist" is a file).
 
@@ -114,6 +114,8 @@ def load(what: str | os.PathLike[str] | None = None) -> GHN | Shelf:
         return pretrained.load()
     if path.suffix == ".npz":
         return pretrained.read(path)[0]
+    if path.suffix == ".safetensors":
+        return hypernetwork_file.read(path)[0]
     published = conversion.load_checkpoint(path)
     return GHN(published.config, published.params)
 
@@ -148,9 +150,9 @@ def provenance(what: str | os.PathLike[str]) -> dict[str, Any]:
       what: as for `load`.
 
     Returns:
-      For names and `.npz` files what is stored in them; for checkpoint folders data set, steps, task and
-      configuration of the run (without paths of this machine); for files of the original their name, SHA-256
-      and the number of epochs.
+      For names, `.npz` and `.safetensors` files what is stored in them; for checkpoint folders data set, steps, task
+      and configuration of the run (without paths of this machine); for files of the original their name, SHA-256 and
+      the number of epochs.
 
     Raises:
       CheckpointError: as for `load`.
@@ -166,6 +168,8 @@ def provenance(what: str | os.PathLike[str]) -> dict[str, Any]:
         return known | {"task": dataclasses.asdict(description.task), "train_config": run}
     if path.suffix == ".npz":
         return pretrained.read_about(path)[1]
+    if path.suffix == ".safetensors":
+        return hypernetwork_file.read_about(path)[1]
     return of_published(path, conversion.load_checkpoint(path))
 
 

@@ -84,10 +84,10 @@ def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
     with archive.opened(path) as zipped:
         config, provenance = _about(zipped)
         # Finding the shapes takes longer than reading; the package's own file is checked by its tests.
-        expected = None if path == DEFAULT else _shapes(config)
+        expected = None if path == DEFAULT else shapes(config)
         names = [name.removesuffix(".npy") for name in zipped.namelist() if name != f"{_ABOUT}.npy"]
         if expected is not None:
-            _check_names(path, names, expected)
+            check_names(path, names, expected)
         flat = {name: _array(zipped, name, None if expected is None else expected[name]) for name in names}
     return GHN(config, traverse_util.unflatten_dict(flat, sep="/")), provenance
 
@@ -165,14 +165,19 @@ def _about(zipped: zipfile.ZipFile) -> tuple[HypernetConfig, dict[str, Any]]:
 
 
 @functools.lru_cache(maxsize=8)
-def _shapes(config: HypernetConfig) -> dict[str, tuple[int, ...]]:
+def shapes(config: HypernetConfig) -> dict[str, tuple[int, ...]]:
     """Shapes of a hypernetwork's parameters, by name."""
     params = jax.eval_shape(lambda: GHN.init(config, seed=0).params)
     leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     return {name: leaf.shape for name, leaf in leaves.items()}
 
 
-def _check_names(path: str | os.PathLike[str], names: list[str], expected: Mapping[str, Any]) -> None:
+def check_names(path: str | os.PathLike[str], names: list[str], expected: Mapping[str, Any]) -> None:
+    """Checks that a file at `path` has arrays of exactly the expected names.
+
+    Raises:
+      CheckpointError: naming those that are missing or too many.
+    """
     for label, wrong in (("no", set(expected) - set(names)), ("a surplus", set(names) - set(expected))):
         if wrong:
             raise CheckpointError(f"{os.fspath(path)} has {label} array {', '.join(sorted(wrong)[:12])[:400]}")

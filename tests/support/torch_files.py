@@ -120,20 +120,26 @@ def checkpoint(
     config: HypernetConfig, state: Mapping[str, np.ndarray], changes: Mapping[str, Any] | None = None
 ) -> tuple[Any, dict[str, bytes]]:
     """What the original's training script saves, to be pickled, and the bytes of the storages."""
-    tensors, storages = {}, {}
-    for number, (name, values) in enumerate(state.items()):
-        tensors[name] = tensor(str(number), STORAGES[values.dtype.name], values.shape, values.size)
-        storages[f"ghn/data/{number}"] = values.tobytes()
-    versions = {"_metadata": {"": {"version": 1}}}
+    saved, storages = state_dict(state)
     momenta = {"step": 7, "exp_avg": tensor("0", "FloatStorage", (1,), next(iter(state.values())).size)}
     groups = [{"lr": 1e-3, "betas": (0.9, 0.999), "amsgrad": False, "params": [0, 1]}]
     contents = {
-        "state_dict": Built(Raw(_code(Call(ORDERED, ())) + _items(tensors)), versions),
+        "state_dict": saved,
         "optimzer": {"state": {0: momenta}, "param_groups": groups},  # as the original spells it
         "epoch": 299,
         "config": dataclasses.asdict(config),
     }
     return contents | (changes or {}), storages
+
+
+def state_dict(state: Mapping[str, np.ndarray]) -> tuple[Any, dict[str, bytes]]:
+    """A state dictionary, to be pickled, and the bytes of its storages."""
+    tensors, storages = {}, {}
+    for number, (name, values) in enumerate(state.items()):
+        tensors[name] = tensor(str(number), STORAGES[values.dtype.name], values.shape, values.size)
+        storages[f"ghn/data/{number}"] = values.tobytes()
+    versions = {"_metadata": {"": {"version": 1}}}
+    return Built(Raw(_code(Call(ORDERED, ())) + _items(tensors)), versions), storages
 
 
 def _items(values: Mapping[str, Any]) -> bytes:

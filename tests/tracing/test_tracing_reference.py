@@ -13,8 +13,8 @@ from traced import assert_same_graph
 
 import ghn_jax
 from ghn_jax.ghn.model import GHN
+from ghn_jax.graphs.torch_layout import to_torch
 from ghn_jax.prediction.predict import predict_params
-from ghn_jax.studies.parity import to_torch
 from ghn_jax.weights import conversion
 
 sys.path.insert(0, str(scripts.ROOT))

@@ -1,0 +1,92 @@
+"""A hypernetwork as one file: `.npz` (`pretrained`) or `.safetensors`, both with configuration and provenance."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from ghn_jax.ghn import config as ghn_config
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.model import GHN
+from ghn_jax.weights import pretrained, safetensors_file
+from ghn_jax.weights.checkpoint import CheckpointError
+
+_ABOUT = "ghn_jax"
+"""The entry of the metadata with configuration and provenance, as JSON."""
+
+SUFFIXES = (".npz", ".safetensors")
+
+
+def write(path: Path, ghn: GHN, provenance: Mapping[str, Any]) -> None:
+    """Writes a hypernetwork exactly (float32), with what is known of it.
+
+    Raises:
+      CheckpointError: another ending than `SUFFIXES`, parameters that are not finite, or a provenance that JSON cannot
+        hold or that has an entry "ghn".
+    """
+    if path.suffix not in SUFFIXES:
+        raise CheckpointError(f"{path.name}: a hypernetwork is saved as a file ending in {' or '.join(SUFFIXES)}")
+    if path.suffix == ".npz":
+        pretrained.write(path, ghn, provenance, np.float32)
+        return
+    if "ghn" in provenance:
+        raise CheckpointError("a provenance has an entry 'ghn', which is the configuration's place")
+    about = {"ghn": json.loads(ghn_config.to_json(ghn.config)), **provenance}
+    try:
+        text = json.dumps(about, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"a provenance that JSON cannot hold: {error}") from error
+    flat: dict[str, Any] = traverse_util.flatten_dict(ghn.params, sep="/")
+    arrays = {name: np.asarray(values, np.float32) for name, values in flat.items()}
+    _check_finite(arrays, path)
+    safetensors_file.write(path, arrays, {"format": "flax", _ABOUT: text})
+
+
+def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
+    """A hypernetwork and its provenance, from a file ending in `.safetensors`.
+
+    Raises:
+      CheckpointError: no such file, a damaged one, or one that holds something else: an array that is missing, surplus,
+        of another shape or not finite is named.
+    """
+    config, provenance = read_about(path)
+    arrays, _ = safetensors_file.read(path)
+    expected = pretrained.shapes(config)
+    pretrained.check_names(path, list(arrays), expected)
+    for name, values in arrays.items():
+        if values.shape != expected[name] or values.dtype not in (np.float32, np.float16):
+            raise CheckpointError(
+                f"{os.fspath(path)}: array {name} is {values.dtype} {values.shape}, expected float32 {expected[name]}"
+            )
+    _check_finite(arrays, path)
+    flat = {name: jnp.asarray(values, jnp.float32) for name, values in arrays.items()}
+    return GHN(config, traverse_util.unflatten_dict(flat, sep="/")), provenance
+
+
+def read_about(path: str | os.PathLike[str]) -> tuple[HypernetConfig, dict[str, Any]]:
+    """Configuration and provenance of a hypernetwork, without its parameters; raises as `read`."""
+    header = safetensors_file.read_header(path)
+    if _ABOUT not in header.metadata:
+        raise CheckpointError(f"{os.fspath(path)} holds no hypernetwork: its metadata has no entry {_ABOUT!r}")
+    try:
+        about = json.loads(header.metadata[_ABOUT])
+        config = ghn_config.from_fields(about.pop("ghn"))
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{os.fspath(path)} holds no hypernetwork: {str(error)[:300]}") from error
+    stored = sum(entry.stop - entry.start for entry in header.entries.values())
+    if max(*config.max_shape, config.num_classes, config.hid) > stored:
+        raise CheckpointError(f"{os.fspath(path)} has {stored:,} bytes of arrays, too few for {config}")
+    return config, about
+
+
+def _check_finite(arrays: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{os.fspath(path)}: array {name} has values that are not finite")

@@ -1,0 +1,318 @@
+"""Predicted parameters as files that others read, and back: safetensors, NumPy, Orbax, PyTorch.
+
+| name | format | layout |
+|---|---|---|
+| `NAME.safetensors` | safetensors; no library is needed | "jax" or "torch" |
+| `NAME.npz` | NumPy's archive | "jax" or "torch" |
+| `NAME.pt`, `NAME.pth` | a state dictionary of PyTorch; writing needs torch (`ghn_jax[torch]`) | "torch" |
+| `NAME` without an ending | a folder of Orbax | "jax" |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from orbax.checkpoint import v1 as ocp
+
+from ghn_jax.errors import GHNError, extra
+from ghn_jax.ghn.model import GHN
+from ghn_jax.graphs.graph import Graph, Tensor
+from ghn_jax.graphs.torch_layout import from_torch, to_torch
+from ghn_jax.weights import archive, hypernetwork_file, safetensors_file, torch_file
+from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.torch_pickle import Stored
+
+LAYOUTS = ("jax", "torch")
+ENDINGS = (".safetensors", ".npz", ".pt", ".pth")
+_TORCH = (".pt", ".pth")
+
+_ORBAX_MARK = "_CHECKPOINT_METADATA"
+"""A file that every folder of Orbax has; no other folder is ever replaced."""
+
+_LARGEST_ARRAY_BYTES = 1 << 36
+
+
+def save(
+    what: Any,
+    path: str | os.PathLike[str],
+    *,
+    layout: str = "jax",
+    graph: Graph | None = None,
+    overwrite: bool = False,
+    provenance: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes parameters or a hypernetwork to a file whose ending says in which format (`ghn_jax.weights.saving`).
+
+    The file or folder appears under its name when it is complete, and not before.
+
+    Args:
+      what: parameters, as from `predict_params`: a pytree of arrays; or a `GHN`, for `.npz` and `.safetensors`.
+      path: where to.
+      layout: "jax" keeps arrays as they are, under their names joined by slashes; "torch" makes a state dictionary of
+        PyTorch, with its names and its order of axes, which needs the `graph` of an architecture (`build_graph`).  The
+        one of a ResNet-50 has the names of torchvision's.
+      graph: that the parameters were predicted for: names are then its own, and shapes are checked.
+      overwrite: replace a file, or a folder of Orbax, that is there.
+      provenance: of a hypernetwork, as from `ghn_jax.provenance`.
+
+    Returns:
+      The path.
+
+    Raises:
+      CheckpointError: an ending or layout that there is not, parameters of another network than `graph`, something at
+        `path` that may not be replaced, or the system cannot write; nothing is left behind then.
+      MissingExtraError: for `.pt`, PyTorch is not installed.
+
+    >>> graph = ghn_jax.build_graph(ghn_jax.ResNet(depths=(1, 1), width=8))
+    >>> params = ghn_jax.predict_params(graph)
+    >>> path = ghn_jax.save(params, 'params.safetensors', layout='torch', graph=graph)
+    >>> again = ghn_jax.load_params(path, graph, layout='torch')
+    >>> bool((again['fc.weight'] == params['fc.weight']).all())
+    True
+    """
+    path = Path(path)
+    _check(path, layout)
+    if isinstance(what, GHN):
+        if layout != "jax" or graph is not None:
+            raise CheckpointError("a hypernetwork is saved with layout='jax' and without a graph")
+        with _complete(path, overwrite) as temporary:
+            hypernetwork_file.write(temporary, what, provenance or {})
+        return path
+    if provenance is not None:
+        raise CheckpointError("provenance is stored with a hypernetwork, not with parameters")
+    arrays = _named(what, graph)
+    if layout == "torch":
+        arrays = _as_torch(arrays, graph)
+    with _complete(path, overwrite) as temporary:
+        _write(temporary, arrays, layout)
+    return path
+
+
+def load_params(path: str | os.PathLike[str], graph: Graph | None = None, *, layout: str = "jax") -> Any:
+    """Parameters that `save` wrote.  Nothing that a file contains is run, and PyTorch is not needed.
+
+    Args:
+      path: the file or folder; its ending says in which format.
+      graph: of the network they are for, as for `predict_params`.
+      layout: that they were written in; "torch" needs the `graph` of an architecture.
+
+    Returns:
+      With `graph` what `predict_params(graph)` returns; without, a dictionary of arrays by name.
+
+    Raises:
+      CheckpointError: no such file, a damaged one, one of another layout, or one of another network than `graph`: the
+        arrays that are missing, too many or of another shape are named.
+
+    >>> import numpy
+    >>> path = ghn_jax.save({'layer': {'kernel': numpy.ones((2, 3), 'float32')}}, 'params')
+    >>> ghn_jax.load_params(path)['layer/kernel'].shape
+    (2, 3)
+    """
+    path = Path(path)
+    _check(path, layout)
+    arrays = _read(path, layout)
+    if layout == "torch":
+        arrays = _from_torch(arrays, graph, path)
+    if graph is None:
+        return {name: jnp.asarray(values) for name, values in arrays.items()}
+    expected = _expected(graph)
+    _check_same(arrays, expected, os.fspath(path))
+    leaves = [jnp.asarray(arrays[name], dtype) for name, (_, dtype) in expected.items()]
+    return dict(zip(expected, leaves, strict=True)) if graph.tree is None else graph.tree.rebuild(leaves)
+
+
+def _check(path: Path, layout: str) -> None:
+    """Checks that a name and a layout go together."""
+    if layout not in LAYOUTS:
+        raise CheckpointError(f"layout={layout!r}: expected {' or '.join(map(repr, LAYOUTS))}")
+    if path.suffix and path.suffix not in ENDINGS:
+        raise CheckpointError(f"{path}: expected a name ending in {', '.join(ENDINGS)}, or without an ending")
+    if layout == "jax" and path.suffix in _TORCH:
+        raise CheckpointError(f"{path} holds a state dictionary of PyTorch: expected layout='torch', and the graph")
+    if layout == "torch" and not path.suffix:
+        raise CheckpointError(f"{path}: layout='torch' is for files ending in {', '.join(ENDINGS)}")
+
+
+def _named(what: Any, graph: Graph | None) -> dict[str, np.ndarray]:
+    """The arrays of a pytree by name: as the graph has them, or by their path."""
+    if graph is None:
+        found = jax.tree_util.tree_leaves_with_path(what)
+        names = [jax.tree_util.keystr(keys, simple=True, separator="/").removesuffix("/value") for keys, _ in found]
+        leaves = [leaf for _, leaf in found]
+    else:
+        expected = _expected(graph)
+        if graph.tree is None:
+            if not isinstance(what, Mapping):
+                raise CheckpointError(f"parameters are a {type(what).__name__}: expected a dictionary by name")
+            names, leaves = list(what), list(what.values())
+        else:
+            names, leaves = list(expected), graph.tree.arrays(what)
+            if len(names) != len(leaves):
+                raise CheckpointError(f"the parameters have {len(leaves)} arrays, those of the graph {len(names)}")
+    arrays = {}
+    for name, leaf in zip(map(str, names), leaves, strict=True):
+        values = np.asarray(leaf)
+        if values.dtype.kind not in "biufV" or name in arrays:
+            wrong = "is there twice" if name in arrays else f"is a {type(leaf).__name__}, expected an array"
+            raise CheckpointError(f"parameter {name!r} {wrong}")
+        arrays[name or "parameter"] = values
+    if not arrays:
+        raise CheckpointError("there are no arrays to save")
+    if graph is not None:
+        _check_same(arrays, _expected(graph), "what is to be saved")
+        arrays = {name: arrays[name] for name in _expected(graph)}
+    return arrays
+
+
+def _expected(graph: Graph) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """Shapes and types of a graph's parameters by name, in order."""
+    if graph.tree is not None:
+        return {leaf.name: (leaf.shape, leaf.dtype) for leaf in graph.tree.leaves}
+    return {tensor.name: (tensor.shape, np.float32) for tensor in graph.tensors}
+
+
+def _check_same(arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], where: str) -> None:
+    """Checks names and shapes."""
+    for label, wrong in (("no", set(expected) - set(arrays)), ("a surplus", set(arrays) - set(expected))):
+        if wrong:
+            raise CheckpointError(
+                f"{where} has {label} array {', '.join(sorted(wrong)[:6])[:300]}: of another network?"
+            )
+    for name, (shape, _) in expected.items():
+        if arrays[name].shape != tuple(shape):
+            raise CheckpointError(f"{where}: array {name} has shape {arrays[name].shape}, expected {tuple(shape)}")
+
+
+def _tensors(graph: Graph | None) -> tuple[Tensor, ...]:
+    """The tensors of an architecture's graph, whose names are PyTorch's."""
+    if graph is None or graph.tree is not None:
+        raise CheckpointError("layout='torch' needs graph=, the graph of an architecture (ghn_jax.build_graph)")
+    return graph.tensors
+
+
+def _as_torch(arrays: Mapping[str, np.ndarray], graph: Graph | None) -> dict[str, np.ndarray]:
+    return {tensor.name: np.ascontiguousarray(to_torch(tensor.role, arrays[tensor.name])) for tensor in _tensors(graph)}
+
+
+def _from_torch(arrays: Mapping[str, np.ndarray], graph: Graph | None, path: Path) -> dict[str, np.ndarray]:
+    """Arrays of a state dictionary in JAX layout; statistics of batch norms, which are no parameters, are left out."""
+    roles = {tensor.name: tensor.role for tensor in _tensors(graph)}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    kept = {name: values for name, values in arrays.items() if name.rpartition(".")[2] not in statistics}
+    if surplus := sorted(set(kept) - set(roles)):
+        raise CheckpointError(f"{path} has a surplus array {', '.join(surplus[:6])[:300]}: of another network?")
+    return {name: from_torch(roles[name], values) for name, values in kept.items()}
+
+
+def _write(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:
+    """Writes named arrays under a name that is not in use."""
+    match path.suffix:
+        case ".safetensors":
+            # Loaders of PyTorch ask for "format"; ours for "layout".
+            metadata = {"format": "pt"} if layout == "torch" else {"format": "flax"}
+            safetensors_file.write(path, arrays, metadata | {"layout": layout})
+        case ".npz":
+            # NumPy's files know no bfloat16.
+            plain: dict[str, Any] = {n: v.astype(np.float32) if v.dtype.kind == "V" else v for n, v in arrays.items()}
+            np.savez(path, **plain)
+        case "":
+            ocp.save(os.fspath(path), traverse_util.unflatten_dict(dict(arrays), sep="/"))
+        case _:
+            with extra("torch"):
+                import torch  # pyright: ignore[reportMissingImports]
+            state = {name: torch.from_numpy(values.astype(np.float32)) for name, values in arrays.items()}
+            torch.save(state, path)
+
+
+def _read(path: Path, layout: str) -> dict[str, np.ndarray]:
+    """Named arrays, in the layout of the file."""
+    match path.suffix:
+        case ".safetensors":
+            arrays, metadata = safetensors_file.read(path)
+            if metadata.get("layout", layout) != layout:
+                raise CheckpointError(f"{path} was written with layout={metadata['layout']!r}, not {layout!r}")
+            return arrays
+        case ".npz":
+            return _read_npz(path)
+        case "":
+            return _read_orbax(path)
+    with torch_file.opened(path) as file:
+        contents = file.contents
+        if not isinstance(contents, dict) or not all(isinstance(value, Stored) for value in contents.values()):
+            raise CheckpointError(f"{path} is no state dictionary: expected tensors by name")
+        return {str(name): np.asarray(file.array(tensor)) for name, tensor in contents.items()}
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    with archive.opened(path) as zipped:
+        for name in zipped.namelist():
+            with zipped.open(name) as file:
+                try:
+                    arrays[name.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
+                except (ValueError, EOFError, OSError, MemoryError, SyntaxError, zipfile.BadZipFile) as error:
+                    raise CheckpointError(f"{path}: array {name[:80]!r} is damaged: {error}") from error
+    return arrays
+
+
+def _read_orbax(path: Path) -> dict[str, np.ndarray]:
+    if not (path / _ORBAX_MARK).is_file():
+        raise CheckpointError(f"{path} is no folder of Orbax: expected one that ghn_jax.save wrote")
+    try:
+        tree: Any = ocp.load(os.fspath(path.absolute()))
+    except Exception as error:
+        # Orbax raises a bare Exception where TensorStore could not read an array; what else it raises is a fault.
+        if type(error) is not Exception and not isinstance(error, (ValueError, OSError, KeyError)):
+            raise
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} is damaged: {reason[:300]}") from error
+    return {name: np.asarray(values) for name, values in traverse_util.flatten_dict(tree, sep="/").items()}
+
+
+@contextlib.contextmanager
+def _complete(path: Path, overwrite: bool) -> Iterator[Path]:
+    """A temporary name for what takes the place of `path` when it is complete.
+
+    Raises:
+      CheckpointError: there is something that may not be replaced, or the system cannot write.
+    """
+    _refuse(path, overwrite)
+    final = path.absolute()
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        # Orbax leaves a folder of its own beside what it could not write.
+        with tempfile.TemporaryDirectory(prefix=f".{final.name[:100]}.", suffix=".new", dir=final.parent) as folder:
+            temporary = Path(folder) / final.name
+            yield temporary
+            _refuse(path, overwrite)  # once more: writing may have taken long
+            if final.is_dir():
+                final.rename(Path(folder) / f"{final.name}.before")
+            temporary.rename(final)
+    except GHNError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:  # TensorStore and Orbax wrap what the system said
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path} cannot be written: {reason[:300]}") from error
+
+
+def _refuse(path: Path, overwrite: bool) -> None:
+    """Checks that nothing is replaced unasked, and nothing that is of another kind."""
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise CheckpointError(f"{path} exists: overwrite=True replaces it")
+    folder = not path.suffix
+    if folder and not (path / _ORBAX_MARK).is_file():
+        raise CheckpointError(f"{path} exists and is no folder of Orbax: it stays as it is")
+    if not folder and not path.is_file():
+        raise CheckpointError(f"{path} exists and is no file: it stays as it is")

@@ -1,0 +1,226 @@
+"""Parameters leave the package in every format, and come back as they were."""
+
+import json
+import resource
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays_of
+from torch_files import archived, random_ghn, state_dict
+
+import ghn_jax
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.weights import safetensors_file
+from ghn_jax.weights.checkpoint import CheckpointError
+
+GRAPH = ghn_jax.build_graph(ghn_jax.ResNet(depths=(1, 1), width=4))
+NAMES = ["a.safetensors", "a.npz", "a"]
+
+
+def random_params(graph, seed=0):
+    rng = np.random.default_rng(seed)
+    return {tensor.name: jnp.asarray(rng.standard_normal(tensor.shape), jnp.float32) for tensor in graph.tensors}
+
+
+def same(ours, theirs):
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        assert one.dtype == other.dtype
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_of_an_architecture_come_back(name, tmp_path):
+    params = random_params(GRAPH)
+    path = ghn_jax.save(params, tmp_path / "new" / name, graph=GRAPH)
+    same(ghn_jax.load_params(path, GRAPH), params)
+    assert list(ghn_jax.load_params(path, GRAPH)) == [tensor.name for tensor in GRAPH.tensors]
+    assert set(ghn_jax.load_params(path)) == set(params)
+    assert [entry.name for entry in path.parent.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_of_a_traced_model_come_back_in_its_structure(name, tmp_path):
+    model = nn.Sequential([nn.Conv(4, (3, 3), param_dtype=jnp.bfloat16), nn.relu, nn.Dense(3)])
+    images = jnp.ones((1, 8, 8, 3))
+    params = model.init(jax.random.key(0), images)["params"]
+    graph = ghn_jax.trace(model, images)
+    path = ghn_jax.save(params, tmp_path / name, graph=graph)
+    same(ghn_jax.load_params(path, graph), params)
+    assert ghn_jax.load_params(path)["layers_2/kernel"].shape == (4, 3)
+    assert set(ghn_jax.load_params(ghn_jax.save(params, tmp_path / f"without-{name}"))) == set(
+        ghn_jax.load_params(path)
+    )
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.npz"])
+def test_pytorch_has_output_channels_first(name, tmp_path):
+    params = random_params(GRAPH)
+    path = ghn_jax.save(params, tmp_path / name, layout="torch", graph=GRAPH)
+    stored = safetensors_file.read(path)[0] if name.endswith("safetensors") else dict(np.load(path))
+    assert stored["conv1.weight"].shape == (4, 3, 3, 3)
+    assert stored["conv1.weight"][1, 2, 0, 1] == params["conv1.weight"][0, 1, 2, 1]
+    assert stored["fc.weight"][3, 5] == params["fc.weight"][5, 3]
+    same(ghn_jax.load_params(path, GRAPH, layout="torch"), params)
+
+
+def test_a_state_dictionary_of_pytorch_is_read_without_its_statistics(tmp_path):
+    params = random_params(GRAPH)
+    torch = {tensor.name: np.asarray(params[tensor.name]) for tensor in GRAPH.tensors}
+    torch = {name: v.transpose(3, 2, 0, 1) if v.ndim == 4 else v.T for name, v in torch.items()}
+    torch["bn1.running_mean"] = np.zeros(4, np.float32)
+    (tmp_path / "a.pt").write_bytes(archived(*state_dict(torch)))
+    same(ghn_jax.load_params(tmp_path / "a.pt", GRAPH, layout="torch"), params)
+
+
+NUMBERS = st.sampled_from([np.float32, np.float16, np.int32, np.bool_, np.uint8])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.dictionaries(
+        st.text(max_size=5).filter(lambda name: name != "__metadata__"),
+        NUMBERS.flatmap(
+            lambda kind: arrays_of.arrays(kind, arrays_of.array_shapes(min_dims=0, min_side=0, max_side=3))
+        ),
+        max_size=4,
+    )
+)
+def test_any_arrays_come_back_from_safetensors(tmp_path_factory, arrays):
+    path = tmp_path_factory.mktemp("any") / "a.safetensors"
+    safetensors_file.write(path, arrays, {"a": "b"})
+    found, metadata = safetensors_file.read(path)
+    assert metadata == {"a": "b"} and list(found) == list(arrays)
+    for name, values in arrays.items():
+        assert found[name].dtype == values.dtype and found[name].shape == values.shape
+        np.testing.assert_array_equal(
+            found[name].view(np.uint8) if values.ndim else found[name], values.view(np.uint8) if values.ndim else values
+        )
+
+
+def test_the_library_reads_what_we_write_and_we_what_it_writes(tmp_path):
+    library = pytest.importorskip("safetensors.numpy")
+    params = {name: np.asarray(values) for name, values in random_params(GRAPH).items()}
+    same(library.load_file(ghn_jax.save(params, tmp_path / "a.safetensors")), params)
+    library.save_file(params, tmp_path / "b.safetensors")
+    same(jax.tree.map(np.asarray, ghn_jax.load_params(tmp_path / "b.safetensors", GRAPH)), params)
+
+
+def test_a_hypernetwork_is_one_file_of_safetensors_too(tmp_path):
+    config = HypernetConfig(max_shape=(8, 8, 3, 3), num_classes=5, hid=8, hypernet="mlp", decoder="conv")
+    ghn = random_ghn(config)
+    path = ghn_jax.save(ghn, tmp_path / "g.safetensors", provenance={"dataset": "digits", "steps": 3})
+    again = ghn_jax.load(path)
+    assert again.config == config
+    same(jax.tree.map(jnp.asarray, again.params), jax.tree.map(jnp.asarray, ghn.params))
+    assert ghn_jax.provenance(path) == {"dataset": "digits", "steps": 3}
+    other = ghn_jax.save(random_params(GRAPH), tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="a.safetensors holds no hypernetwork"):
+        ghn_jax.load(other)
+    arrays, metadata = safetensors_file.read(path)
+    arrays.pop(next(iter(arrays)))
+    safetensors_file.write(tmp_path / "h.safetensors", arrays, metadata)
+    with pytest.raises(CheckpointError, match="has no array"):
+        ghn_jax.load(tmp_path / "h.safetensors")
+
+
+def test_nothing_is_replaced_unasked(tmp_path):
+    params, others = random_params(GRAPH), random_params(GRAPH, 1)
+    for name in NAMES:
+        path = ghn_jax.save(params, tmp_path / name)
+        with pytest.raises(CheckpointError, match=f"{name} exists: overwrite=True"):
+            ghn_jax.save(others, path)
+        same(ghn_jax.load_params(path, GRAPH), params)
+        ghn_jax.save(others, path, overwrite=True)
+        same(ghn_jax.load_params(path, GRAPH), others)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    for path in (tmp_path / "mine", "/dev/full"):
+        with pytest.raises(CheckpointError, match="stays as it is"):
+            ghn_jax.save(params, path, overwrite=True)
+    assert (tmp_path / "mine" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_half_written_is_left_where_the_system_cannot_write(name, tmp_path):
+    params = {"a": np.random.default_rng(0).standard_normal(100_000, np.float32)}
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
+    try:
+        with pytest.raises(CheckpointError, match=f"{name} cannot be written: "):
+            ghn_jax.save(params, tmp_path / name)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"path": "a.h5"}, "a.h5: expected a name ending in .safetensors, .npz"),
+        ({"path": "a.npz", "layout": "tf"}, "layout='tf': expected 'jax' or 'torch'"),
+        ({"path": "a.pt"}, "a.pt holds a state dictionary of PyTorch: expected layout='torch'"),
+        ({"path": "a", "layout": "torch", "graph": GRAPH}, "a: layout='torch' is for files ending in"),
+        ({"path": "a.npz", "layout": "torch"}, "layout='torch' needs graph="),
+        ({"path": "a.npz", "what": {}}, "no arrays to save"),
+        ({"path": "a.npz", "what": {"b": "text"}}, "parameter 'b' is a str"),
+        ({"path": "a.npz", "what": {"b/c": np.ones(1), "b": {"c": np.ones(1)}}}, "'b/c' is there twice"),
+        ({"path": "a.npz", "what": {"b": np.ones(1)}, "graph": GRAPH}, "what is to be saved has no array"),
+        ({"path": "a.npz", "provenance": {"steps": 1}}, "provenance is stored with a hypernetwork"),
+    ],
+)
+def test_what_cannot_be_saved_is_named(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as caught:
+        ghn_jax.save(**{"what": random_params(GRAPH), **arguments})
+    assert message in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_another_model_or_layout_are_named(tmp_path):
+    path = ghn_jax.save(random_params(GRAPH), tmp_path / "a.safetensors", graph=GRAPH)
+    wider = ghn_jax.build_graph(ghn_jax.ResNet(depths=(1, 1), width=8))
+    deeper = ghn_jax.build_graph(ghn_jax.ResNet(depths=(2, 1), width=4))
+    with pytest.raises(CheckpointError, match=r"array conv1.weight has shape \(3, 3, 3, 4\), expected \(3, 3, 3, 8\)"):
+        ghn_jax.load_params(path, wider)
+    with pytest.raises(CheckpointError, match="has no array layer1.1.bn1.bias"):
+        ghn_jax.load_params(path, deeper)
+    with pytest.raises(CheckpointError, match="was written with layout='jax', not 'torch'"):
+        ghn_jax.load_params(path, GRAPH, layout="torch")
+    with pytest.raises(CheckpointError, match="no file at"):
+        ghn_jax.load_params(tmp_path / "b.safetensors")
+    with pytest.raises(CheckpointError, match="no folder of Orbax"):
+        ghn_jax.load_params(tmp_path / "b")
+
+
+def header(**fields):
+    text = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **fields}}).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it has 0 bytes"),
+        (b"\xff" * 64, "no safetensors file, or was cut"),
+        (header()[:-4], "or was cut"),
+        (header() + bytes(7), "its arrays take 8 bytes, the file has 7"),
+        (header(shape=[3]) + bytes(8), r"of float32 \[3\] does not fit into bytes \[0, 8\]"),
+        (header(shape=[-2]) + bytes(8), "are no sizes"),
+        (header(dtype="F8") + bytes(8), "has type 'F8'"),
+        (header(data_offsets=[8, 16]) + bytes(16), "begins at byte 8, expected 0"),
+        (header(surplus=1) + bytes(8), "expected dtype, shape and data_offsets"),
+        ((2).to_bytes(8, "little") + b"[]", "it is no object"),
+        ((9000).to_bytes(8, "little") + b"[" * 9000, "damaged, or no safetensors"),
+    ],
+)
+def test_damage_to_safetensors_is_named(content, message, tmp_path):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        ghn_jax.load_params(path)
