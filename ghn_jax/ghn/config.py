@@ -7,7 +7,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from ghn_jax import fields, files
 from ghn_jax.errors import GHNError
+from ghn_jax.fields import Flag, OneOf, Several, Whole
 from ghn_jax.ghn.decoders import DECODERS
 from ghn_jax.ghn.embedders import EMBEDDERS
 from ghn_jax.networks.architecture import CIFAR10, Task
@@ -55,21 +57,12 @@ class HypernetConfig:
     hid: int = 32
 
     def __post_init__(self):
-        def require(holds: bool, field: str, expected: str) -> None:
-            if not holds:
-                raise ConfigError(f"HypernetConfig.{field}={getattr(self, field)!r}: expected {expected}")
-
-        shape = self.max_shape
-        valid = isinstance(shape, (tuple, list)) and len(shape) == 4 and all(_positive(size) for size in shape)
-        require(valid, "max_shape", "four positive integers (out, in, h, w)")
-        object.__setattr__(self, "max_shape", tuple(shape))
-        require(shape[2] == shape[3], "max_shape", "a square kernel")
-        require(_positive(self.num_classes), "num_classes", "a positive integer")
-        require(self.hypernet in tuple(EMBEDDERS), "hypernet", " or ".join(map(repr, EMBEDDERS)))
-        require(self.decoder in tuple(DECODERS), "decoder", " or ".join(map(repr, DECODERS)))
-        for field in ("weight_norm", "ve", "layernorm"):
-            require(isinstance(getattr(self, field), bool), field, "True or False")
-        require(_positive(self.hid) and self.hid % 4 == 0, "hid", "a positive multiple of 4")
+        kinds = {"hypernet": OneOf(*EMBEDDERS), "decoder": OneOf(*DECODERS)}
+        fields.check(self, ConfigError, **_RULES, **kinds)
+        if self.max_shape[2] != self.max_shape[3]:
+            raise ConfigError(f"HypernetConfig.max_shape={self.max_shape}: expected a square kernel")
+        if self.hid % 4:
+            raise ConfigError(f"HypernetConfig.hid={self.hid}: expected a positive multiple of 4")
 
     @property
     def max_distance(self) -> int:
@@ -92,8 +85,16 @@ class HypernetConfig:
         return self.max_shape[2]
 
 
-def _positive(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+# Far above what anybody has trained, low enough that shapes and vocabularies cost nothing.
+_RULES = {
+    "max_shape": Several(Whole(1, 1 << 13), 4, 4),
+    "num_classes": Whole(1, 1 << 20),
+    "weight_norm": Flag(),
+    "ve": Flag(),
+    "layernorm": Flag(),
+    "hid": Whole(1, 1 << 13),
+}
+"""What the fields of a `HypernetConfig` may be, each by itself; embedders and decoders are those that there are."""
 
 
 def to_json(config: HypernetConfig) -> str:
@@ -108,25 +109,19 @@ def from_json(text: str) -> HypernetConfig:
       ConfigError: text that is no JSON object, an unknown field, or a value that makes no hypernetwork.
     """
     try:
-        fields = json.loads(text)
-    except json.JSONDecodeError as error:
+        stored = files.parse_json(text)
+    except ValueError as error:
         raise ConfigError(f"a hypernetwork's configuration must be a JSON object, got {text[:80]!r}") from error
-    if not isinstance(fields, dict):
-        raise ConfigError(f"a hypernetwork's configuration must be a JSON object, got {text[:80]!r}")
-    return from_fields(fields)
+    return from_fields(stored)
 
 
-def from_fields(fields: Mapping[str, Any]) -> HypernetConfig:
+def from_fields(stored: Mapping[str, Any]) -> HypernetConfig:
     """The configuration with these fields, for example of a published checkpoint.
 
     Raises:
       ConfigError: an unknown field, or a value that makes no hypernetwork.
     """
-    known = [field.name for field in dataclasses.fields(HypernetConfig)]
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise ConfigError(f"HypernetConfig has no field {', '.join(map(repr, unknown))}; known are {', '.join(known)}")
-    return HypernetConfig(**fields)
+    return fields.construct(HypernetConfig, stored, ConfigError)
 
 
 def ghn1(task: Task = CIFAR10) -> HypernetConfig:

@@ -41,7 +41,8 @@ def lookup_table(vocabulary: tuple[int, ...], merged: dict[int, int]) -> np.ndar
     sizes = np.arange(known[-1] + 1)
     for size, replacement in merged.items():
         sizes[size] = replacement
-    rows = np.argmin(np.abs(sizes[:, None] - known[None, :]), axis=1)
+    # Half way between two of them, the smaller one is still the nearest.
+    rows = np.searchsorted((known[:-1] + known[1:]) / 2, sizes)
     rows[0] = len(vocabulary)
     return rows.astype(np.int32)
 

@@ -16,7 +16,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ghn_jax import fields
 from ghn_jax.errors import GHNError
+from ghn_jax.fields import Flag, Is, Maybe, OneOf, Several, Whole
 
 CELL_PRIMITIVES = (
     "none",
@@ -39,6 +41,20 @@ CELL_PRIMITIVES = (
 
 ATTENTION_HEADS = 8
 """Heads of every `msa` primitive; the channels of a network with `msa` must be a multiple of it."""
+
+MOST_CELLS = 256
+MOST_STEPS = 64
+"""Of a cell."""
+
+MOST_EDGES = 1 << 13
+"""Of all cells of a network together: larger ones take minutes to lower and gigabytes for their graph."""
+
+MOST_BLOCKS = 512
+"""Of a residual network."""
+
+_CHANNELS = Whole(1, 1 << 14)
+_LARGEST = Whole(1, 1 << 16)
+_CLASSES = Whole(1, 1 << 20)
 
 
 class ArchitectureError(GHNError):
@@ -66,8 +82,7 @@ class Task:
     large_images: bool = False
 
     def __post_init__(self):
-        if self.num_classes < 1 or self.image_size < 1:
-            raise ArchitectureError(f"Task needs positive num_classes and image_size, got {self}")
+        fields.check(self, ArchitectureError, num_classes=_CLASSES, image_size=_LARGEST, large_images=Flag())
 
 
 CIFAR10 = Task(num_classes=10, image_size=32, large_images=False)
@@ -99,15 +114,12 @@ class Genotype:
 
     def __post_init__(self):
         for field in ("normal", "reduce"):
-            edges = tuple((str(name), int(index)) for name, index in getattr(self, field))
+            edges = _checked_edges(field, getattr(self, field))
             object.__setattr__(self, field, edges)
-            _check_edges(field, edges)
-        for field, edges in (("normal_concat", self.normal), ("reduce_concat", self.reduce)):
-            concat = tuple(int(index) for index in getattr(self, field))
-            object.__setattr__(self, field, concat)
             states = 2 + len(edges) // 2
-            if not concat or any(not 0 <= index < states for index in concat):
-                raise ArchitectureError(f"Genotype.{field} must list states in 0..{states - 1}, got {concat}")
+            # `Several.high` is no number of states: one that is listed twice counts twice.
+            concat = Several(Whole(0, states - 1), 1, 4 * MOST_STEPS)
+            fields.check(self, ArchitectureError, None, **{f"{field}_concat": concat})
         if len(self.normal_concat) != len(self.reduce_concat):
             raise ArchitectureError(
                 "Genotype.normal_concat and reduce_concat must have the same length, got "
@@ -124,20 +136,32 @@ class Genotype:
         return any(name in primitives for name, _ in self.edges)
 
 
-def _check_edges(field: str, edges: tuple[Edge, ...]) -> None:
-    if not edges or len(edges) % 2:
-        raise ArchitectureError(f"Genotype.{field} needs two edges per step, got {len(edges)}")
-    for position, (name, index) in enumerate(edges):
+def _checked_edges(field: str, edges: Any) -> tuple[Edge, ...]:
+    """The edges of a cell, as tuples.  Raises ArchitectureError, naming the first that cannot be."""
+    if not isinstance(edges, (tuple, list)) or not 2 <= len(edges) <= 2 * MOST_STEPS or len(edges) % 2:
+        count = len(edges) if isinstance(edges, (tuple, list)) else fields.shown(edges)
+        raise ArchitectureError(f"Genotype.{field} needs two edges per step and 1 to {MOST_STEPS} steps, got {count}")
+    checked = []
+    for position, edge in enumerate(edges):
+        place = f"Genotype.{field}[{position}]"
+        if not isinstance(edge, (tuple, list)) or len(edge) != 2:
+            raise ArchitectureError(f"{place}={fields.shown(edge)}: expected a primitive and the state that it reads")
+        name, index = edge
         if name not in CELL_PRIMITIVES:
             raise ArchitectureError(
-                f"Genotype.{field}[{position}]: unknown primitive {name!r}; known are {', '.join(CELL_PRIMITIVES)}"
+                f"{place}: unknown primitive {fields.shown(name)}; known are {', '.join(CELL_PRIMITIVES)}"
             )
         step = position // 2
+        index = fields.taken(index, _ANY_STATE, ArchitectureError, f"{place}, state")
         if not 0 <= index < 2 + step:
             raise ArchitectureError(
-                f"Genotype.{field}[{position}]: step {step} reads state {index}, "
-                f"but only states 0..{1 + step} exist before it"
+                f"{place}: step {step} reads state {index}, but only states 0..{1 + step} exist before it"
             )
+        checked.append((name, index))
+    return tuple(checked)
+
+
+_ANY_STATE = Whole(-(1 << 63), 1 << 63)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,19 +206,14 @@ class Architecture:
     glob_avg: bool = True
 
     def __post_init__(self):
+        fields.check(self, ArchitectureError, **_ARCHITECTURE)
+
         def require(holds: bool, field: str, expected: str) -> None:
             if not holds:
                 raise ArchitectureError(f"Architecture.{field}={getattr(self, field)!r}: expected {expected}")
 
-        require(isinstance(self.genotype, Genotype), "genotype", "a Genotype")
-        require(self.n_cells >= 1, "n_cells", "at least 1")
-        require(self.C >= 1, "C", "at least 1")
-        require(self.ks in (1, 3, 5, 7, 9, 11), "ks", "an odd kernel size from 1 to 11")
-        require(self.stem_type in (0, 1), "stem_type", "0 (simple) or 1 (three convolutions)")
-        require(self.norm in ("bn", None), "norm", "'bn' or None")
-        require(self.C_mult >= 1, "C_mult", "at least 1")
-        require(self.fc_layers >= 1, "fc_layers", "at least 1")
-        require(self.fc_dim >= 1, "fc_dim", "at least 1")
+        edges = self.n_cells * max(len(self.genotype.normal), len(self.genotype.reduce))
+        require(edges <= MOST_EDGES, "n_cells", f"at most {MOST_EDGES:,} edges in all cells together, here {edges:,}")
         if self.has_attention:
             require(self.C % ATTENTION_HEADS == 0, "C", f"a multiple of {ATTENTION_HEADS}, the heads of msa")
         if self.stem_type == 1 or self.genotype.uses("skip_connect"):
@@ -214,6 +233,23 @@ class Architecture:
         return cell > 0 and cell in (self.n_cells // 3, 2 * self.n_cells // 3)
 
 
+_ARCHITECTURE = {
+    "genotype": Is(Genotype),
+    "n_cells": Whole(1, MOST_CELLS),
+    "C": _CHANNELS,
+    "ks": OneOf(1, 3, 5, 7, 9, 11),
+    "stem_type": OneOf(0, 1),
+    "stem_pool": Flag(),
+    "norm": Maybe(OneOf("bn")),
+    "preproc": Flag(),
+    "C_mult": Whole(1, 64),
+    "fc_layers": Whole(1, 64),
+    "fc_dim": _LARGEST,
+    "glob_avg": Flag(),
+}
+"""What the fields of an `Architecture` may be, each by itself."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ResNet:
     """A bottleneck residual network (He et al., CVPR 2016), named as in torchvision.
@@ -228,11 +264,10 @@ class ResNet:
     width: int = 64
 
     def __post_init__(self):
-        object.__setattr__(self, "depths", tuple(int(depth) for depth in self.depths))
-        if not self.depths or min(self.depths) < 1:
-            raise ArchitectureError(f"ResNet.depths={self.depths}: expected positive numbers of blocks")
-        if self.width < 1:
-            raise ArchitectureError(f"ResNet.width={self.width}: expected at least 1")
+        depths = Several(Whole(1, MOST_BLOCKS), 1, 16)
+        fields.check(self, ArchitectureError, depths=depths, width=_CHANNELS)
+        if sum(self.depths) > MOST_BLOCKS:
+            raise ArchitectureError(f"ResNet.depths={self.depths}: expected at most {MOST_BLOCKS} blocks together")
 
 
 AnyArchitecture = Architecture | ResNet
@@ -242,49 +277,38 @@ def to_json(architecture: AnyArchitecture) -> dict[str, Any]:
     """A dictionary of plain JSON values from which `from_json` makes an equal architecture."""
     if isinstance(architecture, ResNet):
         return {"kind": "resnet", "depths": list(architecture.depths), "width": architecture.width}
-    fields = dataclasses.asdict(architecture)
-    return {"kind": "cells", **json.loads(json.dumps(fields))}
+    return {"kind": "cells", **json.loads(json.dumps(dataclasses.asdict(architecture)))}
 
 
 # Entries of the published meta files describe the stored graph too.
 _META_FIELDS = frozenset({"num_nodes", "num_params"})
 
 
-def from_json(fields: Mapping[str, Any]) -> AnyArchitecture:
+def from_json(stored: Mapping[str, Any]) -> AnyArchitecture:
     """The architecture described by `to_json` or by an entry of a published DeepNets-1M meta file.
 
     Raises:
       ArchitectureError: an unknown or missing field, or a value that makes no network.
     """
-    fields = dict(fields)
-    kind = fields.pop("kind", "cells")
+    if not isinstance(stored, Mapping):
+        raise ArchitectureError(f"expected the fields of an architecture by name, got {fields.shown(stored)}")
+    values = dict(stored)
+    kind = values.pop("kind", "cells")
     if kind not in ("cells", "resnet"):
-        raise ArchitectureError(f"unknown kind of architecture {kind!r}: expected 'cells' or 'resnet'")
+        raise ArchitectureError(f"unknown kind of architecture {fields.shown(kind)}: expected 'cells' or 'resnet'")
     if kind == "resnet":
-        return _construct(ResNet, fields)
+        return fields.construct(ResNet, values, ArchitectureError)
     for name in _META_FIELDS:
-        fields.pop(name, None)
-    genotype = fields.get("genotype")
-    if isinstance(genotype, Mapping):
-        fields["genotype"] = _construct(Genotype, genotype)
-    if str(fields.get("norm")).startswith("bn"):
-        fields["norm"] = "bn"  # written as 'bn', 'bnorm' or 'bn-track' by different versions
-    return _construct(Architecture, fields)
+        values.pop(name, None)
+    if isinstance(values.get("genotype"), Mapping):
+        values["genotype"] = fields.construct(Genotype, values["genotype"], ArchitectureError)
+    if values.get("norm") in _BATCH_NORMS:
+        values["norm"] = "bn"
+    return fields.construct(Architecture, values, ArchitectureError)
 
 
-def _construct(cls, fields: Mapping[str, Any]):
-    known = {field.name for field in dataclasses.fields(cls)}
-    unknown = sorted(set(fields) - known)
-    if unknown:
-        raise ArchitectureError(
-            f"{cls.__name__} has no field {', '.join(map(repr, unknown))}; known are {', '.join(sorted(known))}"
-        )
-    try:
-        return cls(**fields)
-    except (TypeError, ValueError) as error:
-        if isinstance(error, ArchitectureError):
-            raise
-        raise ArchitectureError(f"{cls.__name__} cannot be made from {dict(fields)}: {error}") from error
+_BATCH_NORMS = ("bn", "bnorm", "bn-track")
+"""How different versions write batch norm."""
 
 
 DARTS = Genotype(

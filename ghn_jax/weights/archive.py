@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import struct
@@ -9,7 +10,11 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
+from ghn_jax import files
 from ghn_jax.weights.checkpoint import CheckpointError
+
+MOST_ENTRIES = 100_000
+"""Of an archive."""
 
 # What the standard library raises on bytes that are no archive.
 _DAMAGE = (
@@ -36,12 +41,16 @@ def opened(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
     """
     with contextlib.ExitStack() as stack:
         with _damage_named(path):
-            archive = stack.enter_context(zipfile.ZipFile(path))
-        names = archive.namelist()
-        if len(set(names)) < len(names):
-            twice = next(name for name in names if names.count(name) > 1)
+            file = stack.enter_context(files.open_regular(path, most=1 << 40))
+            archive = stack.enter_context(zipfile.ZipFile(file))
+        archive.filename = os.fspath(path)
+        counts = collections.Counter(archive.namelist())
+        if len(counts) > MOST_ENTRIES:
+            raise CheckpointError(f"{os.fspath(path)} has {len(counts):,} entries, expected at most {MOST_ENTRIES:,}")
+        twice = next((name for name, count in counts.items() if count > 1), None)
+        if twice is not None:
             raise CheckpointError(f"{os.fspath(path)} has two entries called {twice[:80]!r}")
-        stored, found = sum(info.compress_size for info in archive.infolist()), os.path.getsize(path)
+        stored, found = sum(info.compress_size for info in archive.infolist()), os.fstat(file.fileno()).st_size
         if stored > found:
             raise CheckpointError(f"{os.fspath(path)} has {found:,} bytes, its entries claim {stored:,}")
         yield archive
@@ -68,5 +77,7 @@ def _damage_named(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise CheckpointError(f"no file at {os.fspath(path)}") from None
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from None
     except _DAMAGE as error:
         raise CheckpointError(f"{os.fspath(path)} is damaged, or no file of weights: {error}") from error

@@ -10,9 +10,10 @@ Source: Python's `pickletools` for the instructions, PyTorch's `torch/_utils.py`
 
 from __future__ import annotations
 
+import io
 import math
 import pickletools
-import warnings
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -107,23 +108,29 @@ class _Machine:
 
     def run(self, pickled: bytes) -> Any:
         """The object that was pickled."""
-        for name, argument in self._instructions(pickled):
-            if name == "STOP":
-                break
-            method = getattr(self, f"_op_{name.lower()}", None)
-            if method is None:
-                raise self._error(f"the instruction {name} is not one that a state dictionary needs")
+        for method, argument in self._instructions(pickled):
             method(argument)
         return self._pop(object)
 
-    def _instructions(self, pickled: bytes) -> list[tuple[str, Any]]:
-        """Names and arguments of all instructions."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")  # of odd escapes in a name
-                return [(instruction.name, argument) for instruction, argument, _ in pickletools.genops(pickled)]
-        except (ValueError, IndexError, OverflowError, Warning) as error:
-            raise self._error(str(error)[:200]) from error
+    def _instructions(self, pickled: bytes) -> Iterator[tuple[Any, Any]]:
+        """Methods for the instructions up to STOP, and their arguments.
+
+        The argument of an instruction that is not known is not even read: reading some of them warns.
+        """
+        stream = io.BytesIO(pickled)
+        while (code := stream.read(1)) != b".":
+            known = pickletools.code2op.get(code.decode("latin1"))
+            if known is None:
+                place = stream.tell() - len(code)
+                raise self._error(f"at byte {place}, {code!r} is no instruction" if code else "it ends without a STOP")
+            method = getattr(self, f"_op_{known.name.lower()}", None)
+            if method is None:
+                raise self._error(f"the instruction {known.name} is not one that a state dictionary needs")
+            try:
+                argument = None if known.arg is None else known.arg.reader(stream)
+            except (ValueError, IndexError, OverflowError) as error:
+                raise self._error(str(error)[:200]) from error
+            yield method, argument
 
     def _error(self, what: str) -> CheckpointError:
         return CheckpointError(f"refused the pickle: {what}")

@@ -225,10 +225,10 @@ def test_whatever_is_not_needed_is_refused(tmp_path, monkeypatch, value, match):
 @pytest.mark.parametrize(
     ("code", "match"),
     [
-        (b"", "exhausted before seeing STOP"),
+        (b"", "ends without a STOP"),
         (b".", "no arguments"),
         (b"(.", "no arguments"),
-        (b"N", "exhausted"),
+        (b"N", "ends without a STOP"),
         (b"t.", "no arguments"),
         (b"u.", "no arguments"),
         (b"}(Nu.", "a key without a value"),
@@ -242,9 +242,9 @@ def test_whatever_is_not_needed_is_refused(tmp_path, monkeypatch, value, match):
         (b"\x94.", "nothing to remember"),
         (b"N" + b"r\xff\xff\xff\x7f" + b"a.", "no arguments"),
         (b"\x8a\x09" + b"\xff" * 8 + b"\x7f.", "an integer of more than 64 bits"),
-        (b"\x8b\xff\xff\xff\x7f.", "not enough data in stream to read long4"),
+        (b"\x8b\xff\xff\xff\x7f.", "the instruction LONG4"),
         (b"X\xff\xff\xff\xff.", "expected 4294967295 bytes"),
-        (b"\xff.", "opcode b'.xff' unknown"),
+        (b"\xff.", "no instruction"),
         (b"c\xff\n\xff\n.", "codec"),
     ],
 )
@@ -336,7 +336,7 @@ def test_other_files(tmp_path):
     refused(tmp_path, "has 1,048,577 bytes, expected at most 1,048,576", zipped({"a/data.pkl": bytes(2**20 + 1)}))
     with pytest.raises(CheckpointError, match="no file at .*nothing.pt"), torch_file.opened(tmp_path / "nothing.pt"):
         pass
-    with pytest.raises(CheckpointError, match="damaged, or no file"), torch_file.opened(tmp_path):
+    with pytest.raises(CheckpointError, match="is a folder, expected a regular file"), torch_file.opened(tmp_path):
         pass
 
 

@@ -1,0 +1,161 @@
+"""Files of users: read only what is a file, of a size that was asked for; replace only what this package wrote."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from ghn_jax.errors import GHNError
+
+MARK = ".ghn_jax"
+"""A file in folders that `replacing` wrote: the names of all other files in it, a line each."""
+
+MOST_BYTES = 1 << 33
+"""Of a file that is read from beginning to end, unless its reader knows better."""
+
+
+class FileError(GHNError, OSError):
+    """A file that is none, that is too large, or that may not be replaced."""
+
+
+def open_regular(path: str | os.PathLike[str], most: int = MOST_BYTES) -> BinaryIO:
+    """A file opened for reading, only if it is one: devices never end, and named pipes wait for a writer.
+
+    Args:
+      path: of the file; links are followed.
+      most: bytes that it may have.
+
+    Raises:
+      FileError: it is no regular file, or has more bytes.
+      OSError: it is not there, or may not be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise FileError(f"{os.fspath(path)} is {_kind(found.st_mode)}, expected a regular file")
+        if found.st_size > most:
+            raise FileError(f"{os.fspath(path)} has {found.st_size:,} bytes, expected at most {most:,}")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_regular(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
+    """The content of a file, which must be one and have at most `most` bytes; raises as `open_regular`."""
+    with open_regular(path, most) as file:
+        return file.read(most + 1)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text holds.
+
+    Raises:
+      ValueError: it is no JSON, or is nested too deeply for a reader.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def refuse_to_replace(path: str | os.PathLike[str]) -> None:
+    """Checks that `replacing` may replace what is at `path`.
+
+    Raises:
+      FileError: that is neither a regular file nor a folder that `replacing` wrote and in which nothing was put since.
+    """
+    path = Path(os.path.realpath(path))
+    try:
+        mode = path.lstat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if stat.S_ISREG(mode):
+        return
+    if not stat.S_ISDIR(mode):
+        raise FileError(f"{path} is {_kind(mode)} and stays as it is: expected the name of a file")
+    foreign = _foreign_files(path)
+    if foreign is None:
+        raise FileError(f"the folder {path} stays as it is: this program did not write it")
+    if foreign:
+        raise FileError(f"the folder {path} stays as it is: this program did not write {foreign[0]} in it")
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> Iterator[Path]:
+    """A temporary name for a file or folder that takes the place of `path` when it is complete.
+
+    It has the name of `path`, in a new folder beside it, which is removed in any case.  A file replaces a file.  A
+    folder is marked, and replaces only a marked one.  A link stays, what it leads to is replaced.
+
+    Args:
+      path: what is to be written.
+      refuse_existing: replace nothing at all.
+
+    Raises:
+      FileError: what is at `path` may not be replaced; see `refuse_to_replace`.
+      OSError: of the system.
+    """
+    path = Path(os.path.realpath(path))
+    refuse_to_replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".new", dir=path.parent))
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        temporary = folder / path.name
+        yield temporary
+        if temporary.is_dir():
+            _mark(temporary)
+        refuse_to_replace(path)  # once more: writing may have taken long
+        if refuse_existing and os.path.lexists(path):
+            raise FileError(f"{path} exists and is not replaced")
+        if temporary.is_dir() and path.is_dir():
+            path.rename(folder / f"{path.name}.before")
+        elif temporary.is_dir() != path.is_dir() and path.exists():
+            raise FileError(f"{path} stays as it is: a file and a folder do not replace each other")
+        temporary.rename(path)
+
+
+def _mark(folder: Path) -> None:
+    """Writes down which files are in a folder."""
+    (folder / MARK).write_text("".join(f"{name}\n" for name in sorted(_files(folder))), errors="surrogateescape")
+
+
+def _foreign_files(folder: Path) -> list[str] | None:
+    """Files in a folder that are not those it was written with, None if it has no mark."""
+    try:
+        known = (folder / MARK).read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    return sorted(_files(folder) - {MARK, *known})
+
+
+def _files(folder: Path) -> set[str]:
+    """Everything below a folder that is no folder itself, by its path from there."""
+    return {
+        os.path.relpath(os.path.join(place, name), folder)
+        for place, folders, names in os.walk(folder)
+        for name in [*names, *(one for one in folders if os.path.islink(os.path.join(place, one)))]
+    }
+
+
+def _kind(mode: int) -> str:
+    """What something is, in words."""
+    for test, name in (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if test(mode):
+            return name
+    return "no regular file"
