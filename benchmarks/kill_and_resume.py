@@ -19,10 +19,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from ghn_jax.evaluation.json_lines import METRICS, read
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.optimizer import make_optimizer
 from ghn_jax.training.step import init_state
-from ghn_jax.training.watch import METRICS, read
 from ghn_jax.weights import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent

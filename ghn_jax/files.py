@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
+import socket
 import stat
+import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -122,6 +126,34 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
         elif temporary.is_dir() != path.is_dir() and path.exists():
             raise FileError(f"{path} stays as it is: a file and a folder do not replace each other")
         temporary.rename(path)
+
+
+@contextlib.contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Holds a file that one process at a time can hold; the system lets go of it when the process ends, however.
+
+    The file stays.  File systems without locks hold nobody up.
+
+    Raises:
+      FileError: another process, or another thread, holds it; the message says which.
+    """
+    import fcntl
+
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = " ".join(file.read(500).split()) or "another process"
+            raise FileError(f"{os.fspath(path)} is held by {owner}: wait for it, or choose another folder") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
+                raise
+        file.truncate(0)
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}: {' '.join(sys.argv)}\n")
+        file.flush()
+        yield
 
 
 def _mark(folder: Path) -> None:

@@ -1,42 +1,70 @@
-"""Files with a JSON line for every result, which grow as results come, so that a command can go on with them."""
+"""Files with a JSON line for every result, which grow as results come, so that a command can go on with them.
+
+A line that is cut off, or that something else wrote, costs itself and no other.
+"""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from ghn_jax import files
 
 METRICS = "metrics.jsonl"
 """Name of the file in the folder of a training run that has a line for every step."""
 
 
-def read(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
-    """The lines of a file, but for one that is cut off or follows one that is."""
-    with open(path) as lines, contextlib.suppress(json.JSONDecodeError):
+def parse(line: bytes) -> dict[str, Any] | None:
+    """The object of a line, None if it holds none."""
+    try:
+        row = files.parse_json(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def read(path: str | os.PathLike, **kinds: type) -> Iterator[dict[str, Any]]:
+    """The rows of a file, but for lines that are no objects, or have a field of another kind.
+
+    Args:
+      path: the file.
+      kinds: of fields that a row must have, by name; an integer is a float, True and False are neither.
+    """
+    with files.open_regular(path) as lines:
         for line in lines:
-            yield json.loads(line)
+            row = parse(line)
+            if row is not None and all(_is(row.get(name), kind) for name, kind in kinds.items()):
+                yield row
+
+
+def _is(value: Any, kind: type) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)
 
 
 def append(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
-    """Adds a line to a file."""
-    with open(path, "a") as file:
-        file.write(json.dumps(row) + "\n")
+    """Adds a line to a file, or nothing if it does not fit onto the disk; one that was cut off before is left alone.
+
+    Raises:
+      OSError: of the system.
+    """
+    with open(path, "a+b", buffering=0) as file:
+        start = file.seek(0, os.SEEK_END)
+        line = (json.dumps(row) + "\n").encode()
+        if start and os.pread(file.fileno(), 1, start - 1) != b"\n":
+            line = b"\n" + line
+        written = 0
+        try:
+            while written < len(line):
+                written += file.write(line[written:])
+        except OSError:
+            if os.fstat(file.fileno()).st_size == start + written:  # nobody else added to it
+                file.truncate(start)
+            raise
 
 
-def rewrite(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Replaces the lines of a file, under a temporary name first."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    temporary.replace(path)
-
-
-def resume(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file that is to grow; one that is cut off is removed, and without a file there are none."""
-    if not path.exists():
-        return []
-    rows = list(read(path))
-    rewrite(path, rows)
-    return rows
+def resume(path: Path, **kinds: type) -> list[dict[str, Any]]:
+    """The rows of a file that is to grow, none without a file; see `read`."""
+    return list(read(path, **kinds)) if path.exists() else []

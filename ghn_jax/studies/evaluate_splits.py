@@ -101,10 +101,14 @@ def measure(
             json_lines.append(path, {**row, "accuracy": accuracies})
 
 
+_ROW = {"split": str, "number": int, "images": int, "accuracy": dict}
+"""Fields of a stored row."""
+
+
 def _measured(path: Path, num_images: int) -> collections.defaultdict[tuple[str, int], set[str]]:
     """Titles whose accuracy a file has, by split and number of the network."""
     done = collections.defaultdict(set)
-    for row in json_lines.resume(path):
+    for row in json_lines.resume(path, **_ROW):
         if row["images"] != images_of(row["split"], num_images):
             raise StoredResultsError(
                 f"{path} has accuracies on {row['images']} images, other than --num_images={num_images}"
@@ -121,7 +125,7 @@ def _params(network: Network, ghn: GHN | None) -> Mapping[str, Any]:
 def collect(path: Path, titles: Collection[str]) -> Accuracies:
     """The accuracies in a file that `measure` wrote, for these titles."""
     found: Accuracies = {}
-    for row in json_lines.read(path):
+    for row in json_lines.read(path, **_ROW):
         column = PREDEFINED[row["number"]] if row["split"] == "predefined" else row["split"]
         for title, value in row["accuracy"].items():
             if title in titles:

@@ -71,7 +71,9 @@ def measure(
         for name in networks
         for start in starts
     ]
-    stored = [row for row in json_lines.resume(path) if all(str(epoch) in row["accuracy"] for epoch in epochs)]
+    stored = [
+        row for row in json_lines.resume(path, accuracy=dict) if all(str(epoch) in row["accuracy"] for epoch in epochs)
+    ]
     missing = [key for key in wanted if _find(stored, key) is None]
     tuner = FineTuner(steps)
     with tqdm(total=len(missing) * steps, unit="step") as bar:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ghn_jax import images
+from ghn_jax import fields, files, images
 from ghn_jax.deepnets.sampler import GENERATOR_VERSION
 from ghn_jax.errors import GHNError, extra
+from ghn_jax.fields import Real, Whole
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Batch, Dataset
@@ -40,6 +41,9 @@ from ghn_jax.weights.checkpoint import CheckpointError, Checkpoints, Description
 
 MAX_SKIPPED = 5
 """So many steps in a row without an update end a run."""
+
+LOCK = "training.lock"
+"""In the folder of a run: which process trains there."""
 
 BATCHES_AHEAD = 2
 """Batches of images that are made ahead; one of 256 ImageNet images takes 147 MiB."""
@@ -69,14 +73,23 @@ class Progress:
     skipped_in_a_row: int = 0
     generator_version: int = GENERATOR_VERSION
 
+    def __post_init__(self):
+        count = Whole(0, 1 << 62)
+        counts = ("step", "position", "skipped", "skipped_in_a_row", "generator_version")
+        fields.check(self, CheckpointError, minutes=Real(0, 1e12), **dict.fromkeys(counts, count))
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, fields: dict[str, Any]) -> Progress:
-        """What `to_json` gave."""
-        return cls(**fields)
+    def from_json(cls, stored: dict[str, Any]) -> Progress:
+        """What `to_json` gave.
+
+        Raises:
+          CheckpointError: it gave something else.
+        """
+        return fields.construct(cls, stored, CheckpointError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +133,8 @@ def train(config: TrainConfig) -> Outcome:
       MissingExtraError: Matplotlib, or what the data set needs, is not installed.
       ImageError: the data set is not there, or has a damaged photograph.
       CheckpointError, ConfigError: see `start_params`; a run with another configuration in `workdir`; a checkpoint that
-        cannot be written; processes that disagree on the configuration.
+        cannot be written, or for which there is no space; processes that disagree on the configuration.
+      FileError: another process trains in `workdir`, it is named.
       ExecutionError: devices that do not divide the meta-batch, or a network larger than the memory of a device.
       CompilationError: an operation that cannot be compiled for the device.
       NonFiniteLossError: naming steps and architectures.
@@ -134,14 +148,21 @@ def train(config: TrainConfig) -> Outcome:
     hypernet = config.hypernetwork(task)
     parallel.check_same_everywhere(json.dumps(dataclasses.asdict(config), sort_keys=True))
     shares([0.0] * config.meta_batch, parallel.num_devices())
-    workdir = Path(config.workdir)
+    workdir = Path(config.workdir).expanduser()
     workdir.mkdir(parents=True, exist_ok=True)
-    optimizer = make_optimizer(config)
+    with files.locked(workdir / LOCK) if parallel.is_first() else contextlib.nullcontext():
+        return _train(config, dataset, hypernet, workdir)
+
+
+def _train(config: TrainConfig, dataset: Dataset, hypernet: HypernetConfig, workdir: Path) -> Outcome:
+    """Trains in a folder that no other process trains in."""
+    task, optimizer = dataset.task, make_optimizer(config)
     state, progress = _start(config, hypernet, optimizer)
     if progress.step >= config.steps:
         print(f"{workdir}: all {config.steps} steps are made already")
         return _Run(config, task, hypernet, workdir, state, progress).outcome()
     check_first_networks(config, task)
+    arrays = jax.eval_shape(_arrays, state)
     run = _Run(config, task, hypernet, workdir, parallel.replicate(state), progress)
     del state
     with (
@@ -150,11 +171,13 @@ def train(config: TrainConfig) -> Outcome:
         contextlib.closing(Engine(config, hypernet, optimizer, watch.compiling)) as engine,
         asked_to_stop(watch.bar.write) as stop,
     ):
+        checkpoints.check_space(arrays)
         validates = config.val_networks and parallel.is_first()
         validation = Validation(config, hypernet, dataset, engine.programs) if validates else None
         run.steps(engine, dataset, validation, checkpoints, watch, stop)
     if parallel.is_first():
-        plot_runs([workdir], workdir / "training.png")
+        with files.replacing(workdir / "training.png") as temporary:
+            plot_runs([workdir], temporary)
     return dataclasses.replace(run.outcome(), signal=stop.signal)
 
 
@@ -166,7 +189,7 @@ def _start(config: TrainConfig, hypernet: HypernetConfig, optimizer) -> tuple[Tr
     if steps := checkpoint.saved_steps(folder):  # first of all: arrays of another run would look damaged
         with contextlib.suppress(CheckpointError):  # if it is damaged itself, that is dealt with below
             _check_same_run(config, checkpoint.describe(folder / str(steps[-1])))
-    restored = checkpoint.restore_newest(folder, _arrays(fresh), warn=print)
+    restored = checkpoint.restore_newest(folder, _arrays(fresh), warn=print, check=_check_progress)
     if restored is None:
         return init_state(start_params(config, hypernet), optimizer, average=average), Progress()
     _check_same_run(config, restored.description)
@@ -176,6 +199,13 @@ def _start(config: TrainConfig, hypernet: HypernetConfig, optimizer) -> tuple[Tr
     weights = (arrays["trained"], arrays["params"]) if average else (arrays["params"], None)
     print(f"{config.workdir}: going on after step {progress.step}, {progress.minutes:.1f} minutes")
     return TrainState(np.asarray(progress.step, np.int32), weights[0], opt_state, weights[1]), progress
+
+
+def _check_progress(description: Description) -> None:
+    """Raises CheckpointError for a checkpoint that a run cannot go on from."""
+    progress = Progress.from_json(description.progress)
+    if progress.step != description.step:
+        raise CheckpointError(f"a checkpoint of step {description.step} says that it is of step {progress.step}")
 
 
 def _check_same_run(config: TrainConfig, description: Description) -> None:
@@ -263,8 +293,11 @@ class _Run:
                     (prepared, after), batch = next(upcoming), next(batches)
                     waited = time.monotonic() - asked
                     state, metrics = engine.step(self.state, prepared, batch.images, batch.labels)
-                except Exception:  # of preparing, compiling or running; the state is that of a completed step
-                    self._save(checkpoints, None)
+                except Exception as error:  # of preparing, compiling or running; the state is of a completed step
+                    try:
+                        self._save(checkpoints, None)
+                    except CheckpointError as second:
+                        error.add_note(str(second))
                     raise
                 self.state = state
                 metrics = parallel.first_copy(metrics)  # waits for the step

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ghn_jax.errors import extra
-from ghn_jax.training.watch import METRICS, VALIDATION, read
+from ghn_jax.evaluation.json_lines import METRICS, read
+from ghn_jax.training.watch import VALIDATION
 
 _WINDOW = 50
 
@@ -33,7 +34,7 @@ def plot_runs(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike, ag
     loss, accuracy = figure.subplots(1, 2)
     highest = 0.0
     for number, workdir in enumerate(workdirs):
-        rows = list(read(Path(workdir) / METRICS))
+        rows = list(read(Path(workdir) / METRICS, **{against: float}, loss=float, accuracy=float))
         if not rows:
             continue
         color, label = f"C{number % 10}", Path(workdir).name
@@ -48,11 +49,11 @@ def plot_runs(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike, ag
             if field == "loss":
                 highest = max(highest, float(np.nanmax(values if len(workdirs) == 1 else course)))
         validation = Path(workdir) / VALIDATION
-        if validation.exists() and (measured := list(read(validation))):
+        if validation.exists() and (measured := list(read(validation, **{against: float}, accuracy=float))):
             accuracy.errorbar(
                 [row[against] for row in measured],
                 [row["accuracy"] for row in measured],
-                [row["standard_error"] or 0 for row in measured],
+                [row.get("standard_error") or 0 for row in measured],
                 color=color, marker="o", markersize=4, linestyle=":", markeredgecolor="black",
                 label=f"{label}, unseen networks",
                 zorder=3,

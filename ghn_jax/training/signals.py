@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -23,6 +24,8 @@ class Stop:
 def asked_to_stop(say: Callable[[str], None]) -> Iterator[Stop]:
     """Notes the first signal and lets the second one end the process at once.
 
+    A thread listens: a handler of Python's would have to wait for the main thread, which may be compiling for minutes.
+
     Args:
       say: called with a sentence for the person who waits.
     """
@@ -30,18 +33,35 @@ def asked_to_stop(say: Callable[[str], None]) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop  # only the main thread may handle signals
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-
-    def note(number, frame):
-        stop.signal = number
-        for each in SIGNALS:
-            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
-        say(f"{signal.Signals(number).name}: stopping after this step, with a checkpoint; once more to stop at once")
-
-    for number in SIGNALS:
-        signal.signal(number, note)
+    heard, hears = os.pipe()
+    os.set_blocking(hears, False)
+    listener = threading.Thread(target=_listen, args=(heard, stop, say), name="ghn_jax_signals", daemon=True)
+    handlers = {number: signal.signal(number, _wake_up) for number in SIGNALS}
+    before = signal.set_wakeup_fd(hears, warn_on_full_buffer=False)
+    listener.start()
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        signal.set_wakeup_fd(before)
+        for number, handler in handlers.items():
             signal.signal(number, handler)
+        os.close(hears)
+        listener.join()
+        os.close(heard)
+
+
+def _wake_up(number, frame) -> None:
+    """Does nothing: that there is a handler has Python write the signal's number into the pipe."""
+
+
+def _listen(heard: int, stop: Stop, say: Callable[[str], None]) -> None:
+    """Reads numbers of signals until the other end of the pipe is closed."""
+    while number := os.read(heard, 1):
+        name = number[0]
+        if name not in SIGNALS:
+            continue
+        if stop:
+            os._exit(128 + name)  # nothing is half written that is not under a temporary name
+        stop.signal = name
+        with contextlib.suppress(OSError, ValueError):  # the terminal is gone
+            say(f"{signal.Signals(name).name}: stopping after this step, with a checkpoint; once more to stop at once")

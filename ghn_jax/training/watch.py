@@ -12,7 +12,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ghn_jax.evaluation.json_lines import METRICS, read, rewrite
+from ghn_jax import files
+from ghn_jax.evaluation.json_lines import METRICS, parse
 
 VALIDATION = "validation.jsonl"
 
@@ -71,6 +72,23 @@ class Watch:
 
 
 def rewind(path: Path, step: int) -> None:
-    """Removes lines of steps after `step` from a file, if there is one."""
-    if path.exists():
-        rewrite(path, [row for row in read(path) if row["step"] <= step])
+    """Removes lines of steps after `step` from a file, if there is one, and lines that are no JSON objects.
+
+    Others stay as they are, also those that have no step.
+    """
+    if not path.exists():
+        return
+    with files.open_regular(path) as file:
+        lines = file.readlines()
+    kept = [line if line.endswith(b"\n") else line + b"\n" for line in lines if _stays(line, step)]
+    if kept != lines:
+        with files.replacing(path) as temporary:
+            temporary.write_bytes(b"".join(kept))
+
+
+def _stays(line: bytes, step: int) -> bool:
+    row = parse(line)
+    if row is None:
+        return False
+    number = row.get("step")
+    return type(number) not in (int, float) or number <= step

@@ -9,9 +9,12 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
-from collections.abc import Callable, Iterator
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +23,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
+from ghn_jax import fields
 from ghn_jax.errors import GHNError
+from ghn_jax.fields import Is, Maybe, Real, Whole
 from ghn_jax.ghn import config as ghn_config
-from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import Task
 
@@ -36,6 +41,17 @@ _STATE = "state"
 
 _DIGESTS = "digests"
 """In the description: a hash of every array, since Orbax does not notice a changed bit in its values."""
+
+_DIGEST = "digest"
+"""In the description: a hash of the description itself; those of older versions of this program have none."""
+
+_ENTRIES = frozenset(("_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt", "metrics", _STATE))
+"""All that is in the folder of a checkpoint.  One with anything else is not this program's alone, and stays."""
+
+_HALF = re.compile(r"[0-9]+\.(orbax-checkpoint-tmp.*|removed)")
+"""Names of checkpoints that are half written or half removed."""
+
+_MOST_DESCRIPTION_BYTES = 1 << 26
 
 
 class CheckpointError(GHNError):
@@ -59,6 +75,9 @@ class Description:
       train_config: fields of the run that made it.
       progress: where the run was, as plain values; see `training.loop`.
       accuracy: mean top-1 (0..1) on held-out architectures and images, None if it was not measured at this step.
+
+    Raises:
+      CheckpointError: naming a field that cannot be.
     """
 
     ghn: HypernetConfig
@@ -67,6 +86,13 @@ class Description:
     train_config: dict[str, Any]
     progress: dict[str, Any] = dataclasses.field(default_factory=dict)
     accuracy: float | None = None
+
+    def __post_init__(self):
+        fields.check(
+            self, CheckpointError,
+            ghn=Is(HypernetConfig), task=Is(Task), step=Whole(0, 1 << 53), train_config=Is(dict), progress=Is(dict),
+            accuracy=Maybe(Real(0, 1)),
+        )  # fmt: skip
 
 
 class Restored(NamedTuple):
@@ -85,21 +111,38 @@ class Checkpoints:
     Args:
       folder: where they are; made if need be.
       keep: how many of the newest stay.
+      say: called with a sentence about what was found in the place of a checkpoint.
     """
 
-    def __init__(self, folder: str | os.PathLike, keep: int = 3):
-        policies = ocp.training.preservation_policies
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics["accuracy"], n=1, keep_checkpoints_without_metrics=False
-        )
+    def __init__(self, folder: str | os.PathLike, keep: int = 3, say: Callable[[str], None] = print):
         self._folder = Path(folder).absolute()
-        either: Any = policies.AnyPreservationPolicy([policies.LatestN(keep), best])
-        self._checkpointer = ocp.training.Checkpointer(
-            os.fspath(self._folder),
-            preservation_policy=either,
-            cleanup_tmp_directories=True,
-        )
-        self._writing: tuple[int, Any] | None = None
+        self._keep = keep
+        self._say = say
+        self._accuracies: dict[int, float | None] = {}
+        self._writing: tuple[int, int, Any] | None = None
+        self._first = jax.process_index() == 0
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(_orbax_is_quiet())
+        if self._first:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            for path in self._folder.iterdir():
+                if _HALF.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def check_space(self, arrays: Any) -> None:
+        """Checks that a run's checkpoints fit onto the disk.
+
+        Raises:
+          CheckpointError: saying what they take and what is free.
+        """
+        size = _size(arrays)
+        more = max(2, self._keep + 2 - len(saved_steps(self._folder)))  # the best one, and one that is being written
+        free = shutil.disk_usage(self._folder).free
+        if free < more * size:
+            raise CheckpointError(
+                f"{self._folder} has {_mib(free)} of free space, expected at least {_mib(more * size)} for {more} "
+                f"checkpoints of {_mib(size)} each"
+            )
 
     def save(self, description: Description, arrays: Any) -> None:
         """Begins to write a checkpoint, after the one before is complete; a step that is there already stays as it is.
@@ -113,15 +156,22 @@ class Checkpoints:
           CheckpointError: this one or the one before could not be written; complete ones are still good.
         """
         self.wait()
-        step = description.step
-        if any(known.step == step for known in self._checkpointer.checkpoints):
+        step, path = description.step, self._folder / str(description.step)
+        if step in saved_steps(self._folder):
             return
-        metrics: Any = None if description.accuracy is None else {"accuracy": description.accuracy}
-        fields = {"format": FORMAT, **dataclasses.asdict(description), _DIGESTS: _digests(arrays)}
-        fields["ghn"] = json.loads(ghn_config.to_json(description.ghn))
-        with self._writes(step):
-            response = self._checkpointer.save_async(step, arrays, force=True, metrics=metrics, custom_metadata=fields)
-        self._writing = step, response
+        if self._first and path.exists():
+            self._say(f"{path} was not written by this program; moved to {_put_aside(path)}")
+        stored = {"format": FORMAT, **dataclasses.asdict(description), _DIGESTS: _digests(arrays)}
+        stored["ghn"] = json.loads(ghn_config.to_json(description.ghn))
+        stored = json.loads(json.dumps(stored))
+        stored[_DIGEST] = _description_digest(stored)
+        size = _size(arrays)
+        with self._writes(step, size):
+            if jax.process_count() == 1 and shutil.disk_usage(self._folder).free < size:
+                raise OSError("there is too little space")
+            response = ocp.save_async(os.fspath(path), arrays, custom_metadata=stored)
+        self._accuracies[step] = description.accuracy
+        self._writing = step, size, response
 
     def wait(self) -> None:
         """Returns when nothing is being written any more.
@@ -130,27 +180,87 @@ class Checkpoints:
           CheckpointError: it could not be written.
         """
         if self._writing is not None:
-            (step, response), self._writing = self._writing, None
-            with self._writes(step):
+            (step, size, response), self._writing = self._writing, None
+            with self._writes(step, size):
                 response.result()
+            if self._first:
+                self._remove_old()
 
     @contextlib.contextmanager
-    def _writes(self, step: int) -> Iterator[None]:
+    def _writes(self, step: int, size: int) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:  # TensorStore and Orbax wrap what the system said
-            steps = saved_steps(self._folder)
-            left = f"the newest complete one is of step {steps[-1]}" if steps else "there is no complete one"
+        except Exception as error:  # TensorStore and Orbax wrap what the system said in whatever they like
+            free = shutil.disk_usage(self._folder).free
+            if self._first:
+                for path in self._folder.glob(f"{step}.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(path, ignore_errors=True)
             raise CheckpointError(
-                f"the checkpoint of step {step} could not be written into {self._folder}: {_brief(error)}; {left}"
+                f"the checkpoint of step {step}, {_mib(size)}, could not be written into {self._folder}, where "
+                f"{_mib(free)} were free: {_brief(error)}; {self._safe()}"
             ) from error
+
+    def _safe(self) -> str:
+        """Which checkpoint is good, having read it."""
+        for step in reversed(saved_steps(self._folder)):
+            with contextlib.suppress(CheckpointError):
+                verify(self._folder / str(step))
+                return f"the newest complete one is of step {step}"
+        return "there is no complete one"
+
+    def _remove_old(self) -> None:
+        """Removes all but the newest ones and the most accurate one."""
+        steps = saved_steps(self._folder)
+        for step in steps:
+            if step not in self._accuracies:
+                with contextlib.suppress(CheckpointError):  # a damaged one is never removed
+                    self._accuracies[step] = _description(self._folder / str(step)).accuracy
+        known = [step for step in steps if step in self._accuracies]
+        stay = {*known[-self._keep :], _best(self._accuracies, known)}
+        for step in known:
+            if step not in stay:
+                # Under another name first: what is half removed is no checkpoint.
+                removed = self._folder / f"{step}.removed"
+                with contextlib.suppress(OSError):
+                    (self._folder / str(step)).rename(removed)
+                    shutil.rmtree(removed)
 
     def close(self) -> None:
         """Waits, and ends threads; raises as `wait`."""
         try:
             self.wait()
         finally:
-            self._checkpointer.close()
+            self._quiet.close()
+
+
+def _best(accuracies: Mapping[int, float | None], steps: list[int]) -> int | None:
+    """The most accurate step, the newest of equal ones; None if nothing was measured."""
+    measured = [(accuracy, step) for step in steps if (accuracy := accuracies[step]) is not None]
+    return max(measured)[1] if measured else None
+
+
+def _size(arrays: Any) -> int:
+    """Bytes of arrays, and a little for what is written beside them."""
+    return sum(leaf.size * np.dtype(leaf.dtype).itemsize for leaf in jax.tree.leaves(arrays)) + (1 << 20)
+
+
+def _mib(size: float) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+@contextlib.contextmanager
+def _orbax_is_quiet() -> Iterator[None]:
+    """Orbax logs the traceback of an error in every thread that hears of it, and raises it too."""
+
+    def others(record: logging.LogRecord) -> bool:
+        return "orbax" not in record.pathname
+
+    logger = logging.getLogger("absl")
+    logger.addFilter(others)
+    try:
+        yield
+    finally:
+        logger.removeFilter(others)
 
 
 def save(folder: str | os.PathLike, description: Description, arrays: Any) -> None:
@@ -161,12 +271,31 @@ def save(folder: str | os.PathLike, description: Description, arrays: Any) -> No
 
 
 def saved_steps(folder: str | os.PathLike) -> list[int]:
-    """Steps of the complete checkpoints in a folder, in order."""
+    """Steps of the complete checkpoints in a folder, in order; what this program did not write is none."""
     folder = Path(folder)
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal()) if folder.is_dir() else []
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if _is_step(path.name) and _is_ours(path))
 
 
-def restore_newest(folder: str | os.PathLike, like: Any, warn: Callable[[str], None]) -> Restored | None:
+def _is_step(name: str) -> bool:
+    return re.fullmatch("0|[1-9][0-9]{0,15}", name) is not None
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a folder has nothing in it that is not of a checkpoint."""
+    try:
+        return not path.is_symlink() and {entry.name for entry in path.iterdir()} <= _ENTRIES
+    except OSError:  # no folder
+        return False
+
+
+def restore_newest(
+    folder: str | os.PathLike,
+    like: Any,
+    warn: Callable[[str], None],
+    check: Callable[[Description], object] = lambda description: None,
+) -> Restored | None:
     """The newest checkpoint of a run that is not damaged, None if there is none.
 
     Newer damaged ones are moved into a folder `damaged` next to `folder`.  With several processes all of them must
@@ -176,6 +305,7 @@ def restore_newest(folder: str | os.PathLike, like: Any, warn: Callable[[str], N
       folder: the run's checkpoints.
       like: a pytree of the arrays' structure and shapes.
       warn: called with a sentence for each damaged checkpoint.
+      check: raises CheckpointError for a description that cannot be gone on from.
 
     Raises:
       CheckpointError: there are checkpoints, all of them damaged.
@@ -183,7 +313,7 @@ def restore_newest(folder: str | os.PathLike, like: Any, warn: Callable[[str], N
     folder = Path(folder).absolute()
     if jax.process_index() == 0:
         try:
-            restored = _newest_intact(folder, like, warn)
+            restored = _newest_intact(folder, like, warn, check)
         except CheckpointError:
             multihost_utils.broadcast_one_to_all(np.int32(-2))
             raise
@@ -195,26 +325,39 @@ def restore_newest(folder: str | os.PathLike, like: Any, warn: Callable[[str], N
     return None if step < 0 else _read(folder / str(step), like)
 
 
-def _newest_intact(folder: Path, like: Any, warn: Callable[[str], None]) -> Restored | None:
+def _newest_intact(
+    folder: Path, like: Any, warn: Callable[[str], None], check: Callable[[Description], object]
+) -> Restored | None:
     damaged: list[tuple[int, CheckpointError]] = []
     for step in reversed(saved_steps(folder)):
         try:
             restored = _read(folder / str(step), like)
+            check(restored.description)
         except CheckpointError as error:
             damaged.append((step, error))
             continue
         for bad, error in damaged:
-            aside = folder.with_name("damaged") / str(bad)
-            aside.parent.mkdir(exist_ok=True)
-            shutil.rmtree(aside, ignore_errors=True)
-            (folder / str(bad)).rename(aside)
-            warn(f"{error}; moved to {aside}")
+            warn(f"{error}; moved to {_put_aside(folder / str(bad))}")
         return restored
     if damaged:
         raise CheckpointError(
             f"no checkpoint in {folder} can be read; remove the folder to begin again. The newest: {damaged[0][1]}"
         )
     return None
+
+
+def _put_aside(path: Path) -> Path:
+    """Moves a folder of checkpoints' place into a folder `damaged` beside theirs, under a name that is free there."""
+    beside = path.parent.with_name("damaged")
+    number = 0
+    while beside.exists() and not beside.is_dir():
+        beside = beside.with_name(f"damaged.{(number := number + 1)}")
+    beside.mkdir(exist_ok=True)
+    aside, number = beside / path.name, 0
+    while os.path.lexists(aside):
+        aside = beside / f"{path.name}.{(number := number + 1)}"
+    path.rename(aside)
+    return aside
 
 
 def _read(path: Path, like: Any) -> Restored:
@@ -252,31 +395,75 @@ def find(path: str | os.PathLike) -> Path:
     for step in steps:
         with contextlib.suppress(CheckpointError):  # the others may be good
             accuracies[step] = _description(path / str(step)).accuracy
-    measured = [step for step, accuracy in accuracies.items() if accuracy is not None]
-    return path / str(max(measured, key=lambda step: (accuracies[step], step)) if measured else steps[-1])
+    best = _best(accuracies, list(accuracies))
+    return path / str(steps[-1] if best is None else best)
 
 
 def _metadata(path: Path) -> Any:
-    """What Orbax keeps beside the arrays."""
-    return ocp.metadata(os.fspath(path))
+    """What Orbax keeps beside the arrays.
+
+    Raises:
+      CheckpointError: files that are none, or damaged.
+    """
+    for place, _, names in os.walk(path):
+        for name in names:
+            file = os.path.join(place, name)
+            try:
+                found = os.stat(file)
+            except OSError as error:
+                raise CheckpointError(f"{path} is damaged: {error}") from error
+            if not stat.S_ISREG(found.st_mode):
+                raise CheckpointError(f"{path} is damaged: {file} is no regular file")
+            if name in ("_CHECKPOINT_METADATA", "_METADATA") and found.st_size > _MOST_DESCRIPTION_BYTES:
+                raise CheckpointError(f"{path} is damaged: {file} has {found.st_size:,} bytes")
+    try:
+        with _orbax_is_quiet():
+            return ocp.metadata(os.fspath(path))
+    except Exception as error:  # Orbax raises whatever its readers do
+        raise CheckpointError(f"{path} is damaged: {_brief(error)}") from error
 
 
 def _description(path: Path) -> Description:
-    try:
-        fields: Any = _metadata(path).custom_metadata
-    except (ValueError, OSError, ocp.errors.InvalidLayoutError) as error:
-        raise CheckpointError(f"{path} is damaged: {_brief(error)}") from error
-    if not fields:
+    stored = _metadata(path).custom_metadata
+    if not isinstance(stored, Mapping) or not stored:
         raise CheckpointError(f"{path} is damaged or was not written by this program: it has no description")
+    stored = dict(stored)
+    if stored.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: format {fields.shown(stored.get('format'))}, expected {FORMAT!r}")
     try:
-        fields = dict(fields)
-        if (found := fields.pop("format")) != FORMAT:
-            raise CheckpointError(f"{path}: format {found!r}, expected {FORMAT!r}")
-        del fields[_DIGESTS]
-        ghn, task = ghn_config.from_fields(fields.pop("ghn")), Task(**fields.pop("task"))
-        return Description(ghn=ghn, task=task, **fields)
-    except (KeyError, TypeError, ConfigError) as error:
+        if _DIGEST in stored and stored.pop(_DIGEST) != _description_digest(stored):
+            raise CheckpointError("it is not what was written")
+        del stored["format"]
+        if not isinstance(stored.pop(_DIGESTS), Mapping):
+            raise CheckpointError(f"{_DIGESTS} is no mapping")
+        stored["ghn"] = ghn_config.from_fields(stored["ghn"])
+        stored["task"] = fields.construct(Task, stored["task"], CheckpointError)
+        return fields.construct(Description, stored, CheckpointError)
+    except KeyError as error:
+        raise CheckpointError(f"the description of {path} is damaged: it has no {error}") from error
+    except GHNError as error:
         raise CheckpointError(f"the description of {path} is damaged: {error}") from error
+
+
+def _description_digest(stored: Mapping[str, Any]) -> str:
+    """A hash of a description, but for the hash that may be in it."""
+    text = json.dumps({name: value for name, value in stored.items() if name != _DIGEST}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def verify(path: str | os.PathLike) -> None:
+    """Reads all arrays of a checkpoint.
+
+    Args:
+      path: see `describe`.
+
+    Raises:
+      CheckpointError: it is damaged.
+    """
+    path = find(path)
+    _description(path)
+    stored = _metadata(path).metadata
+    load_arrays(path, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored))
 
 
 def load_arrays(path: str | os.PathLike, like: Any) -> Any:
@@ -290,17 +477,15 @@ def load_arrays(path: str | os.PathLike, like: Any) -> Any:
       CheckpointError: no checkpoint, arrays of another configuration, or damaged files.
     """
     path = find(path)
-    try:
-        stored = _metadata(path).metadata
-    except (ValueError, OSError, ocp.errors.InvalidLayoutError) as error:
-        raise CheckpointError(f"{path}: the arrays are damaged or missing: {_brief(error)}") from error
+    metadata = _metadata(path)
+    stored = metadata.metadata
     if stored is None:
         raise CheckpointError(f"{path}: the arrays are damaged, their description cannot be read")
-    known = {_name(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(stored)}
+    known: dict[str, Any] = {_name(keys): leaf for keys, leaf in jax.tree_util.tree_leaves_with_path(stored)}
     everywhere = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     for keys, leaf in jax.tree_util.tree_leaves_with_path(like):
         name = _name(keys)
-        if name not in known:
+        if not hasattr(known.get(name), "shape"):
             raise CheckpointError(f"{path} has no array {name}: is it of another configuration?")
         if tuple(known[name].shape) != tuple(leaf.shape):
             raise CheckpointError(f"{path}: array {name} has shape {tuple(known[name].shape)}, expected {leaf.shape}")
@@ -308,14 +493,14 @@ def load_arrays(path: str | os.PathLike, like: Any) -> Any:
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     try:
-        with context:
+        with context, _orbax_is_quiet():
             arrays = ocp.load(os.fspath(path), wanted)
     except Exception as error:
-        # Orbax raises a bare Exception where TensorStore could not read an array; what else it raises is a fault.
-        if type(error) is not Exception and not isinstance(error, (ValueError, OSError)):
-            raise
+        # A bare Exception where TensorStore could not read an array, in threads an ExceptionGroup, and others.
         raise CheckpointError(f"{path}: the arrays cannot be read: {_brief(error.__cause__ or error)}") from error
-    digests = (_metadata(path).custom_metadata or {}).get(_DIGESTS, {})
+    digests = metadata.custom_metadata.get(_DIGESTS) if isinstance(metadata.custom_metadata, Mapping) else None
+    if not isinstance(digests, Mapping):
+        raise CheckpointError(f"the description of {path} is damaged: it has no {_DIGESTS}")
     for name, digest in _digests(arrays).items():
         if digests.get(name) != digest:
             raise CheckpointError(f"{path}: array {name} is damaged, its values are not those that were saved")

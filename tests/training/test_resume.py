@@ -13,7 +13,8 @@ import pytest
 import scripts
 from orbax.checkpoint import v1 as ocp
 
-from ghn_jax.training.watch import read, rewind
+from ghn_jax.evaluation.json_lines import read
+from ghn_jax.training.watch import rewind
 from ghn_jax.weights import checkpoint
 
 # Reads that Orbax leaves behind where one of them failed end when its event loop is gone, at any time later.
