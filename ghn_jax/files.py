@@ -59,6 +59,18 @@ def read_regular(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
         return file.read(most + 1)
 
 
+def expand(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` and `~user` spelled out.
+
+    Raises:
+      FileError: no such user, or one without a home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise FileError(f"{os.fspath(path)}: {error}") from error
+
+
 def parse_json(text: str | bytes) -> Any:
     """What a JSON text holds.
 

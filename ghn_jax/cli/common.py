@@ -8,13 +8,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shutil
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from ghn_jax import files
 from ghn_jax.errors import GHNError
 
 if TYPE_CHECKING:
@@ -32,14 +33,18 @@ class CommandError(GHNError):
 
 
 @contextlib.contextmanager
-def clean_exit() -> Iterator[None]:
+def clean_exit(at_once: bool = False) -> Iterator[None]:
     """Ends the program without a traceback where its user can mend what went wrong.
 
     | cause | on stderr | exit status |
     |---|---|---|
     | an error of this package or of the system | its message | 1 |
+    | too little memory | that | 1 |
     | Ctrl-C | "interrupted" | 130 |
     | the reader of a pipe is gone, as in `ghn-jax models | head -1` | nothing | 141 |
+
+    Args:
+      at_once: Ctrl-C ends the process without waiting for its threads, which may compile for minutes.
     """
     try:
         try:
@@ -47,14 +52,59 @@ def clean_exit() -> Iterator[None]:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        # Python flushes once more at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _end_output()
         sys.exit(128 + signal.SIGPIPE)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _say("interrupted")
+        if at_once:
+            os._exit(128 + signal.SIGINT)
         sys.exit(128 + signal.SIGINT)
+    except MemoryError as error:
+        _fail(f"there is too little memory: {error}" if str(error) else "there is too little memory")
     except (GHNError, OSError) as error:
-        sys.exit(str(error))
+        _fail("\n".join([str(error), *getattr(error, "__notes__", [])]))
+
+
+def _fail(message: str) -> NoReturn:
+    """Ends the program with a message; standard output may be what could not be written."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _end_output()
+    sys.exit(message)
+
+
+def _say(message: str) -> None:
+    """On stderr, if there is still somebody who reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)
+
+
+def _end_output() -> None:
+    """Lets Python's own flush of standard output, at its end, do no harm."""
+    with contextlib.suppress(OSError, ValueError):  # it may be no file of the system
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def ends_at_once() -> Iterator[None]:
+    """Within the context Ctrl-C ends the process by the signal, as in a program in C.
+
+    Nothing waits for threads, and no exception comes out of the middle of an import.  For code that leaves nothing
+    half done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # somebody has other plans
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def make_parser(description: str, command: str | None = None) -> argparse.ArgumentParser:
@@ -168,33 +218,14 @@ def load_several(entries: Iterable[str], dataset: str, data_dir: str | None) -> 
 
 
 def refuse_existing(path: Path | None, overwrite: bool) -> None:
-    """Checks that nothing would be replaced unasked.
+    """Checks that nothing would be replaced unasked, or could not be replaced in the end.
 
     Raises:
       CommandError: there is something at `path`.
+      FileError: with `overwrite`, something that this program did not write (`files.refuse_to_replace`).
     """
-    if path is not None and path.exists() and not overwrite:
+    if path is None:
+        return
+    if os.path.lexists(path) and not overwrite:
         raise CommandError(f"--out={path} exists; --overwrite replaces it")
-
-
-@contextlib.contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A temporary name of the same suffix, for a file or folder that takes the place of `path` when it is complete."""
-    path = Path(path).absolute()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.new{path.suffix}")
-    _remove(temporary)
-    try:
-        yield temporary
-        if temporary.is_dir() and path.exists():
-            _remove(path)
-        temporary.replace(path)
-    finally:
-        _remove(temporary)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    files.refuse_to_replace(path)

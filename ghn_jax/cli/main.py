@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import ghn_jax
-from ghn_jax.cli.common import clean_exit
+from ghn_jax.cli.common import clean_exit, ends_at_once
 
 
 class Command(NamedTuple):
@@ -44,13 +44,14 @@ GROUPS = frozenset(name.partition(" ")[0] for name in COMMANDS if " " in name)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line `ghn-jax ARGUMENTS`, by default with those of this process."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    with clean_exit():
+    with clean_exit(at_once=arguments is None):
         if words == ["--version"]:
             print(f"ghn_jax {ghn_jax.__version__}")
             return
         name = _split(words)
         if name in COMMANDS:
-            module = importlib.import_module(f"ghn_jax.cli.{COMMANDS[name].module}")
+            with ends_at_once():
+                module = importlib.import_module(f"ghn_jax.cli.{COMMANDS[name].module}")
             module.main(words[len(name.split()) :])
             return
         if set(words[len(name.split()) :]) <= {"-h", "--help"} and (not name or name in GROUPS):

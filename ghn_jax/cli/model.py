@@ -79,6 +79,8 @@ def make_model(text: str) -> tuple[Any, ...]:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
         raise CommandError(f"--model={text}: {error}") from error
+    except Exception as error:  # of a user's module, or of a name that no module can have
+        raise CommandError(f"--model={text}: {type(error).__name__}: {error}") from error
     try:
         made = factory()
     except Exception as error:

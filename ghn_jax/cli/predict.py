@@ -23,8 +23,9 @@ import jax
 import numpy as np
 from flax import traverse_util
 
-from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser, refuse_existing, replacing
+from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser, refuse_existing
 from ghn_jax.cli.model import add_model, check_model, make_graph
+from ghn_jax.files import replacing
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.prediction.report import report
 from ghn_jax.runtime import use_compilation_cache

@@ -17,17 +17,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
-from ghn_jax.cli.common import CommandError, make_parser
+from ghn_jax.cli.common import CommandError, ends_at_once, make_parser
 from ghn_jax.runtime import keep_freed_memory, use_compilation_cache
 from ghn_jax.training import parallel
 from ghn_jax.training.config import config_dict, from_fields
 from ghn_jax.training.loop import Outcome, train
+from ghn_jax.weights import checkpoint
 
 CONFIGS = "configs/cifar.py (or imagenet.py, digits.py, fashion_mnist.py, smoke.py)"
 
@@ -78,6 +80,11 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line `ghn-jax train ARGUMENTS`; exits with 128 + the number of a signal that ended the run."""
+    with ends_at_once():  # until there is something to save; then `training.signals` listens
+        _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     args, overrides = parse_args(arguments)
     fields = read_config(args.config, overrides)
     logging.use_absl_handler()
@@ -90,10 +97,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         outcome = train(config)
     except OSError as error:
-        raise CommandError(f"{error}\nThe last checkpoint is good: the same command goes on from it") from error
+        raise CommandError(f"{error}{_what_is_safe(config.workdir)}") from error
     if parallel.is_first():
         print(summary(outcome))
     sys.exit(0 if outcome.signal is None else 128 + outcome.signal)
+
+
+def _what_is_safe(workdir: str) -> str:
+    """A line on the newest checkpoint that can be read, if there is one."""
+    step = checkpoint.newest_intact_step(Path(workdir) / checkpoint.FOLDER)
+    return "" if step is None else f"\nThe checkpoint of step {step} is good: the same command goes on from it"
 
 
 def summary(outcome: Outcome) -> str:

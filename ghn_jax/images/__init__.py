@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
-from pathlib import Path
 
+from ghn_jax import files
 from ghn_jax.images.augment import Augmentation, augment, normalise
 from ghn_jax.images.batches import Batch, eval_batches, in_memory, steps_per_epoch, train_batch
 from ghn_jax.images.dataset import IMAGE_SIZE, Dataset
@@ -54,7 +54,10 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
     if name not in LOADERS:
         raise ImageError(f"no data set is called {name!r}; known are {', '.join(LOADERS)}")
     if data_dir is not None:
-        data_dir = Path(data_dir).expanduser()
+        try:
+            data_dir = files.expand(data_dir)
+        except files.FileError as error:
+            raise ImageError(f"data_dir={error}") from None
         if not data_dir.is_dir():
             raise ImageError(f"data_dir={str(data_dir)!r}: expected an existing folder")
     module, _, function = LOADERS[name].partition(":")

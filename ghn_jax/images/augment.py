@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from ghn_jax import fields
+from ghn_jax.fields import Flag, Whole
 from ghn_jax.images.errors import ImageError
 
 
@@ -19,15 +21,14 @@ class Augmentation:
       flip: mirror left and right with probability 1/2.
 
     Raises:
-      ImageError: a negative or fractional padding.
+      ImageError: a padding that is no integer from 0 to 8,192, or another `flip` than True or False.
     """
 
     crop_padding: int
     flip: bool
 
     def __post_init__(self):
-        if not isinstance(self.crop_padding, int) or self.crop_padding < 0:
-            raise ImageError(f"Augmentation.crop_padding={self.crop_padding!r}: expected an integer of at least 0")
+        fields.check(self, ImageError, crop_padding=Whole(0, 1 << 13), flip=Flag())
 
 
 def augment(images: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:

@@ -6,6 +6,8 @@ import dataclasses
 
 import numpy as np
 
+from ghn_jax import fields
+from ghn_jax.fields import Real, Several, Whole
 from ghn_jax.images.augment import Augmentation
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photo_views import PhotoAugmentation
@@ -51,6 +53,11 @@ class Dataset:
         return Task(self.num_classes, self.image_size, large_images=self.image_size > IMAGE_SIZE)
 
     def __post_init__(self):
+        fields.check(
+            self, ImageError,
+            num_classes=Whole(1, 1 << 20), image_size=Whole(1, 1 << 13),
+            mean=Several(Real(-1e6, 1e6), 3, 3), std=Several(Real(0, 1e6, with_low=False), 3, 3),
+        )  # fmt: skip
         for field in ("train", "val", "test"):
             images, labels = getattr(self, field)
             try:
@@ -67,7 +74,3 @@ class Dataset:
                 f"Dataset.augmentation={self.augmentation}: expected PhotoAugmentation for photographs on disk, "
                 "Augmentation for images in memory"
             )
-        if len(self.mean) != 3:
-            raise ImageError(f"Dataset.mean={self.mean}: expected three numbers")
-        if len(self.std) != 3 or min(self.std) <= 0:
-            raise ImageError(f"Dataset.std={self.std}: expected three positive numbers")

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ghn_jax import fields
+from ghn_jax.fields import Flag, Real, Several
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photos import Photos, render
 
@@ -24,6 +26,9 @@ ATTEMPTS = 10
 
 SHORT_SIDE = 256 / 224
 """Short side of an evaluated image over the side of the centre that is cut out of it."""
+
+LONGEST = 8
+"""Long side over short side of what is scaled; far more than any photograph of ImageNet has."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +59,14 @@ class PhotoAugmentation:
             if not holds:
                 raise ImageError(f"PhotoAugmentation.{field}={getattr(self, field)!r}: expected {expected}")
 
-        require(0 < self.area[0] <= self.area[1] <= 1, "area", "two shares of the area, in order")
-        require(0 < self.ratio[0] <= self.ratio[1], "ratio", "two positive numbers, in order")
-        for field in ("brightness", "contrast", "saturation"):
-            require(0 <= getattr(self, field) <= 1, field, "a number from 0 to 1")
-        require(0 <= self.hue <= 0.5, "hue", "a number from 0 to 0.5")
+        strength = Real(0, 1)
+        fields.check(
+            self, ImageError,
+            area=Several(Real(0, 1, with_low=False), 2, 2), ratio=Several(Real(0, 1000, with_low=False), 2, 2),
+            flip=Flag(), brightness=strength, contrast=strength, saturation=strength, hue=Real(0, 0.5),
+        )  # fmt: skip
+        require(self.area[0] <= self.area[1], "area", "two shares of the area, in order")
+        require(self.ratio[0] <= self.ratio[1], "ratio", "two positive numbers, in order")
 
 
 def random_views(photos: Photos, augmentation: PhotoAugmentation, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -95,6 +103,12 @@ def centre_view(size: int, image: Image.Image) -> Image.Image:
 
     short = round(size * SHORT_SIDE)
     width, height = image.size
+    most = LONGEST * min(width, height)
+    if max(width, height) > most:  # no more of a strip than is looked at is enlarged
+        box_width, box_height = min(width, most), min(height, most)
+        left, top = (width - box_width) // 2, (height - box_height) // 2
+        image = image.crop((left, top, left + box_width, top + box_height))
+        width, height = image.size
     scaled = (short, short * height // width) if width <= height else (short * width // height, short)
     image = image.resize(scaled, Image.Resampling.BILINEAR)
     left, top = (round((side - size) / 2) for side in scaled)

@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
 
 
+FORMATS = ("JPEG", "PNG")
+"""Of photographs.  Pillow knows dozens, some of which start other programs."""
+
+MOST_FILE_BYTES = 1 << 28
+MOST_PIXELS = 89_478_485
+"""As Pillow's own limit, above which it only warns.  The largest image of ImageNet has 61 million."""
+
+
 class Source(Protocol):
     """Encoded images, numbered from 0."""
 
@@ -87,18 +95,40 @@ def decode(source: Source, number: int) -> Image.Image:
       ImageError: it cannot be read or is damaged, naming it.
     """
     with extra("photos"):
-        from PIL import Image
+        from PIL import Image, UnidentifiedImageError
 
     try:
         content = source.read(number)
     except OSError as error:
         raise ImageError(f"{source.name(number)} cannot be read: {error}") from error
     try:
-        return Image.open(io.BytesIO(content)).convert("RGB")
-    except (*_DECODING_ERRORS, Image.DecompressionBombError) as error:
-        raise ImageError(
-            f"{source.name(number)} ({len(content)} bytes) is not an image, or is damaged: {error}"
-        ) from error
+        return _in_rgb(Image.open(io.BytesIO(content), formats=FORMATS))
+    except UnidentifiedImageError as error:
+        reason, cause = "neither JPEG nor PNG", error
+    except (*_DECODING_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason, cause = str(error), error
+    where = f"{source.name(number)} ({len(content)} bytes)"
+    raise ImageError(f"{where} is not an image, or is damaged: {reason}") from cause
+
+
+def _in_rgb(image: Image.Image) -> Image.Image:
+    """The image, which is not decoded yet, in RGB.
+
+    Raises:
+      ValueError: it is too large, or its numbers have no colours.
+    """
+    from PIL import Image
+
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels, expected at most {MOST_PIXELS:,}")
+    if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() >= 1 << 16:
+            raise ValueError("values of more than 16 bits")
+        return Image.fromarray((values.astype(np.int64) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError("fractional values")
+    return image.convert("RGB")
 
 
 @functools.cache

@@ -148,7 +148,7 @@ def train(config: TrainConfig) -> Outcome:
     hypernet = config.hypernetwork(task)
     parallel.check_same_everywhere(json.dumps(dataclasses.asdict(config), sort_keys=True))
     shares([0.0] * config.meta_batch, parallel.num_devices())
-    workdir = Path(config.workdir).expanduser()
+    workdir = Path(config.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with files.locked(workdir / LOCK) if parallel.is_first() else contextlib.nullcontext():
         return _train(config, dataset, hypernet, workdir)

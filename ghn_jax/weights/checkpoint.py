@@ -202,11 +202,8 @@ class Checkpoints:
 
     def _safe(self) -> str:
         """Which checkpoint is good, having read it."""
-        for step in reversed(saved_steps(self._folder)):
-            with contextlib.suppress(CheckpointError):
-                verify(self._folder / str(step))
-                return f"the newest complete one is of step {step}"
-        return "there is no complete one"
+        step = newest_intact_step(self._folder)
+        return "there is no complete one" if step is None else f"the newest complete one is of step {step}"
 
     def _remove_old(self) -> None:
         """Removes all but the newest ones and the most accurate one."""
@@ -464,6 +461,15 @@ def verify(path: str | os.PathLike) -> None:
     _description(path)
     stored = _metadata(path).metadata
     load_arrays(path, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), stored))
+
+
+def newest_intact_step(folder: str | os.PathLike) -> int | None:
+    """The step of the newest checkpoint in a folder that can be read, None if there is none."""
+    for step in reversed(saved_steps(folder)):
+        with contextlib.suppress(CheckpointError):
+            verify(Path(folder) / str(step))
+            return step
+    return None
 
 
 def load_arrays(path: str | os.PathLike, like: Any) -> Any:

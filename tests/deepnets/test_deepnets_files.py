@@ -345,13 +345,21 @@ def test_parts_become_the_file_that_is_written_at_once(tmp_path, monkeypatch):
     part_folder(path).mkdir()
     for part in reversed(parts):
         write_part(part_folder(path), part)
-    meta_path(path).write_text("left of an assembly that ended between two renamings")
-    path.with_name(f"{path.name}.new").write_text("left of an assembly that was killed")
+    write_file(tmp_path / "at_once.hdf5", {"train": [stored_network("train", i) for i in range(5)]})
+    meta_path(path).write_text("of somebody else")
+    with pytest.raises(ExistingFileError, match="deepnets1m_train_meta.json exists"):
+        assemble(path, {"train": parts}, lambda part: None)
+    assert meta_path(path).read_text() == "of somebody else" and not path.exists()
+    # As left by an assembly that ended between two renamings.
+    meta_path(path).write_bytes(meta_path(tmp_path / "at_once.hdf5").read_bytes())
+    (part_folder(path) / "notes.txt").write_text("of somebody else, too")
     copied = []
     assemble(path, {"train": parts}, copied.append)
     assert copied == parts
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["deepnets1m_train.hdf5", "deepnets1m_train_meta.json"]
-    write_file(tmp_path / "at_once.hdf5", {"train": [stored_network("train", i) for i in range(5)]})
+    assert [p.name for p in part_folder(path).iterdir()] == ["notes.txt"]
+    assert sorted(p.name for p in tmp_path.glob("deepnets*.*s*")) == [
+        "deepnets1m_train.hdf5", "deepnets1m_train.parts", "deepnets1m_train_meta.json"
+    ]  # fmt: skip
     (stored, meta), (expected, expected_meta) = all_contents(path), all_contents(tmp_path / "at_once.hdf5")
     assert meta == expected_meta
     assert stored.keys() == expected.keys()

@@ -88,8 +88,8 @@ def test_a_data_set_of_ones_own():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mean": (0.5,)}, r"Dataset.mean=\(0.5,\): expected three numbers"),
-        ({"std": (0.2, 0.0, 0.2)}, "Dataset.std=.*expected three positive numbers"),
+        ({"mean": (0.5,)}, r"Dataset.mean=\(0.5,\): expected 3 entries"),
+        ({"std": (0.2, 0.0, 0.2)}, "Dataset.std=.*expected 3 entries, each a number above 0"),
         ({"num_classes": 2}, "'own', train: label 2 of image 1: expected 0..1"),
         (
             {"val": Split(images(1, 5, 5, 3), labels(0))},

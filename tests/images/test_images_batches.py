@@ -90,7 +90,7 @@ def test_augment_is_of_the_generator_alone():
 
 @pytest.mark.parametrize("padding", [-1, 1.5])
 def test_bad_augmentation(padding):
-    with pytest.raises(ImageError, match=f"crop_padding={padding}: expected an integer of at least 0"):
+    with pytest.raises(ImageError, match=f"crop_padding={padding}: expected an integer from 0"):
         Augmentation(crop_padding=padding, flip=False)
 
 

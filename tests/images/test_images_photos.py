@@ -280,7 +280,7 @@ def test_every_truncation_is_one_error(kind):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"area": (0.0, 1.0)}, r"area=\(0.0, 1.0\): expected two shares"),
+        ({"area": (0.0, 1.0)}, r"area=\(0.0, 1.0\): expected 2 entries"),
         ({"area": (0.5, 0.1)}, "area="),
         ({"ratio": (2.0, 0.5)}, "ratio=.*in order"),
         ({"brightness": 1.5}, "brightness=1.5: expected a number from 0 to 1"),

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ghn_jax import files
 from ghn_jax.errors import GHNError
 
-_BLOCK = 1 << 24
+_BLOCK = 1 << 22
+_MOST_BYTES = 1 << 36
+_MOST_ENTRY_BYTES = 1 << 20
+_MOST_SKELETON_BYTES = 1 << 26
 _ENTRY_DEPTH = 3
 """Braces around an entry, its own included: the file, its split, the entry."""
 
@@ -33,10 +36,10 @@ class MetaFile:
         self.path = Path(path)
         try:
             self._starts, self._ends = _entry_spans(self.path)
-            skeleton = json.loads(_skeleton(self.path, self._starts, self._ends))
+            skeleton = files.parse_json(_skeleton(self.path, self._starts, self._ends))
         except OSError as error:
             raise MetaError(f"{self.path} cannot be read: {error}") from error
-        except (json.JSONDecodeError, UnicodeDecodeError, ValueError) as error:
+        except ValueError as error:
             raise MetaError(f"{self.path} is no JSON, or truncated: {error}") from error
         if not isinstance(skeleton, dict) or not skeleton:
             raise MetaError(f"{self.path} holds no splits: expected those of DeepNets-1M")
@@ -53,9 +56,11 @@ class MetaFile:
                 table: {int(number): str(name) for number, name in names[table].items()}
                 for table in ("primitives_ext", "unique_op_names")
             }
+            if not isinstance(nets, list) or any(type(number) is not int for number in nets):
+                raise ValueError("'nets' is no list of objects")
             if nets and (nets != list(range(nets[0], nets[0] + len(nets))) or nets[-1] >= len(self._starts)):
                 raise ValueError("an entry of 'nets' is no object")
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OSError) as error:
             raise MetaError(
                 f"{self.path}: split {split!r} is not as in DeepNets-1M, with lists 'nets' and 'meta': {error}"
             ) from error
@@ -83,20 +88,26 @@ class MetaFile:
         """What the file says of an architecture."""
         try:
             return self._object(self._first[split] + index)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             raise MetaError(f"{self.path}: entry {index} of {split!r} is no JSON: {error}") from error
 
     def _object(self, number: int) -> dict[str, Any]:
-        with open(self.path, "rb") as file:
+        size = int(self._ends[number] - self._starts[number])
+        if size > _MOST_ENTRY_BYTES:
+            raise ValueError(f"it has {size:,} bytes, expected at most {_MOST_ENTRY_BYTES:,}")
+        with files.open_regular(self.path, _MOST_BYTES) as file:
             file.seek(int(self._starts[number]))
-            return json.loads(file.read(int(self._ends[number] - self._starts[number])))
+            found = files.parse_json(file.read(size))
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+        return found
 
 
 def _entry_spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Where the objects at `_ENTRY_DEPTH` start and end.  Names in these files hold no braces."""
     starts, ends = [], []
     depth, offset = 0, 0
-    with open(path, "rb") as file:
+    with files.open_regular(path, _MOST_BYTES) as file:
         while block := file.read(_BLOCK):
             bytes_ = np.frombuffer(block, np.uint8)
             places = np.flatnonzero((bytes_ == ord("{")) | (bytes_ == ord("}")))
@@ -108,13 +119,23 @@ def _entry_spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
             offset += len(block)
     if depth:
         raise ValueError(f"{depth} braces are never closed")
-    return np.concatenate(starts or [np.zeros(0, int)]), np.concatenate(ends or [np.zeros(0, int)])
+    first, last = (np.concatenate(places or [np.zeros(0, int)]) for places in (starts, ends))
+    if len(first) != len(last):
+        raise ValueError("braces are closed before they are opened")
+    return first, last
 
 
 def _skeleton(path: Path, starts: np.ndarray, ends: np.ndarray) -> bytes:
-    """The file with its entries replaced by their numbers."""
+    """The file with its entries replaced by their numbers.
+
+    Raises:
+      ValueError: too much of it belongs to no entry.
+    """
     parts, at = [], 0
-    with open(path, "rb") as file:
+    rest = os.path.getsize(path) - int(np.sum(ends - starts))
+    if rest > _MOST_SKELETON_BYTES:
+        raise ValueError(f"{rest:,} bytes of it belong to no architecture, expected at most {_MOST_SKELETON_BYTES:,}")
+    with files.open_regular(path, _MOST_BYTES) as file:
         for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
             file.seek(at)
             parts += [file.read(start - at), b"%d" % number]

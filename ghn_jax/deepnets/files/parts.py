@@ -6,6 +6,7 @@ there, `assemble` copies them into the file, still compressed, and removes them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,9 +17,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ghn_jax import files
 from ghn_jax.deepnets.files.nodes import NamedNode
-from ghn_jax.deepnets.files.reading import meta_path
-from ghn_jax.deepnets.files.writing import StoredNetwork, stored_network, write_file
+from ghn_jax.deepnets.files.writing import StoredNetwork, stored_network, write_again
 from ghn_jax.deepnets.sampler import GENERATOR_VERSION, SPLITS
 from ghn_jax.errors import GHNError
 
@@ -76,10 +77,9 @@ def write_part(folder: Path, part: Part) -> Part:
     type_id, operation_id = ({name: i for i, name in enumerate(names)} for names in (types, operations))
     text = json.dumps([network.entry for network in networks])
     path = part_path(folder, part)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with open(temporary, "wb") as file:
+    with files.replacing(path) as temporary:
         np.savez(
-            file,
+            temporary,
             entries=np.frombuffer(text.encode(), np.uint8),
             adj=np.frombuffer(b"".join(network.adj_gzip for network in networks), np.uint8),
             adj_sizes=np.array([len(network.adj_gzip) for network in networks], np.int64),
@@ -88,7 +88,6 @@ def write_part(folder: Path, part: Part) -> Part:
             types=np.array(types),
             operations=np.array(operations),
         )
-    temporary.rename(path)
     return part
 
 
@@ -100,9 +99,9 @@ def read_part(folder: Path, part: Part) -> Iterator[StoredNetwork]:
     """
     path = part_path(folder, part)
     try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+        with files.open_regular(path, 1 << 32) as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        entries = json.loads(arrays["entries"].tobytes())
+        entries = files.parse_json(arrays["entries"].tobytes())
         adj_ends, node_ends = np.cumsum(arrays["adj_sizes"]), np.cumsum(arrays["num_nodes"])
         types, operations = arrays["types"].tolist(), arrays["operations"].tolist()
         if len(entries) != part.size or len(adj_ends) != part.size:
@@ -125,9 +124,6 @@ def assemble(path: str | os.PathLike, splits: Mapping[str, list[Part]], report: 
       ExistingFileError, PartError: nothing is changed then.
     """
     path, folder = Path(path), part_folder(path)
-    if not path.exists():
-        # With parts beside it, a meta file alone is left of an assembly that ended between two renamings.
-        meta_path(path).unlink(missing_ok=True)
 
     def networks(parts: list[Part]) -> Iterator[StoredNetwork]:
         for part in parts:
@@ -135,5 +131,10 @@ def assemble(path: str | os.PathLike, splits: Mapping[str, list[Part]], report: 
             report(part)
 
     attributes = {"generator_version": GENERATOR_VERSION}
-    write_file(path, {split: networks(parts) for split, parts in splits.items()}, attributes)
-    shutil.rmtree(folder)
+    write_again(path, {split: networks(parts) for split, parts in splits.items()}, attributes)
+    for part in (part for parts in splits.values() for part in parts):
+        part_path(folder, part).unlink(missing_ok=True)
+    for left in folder.glob(".v*.npz.*.new"):  # of processes that were killed
+        shutil.rmtree(left, ignore_errors=True)
+    with contextlib.suppress(OSError):  # there is something else in it
+        folder.rmdir()

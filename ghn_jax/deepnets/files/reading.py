@@ -11,23 +11,29 @@ every node of the architecture's own graph.  `StoredSplit.arrays` gives what is 
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ghn_jax import files
 from ghn_jax.deepnets.files.matching import MismatchError, match_nodes
 from ghn_jax.deepnets.files.meta_file import MetaError, MetaFile
 from ghn_jax.deepnets.files.nodes import NamedNode, UnknownIdError, matching_rows, node_labels, spelled_out
 from ghn_jax.deepnets.sampler import SPLITS
 from ghn_jax.errors import GHNError, extra
+from ghn_jax.fields import shown
 from ghn_jax.graphs.graph import Graph
 from ghn_jax.networks.architecture import CIFAR10, Architecture, ArchitectureError, Task, from_json
 from ghn_jax.networks.program_graph import build_graph
 
 with extra("deepnets"):
     import h5py
+
+_HDF5_ERRORS = (AttributeError, KeyError, MemoryError, OSError, RuntimeError, TypeError)
+"""What h5py raises where it cannot read something.  (ValueError is the base of our own.)"""
 
 TITLE = "DeepNets-1M"
 """Attribute `title` of the files."""
@@ -37,6 +43,12 @@ FORMAT_VERSION = 1
 
 EVAL_SPLITS = ("val", "test", "wide", "deep", "dense", "bnfree")
 """Splits that share the file "deepnets1m_eval.hdf5"."""
+
+
+MOST_NODES = 4096
+"""Of a graph; the largest of DeepNets-1M has less than a thousand."""
+
+_MOST_BYTES = 1 << 40
 
 
 class DeepNetsFileError(GHNError):
@@ -82,17 +94,23 @@ class DeepNetsFile:
             raise DeepNetsFileError(str(error)) from error
         file = self.open()
         self._check_title(file)
-        missing = [split for split in self.meta.splits if split not in file]
+        missing = [split for split in self.meta.splits if _member(file, split, h5py.Group) is None]
         if missing:
             raise DeepNetsFileError(f"{self.path} has no split {missing[0]!r}, but {self.meta.path} has")
 
     def _check_title(self, file: h5py.File) -> None:
         """Raises DeepNetsFileError unless this is a file of DeepNets-1M that can be read here."""
-        title, version = file.attrs.get("title"), file.attrs.get("format_version", FORMAT_VERSION)
-        if title != TITLE:
-            raise DeepNetsFileError(f"{self.path} has the title {title!r}, expected {TITLE!r}")
-        if version != FORMAT_VERSION:
-            raise DeepNetsFileError(f"{self.path} has format version {version}, expected {FORMAT_VERSION}")
+        try:
+            title, version = file.attrs.get("title"), file.attrs.get("format_version", FORMAT_VERSION)
+        except _HDF5_ERRORS as error:
+            raise DeepNetsFileError(f"{self.path}: its attributes cannot be read: {error}") from error
+        title = title.decode(errors="replace") if isinstance(title, bytes) else title
+        if not isinstance(title, str) or title != TITLE:
+            raise DeepNetsFileError(f"{self.path} has the title {shown(title)}, expected {TITLE!r}")
+        if not isinstance(version, (int, np.integer)) or version != FORMAT_VERSION:
+            raise DeepNetsFileError(
+                f"{self.path} has format version {version if isinstance(version, np.integer) else shown(version)}, expected {FORMAT_VERSION}"
+            )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -108,8 +126,9 @@ class DeepNetsFile:
         """The HDF5 file, opened in this process."""
         if self._file is None or self._process != os.getpid():
             try:
+                files.open_regular(self.path, _MOST_BYTES).close()
                 self._file, self._process = h5py.File(self.path, "r"), os.getpid()
-            except OSError as error:
+            except _HDF5_ERRORS as error:
                 raise DeepNetsFileError(f"{self.path} cannot be read: {error}") from error
         return self._file
 
@@ -169,17 +188,22 @@ class StoredSplit:
         """What is stored of a graph, as it is stored."""
         place = f"{self.file.path}: {self.name}/{index}"
         expected = self.entry(index).get("num_nodes")
-        try:
-            group: Any = self.file.open()[f"{self.name}/{index}"]
-            stored = StoredArrays(group["adj"][()], group["nodes"][()])
-        except (KeyError, OSError, RuntimeError) as error:
-            raise DeepNetsFileError(f"{place} cannot be read: {error}") from error
-        count = len(stored.nodes)
-        if stored.adj.shape != (count, count) or stored.nodes.shape != (count, 3) or expected not in (None, count):
+        split = _member(self.file.open(), self.name, h5py.Group)
+        group = None if split is None else _member(split, str(index), h5py.Group)
+        if group is None:
+            raise DeepNetsFileError(f"{place} cannot be read: there is no such group")
+        adj, nodes = (_array_of(group, name, place) for name in ("adj", "nodes"))
+        count = nodes.shape[0] if nodes.shape else 0
+        wrong = adj.shape != (count, count) or nodes.shape != (count, 3)
+        if wrong or not 1 <= count <= MOST_NODES or (expected is not None and shown(expected) != str(count)):
             raise DeepNetsFileError(
-                f"{place} has arrays of shapes {stored.adj.shape} and {stored.nodes.shape}, expected {expected} nodes"
+                f"{place} has arrays of shapes {adj.shape} and {nodes.shape}, expected {shown(expected)} nodes, and at "
+                f"most {MOST_NODES:,}"
             )
-        return stored
+        try:
+            return StoredArrays(adj[()], nodes[()])
+        except _HDF5_ERRORS as error:
+            raise DeepNetsFileError(f"{place} cannot be read: {error}") from error
 
     def named_nodes(self, index: int) -> list[NamedNode]:
         """The stored rows of nodes with names for their ids, in the order they are stored."""
@@ -210,6 +234,39 @@ class StoredSplit:
             raise DeepNetsFileError(
                 f"{self.file.path}: {self.name}/{index}: {meta.path} does not name the ids of node {error.node}"
             ) from None
+
+
+def _member(group: Any, name: str, kind: type) -> Any:
+    """What a group has under a name, None if there is nothing, or something of another kind or of another file."""
+    try:
+        if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+            return None
+        found = group[name]
+    except _HDF5_ERRORS:
+        return None
+    return found if isinstance(found, kind) else None
+
+
+def _array_of(group: Any, name: str, place: str) -> Any:
+    """The array of a group, not read yet, whose numbers are in this file and not larger than it.
+
+    Raises:
+      DeepNetsFileError: it is none.
+    """
+    found = _member(group, name, h5py.Dataset)
+    try:
+        if found is None or found.dtype.kind != "u" or found.dtype.itemsize > 2 or found.ndim != 2:
+            kind = "no array" if found is None else f"{found.dtype} {found.shape}"
+            raise DeepNetsFileError(f"{place}/{name} is {kind}, expected a matrix of uint8 or uint16")
+        if found.is_virtual or found.external:
+            raise DeepNetsFileError(f"{place}/{name} has its numbers in another file")
+        if found.size and not found.id.get_storage_size():
+            raise DeepNetsFileError(f"{place}/{name} has the shape {found.shape}, but no numbers were written")
+        if math.prod(found.chunks or ()) > 4 * MOST_NODES**2:
+            raise DeepNetsFileError(f"{place}/{name} is stored in pieces of {found.chunks}")
+    except _HDF5_ERRORS as error:
+        raise DeepNetsFileError(f"{place}/{name} cannot be read: {error}") from error
+    return found
 
 
 def reordered(graph: Graph, order: np.ndarray) -> Graph:

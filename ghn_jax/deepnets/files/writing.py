@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 import zlib
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from ghn_jax import files
 from ghn_jax.deepnets.files.nodes import NamedNode, named_nodes
 from ghn_jax.deepnets.files.reading import FORMAT_VERSION, TITLE, meta_path
 from ghn_jax.deepnets.sampler import LARGE_FORM, sample_program
@@ -88,9 +90,34 @@ def write_file(
       ExistingFileError: one of them exists.
     """
     refuse_existing(path)
-    path, meta = Path(path), meta_path(path)
-    temporary, temporary_meta = (p.with_name(f"{p.name}.new") for p in (path, meta))
-    try:
+    _write(Path(path), meta_path(path), splits, attributes, names)
+
+
+def write_again(
+    path: str | os.PathLike,
+    splits: Mapping[str, Iterable[StoredNetwork]],
+    attributes: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes like `write_file`, but beside a meta file that is there already, if that has the same content.
+
+    Such a one is left of a process that ended between two renamings.
+
+    Raises:
+      ExistingFileError: the HDF5 file exists, or a meta file with other content.
+    """
+    if Path(path).exists():
+        refuse_existing(path)
+    _write(Path(path), meta_path(path), splits, attributes, None)
+
+
+def _write(
+    path: Path,
+    meta: Path,
+    splits: Mapping[str, Iterable[StoredNetwork]],
+    attributes: Mapping[str, Any] | None,
+    names: Mapping[str, tuple[Mapping[int, str], Mapping[int, str]]] | None,
+) -> None:
+    with files.replacing(path, refuse_existing=True) as temporary, files.replacing(meta) as temporary_meta:
         with h5py.File(temporary, "w") as file, open(temporary_meta, "w") as text:
             file.attrs.update({"title": TITLE, "format_version": FORMAT_VERSION, **(attributes or {})})
             text.write("{")
@@ -99,11 +126,8 @@ def write_file(
                 primitives, operations = (names or {}).get(split, ({}, {}))
                 _write_split(file.create_group(split), text, networks, _Ids(primitives), _Ids(operations))
             text.write("}\n")
-        temporary_meta.rename(meta)
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        temporary_meta.unlink(missing_ok=True)
+        if meta.exists() and not filecmp.cmp(meta, temporary_meta, shallow=False):
+            refuse_existing(path)
 
 
 def _write_split(

@@ -6,14 +6,21 @@ crash the process.  Stand-ins take the state, check it, and make the array from 
 
 from __future__ import annotations
 
+import io
 import math
+import os
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ghn_jax import files
 from ghn_jax.images.errors import ImageError
+
+MOST_BYTES = 1 << 28
+"""Of a batch; the largest, of CIFAR-100, has 155 million."""
 
 
 class _DType:
@@ -39,6 +46,8 @@ class _Array:
         _, shape, dtype, fortran_order, content = state
         if not isinstance(dtype, _DType) or not isinstance(content, bytes):
             raise pickle.UnpicklingError("an array without its dtype or its bytes")
+        if type(shape) is not tuple or any(type(size) is not int for size in shape) or len(shape) > 8:
+            raise pickle.UnpicklingError("an array without a shape")
         if len(content) != math.prod(shape):
             raise pickle.UnpicklingError(f"an array of shape {shape} with {len(content)} bytes")
         self.array = np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran_order else "C")
@@ -66,7 +75,9 @@ _UNPICKLING_ERRORS = (
     EOFError,
     LookupError,
     MemoryError,
+    OSError,
     OverflowError,
+    RecursionError,
     TypeError,
     ValueError,
 )
@@ -79,6 +90,19 @@ class _ArrayUnpickler(pickle.Unpickler):
         return _STAND_INS[module, name]
 
 
+def _check_memo(content: bytes) -> None:
+    """Checks that no instruction asks for a place in the unpickler's memory far beyond those before it.
+
+    Raises:
+      ValueError: one does, or the bytes are no pickle.
+    """
+    instructions = 0
+    for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
+        instructions += 1
+        if "PUT" in opcode.name and isinstance(argument, int) and argument > 2 * instructions + 1000:
+            raise ValueError(f"instruction {instructions} asks for place {argument} of its memory")
+
+
 def read_python_batch(path: Path) -> dict[str, Any]:
     """The dictionary in a pickle of plain values and arrays of unsigned bytes; keys of bytes become strings.
 
@@ -86,8 +110,10 @@ def read_python_batch(path: Path) -> dict[str, Any]:
       ImageError: a truncated or foreign file, naming it and its size, or one that asks for anything else.
     """
     try:
-        with path.open("rb") as file:
-            batch = _ArrayUnpickler(file, encoding="bytes").load()
+        content = files.read_regular(path, MOST_BYTES)
+        _check_memo(content)
+        # From memory: of a file, the unpickler would make room for whatever the pickle says is coming.
+        batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         if not isinstance(batch, dict):
             raise pickle.UnpicklingError(f"holds a {type(batch).__name__}: expected a dictionary")
         return {
@@ -96,5 +122,5 @@ def read_python_batch(path: Path) -> dict[str, Any]:
         }
     except _UNPICKLING_ERRORS as error:
         raise ImageError(
-            f"{path} ({path.stat().st_size} bytes) is not a pickled CIFAR batch, or is truncated: {error}"
+            f"{path} ({os.stat(path).st_size} bytes) is not a pickled CIFAR batch, or is truncated: {error}"
         ) from error

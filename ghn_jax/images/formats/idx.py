@@ -7,6 +7,7 @@ then the elements.  Source: http://yann.lecun.com/exdb/mnist/.
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import struct
 import zlib
@@ -14,7 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
+from ghn_jax import files
 from ghn_jax.images.errors import ImageError
+
+MOST_BYTES = 1 << 28
+"""Of a file, and of what it unpacks to; five times as many as Fashion-MNIST has."""
 
 _GZIP = b"\x1f\x8b"
 
@@ -25,11 +30,18 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     Raises:
       ImageError: the file is no such array, or not of the size that it says itself.
     """
-    content = path.read_bytes()
+    try:
+        content = files.read_regular(path, MOST_BYTES)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error}") from error
     if content.startswith(_GZIP):
         try:
-            content = gzip.decompress(content)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            with gzip.open(io.BytesIO(content)) as unpacked:
+                # No more than the array has by its own header, and a byte that should not be there.
+                start = unpacked.read(4 + 4 * axes)
+                shape = struct.unpack_from(f">{axes}I", start, 4) if len(start) == 4 + 4 * axes else ()
+                content = start + unpacked.read(min(math.prod(shape), MOST_BYTES) + 1)
+        except (OSError, EOFError, zlib.error) as error:
             raise ImageError(f"{path}: damaged gzip file of {len(content)} bytes ({error})") from error
     start = 4 + 4 * axes
     magic = bytes([0, 0, 8, axes])

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ghn_jax import files
 from ghn_jax.images.errors import ImageError
-from ghn_jax.images.photos import Photos
+from ghn_jax.images.photos import MOST_FILE_BYTES, Photos
 from ghn_jax.images.split import Split
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
-"""Of image files, in small or capital letters; other files are left alone."""
+"""Of image files, in small or capital letters; other files, and hidden ones as macOS writes, are left alone."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,8 +26,7 @@ class Files:
     paths: np.ndarray
 
     def read(self, number: int) -> bytes:
-        with open(self.name(number), "rb") as file:
-            return file.read()
+        return files.read_regular(self.name(number), MOST_FILE_BYTES)
 
     def name(self, number: int) -> str:
         return os.path.join(self.root, os.fsdecode(self.paths[number]))
@@ -38,10 +38,26 @@ def classes_of(root: Path) -> list[str]:
     Raises:
       ImageError: there are none.
     """
-    names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in _visible(root) if _is_folder(entry))
     if not names:
         raise ImageError(f"{root} has no folders: expected one for each class, such as n01440764, with its images")
     return names
+
+
+def _visible(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder that are not hidden.  Raises ImageError if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not entry.name.startswith(".")]
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be read: {error}") from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
 
 
 def read_tree(root: Path, classes: list[str]) -> Split:
@@ -50,21 +66,21 @@ def read_tree(root: Path, classes: list[str]) -> Split:
     Raises:
       ImageError: folders of other classes, or a folder without images.
     """
-    found = classes_of(root)
-    if found != classes:
-        missing, more = sorted(set(classes) - set(found)), sorted(set(found) - set(classes))
+    there = classes_of(root)
+    if there != classes:
+        missing, more = sorted(set(classes) - set(there)), sorted(set(there) - set(classes))
         raise ImageError(
-            f"{root} has {len(found)} class folders, expected {len(classes)}: "
+            f"{root} has {len(there)} class folders, expected {len(classes)}: "
             f"missing {', '.join(missing[:3]) or 'none'}, unexpected {', '.join(more[:3]) or 'none'}"
             + (" ..." if max(len(missing), len(more)) > 3 else "")
         )
     paths: list[bytes] = []
     counts = []
     for name in tqdm(classes, desc=f"listing {root.name}", unit="class", leave=False, delay=2):
-        files = sorted(e.name for e in os.scandir(root / name) if e.name.lower().endswith(SUFFIXES))
-        if not files:
+        found = sorted(e.name for e in _visible(root / name) if e.name.lower().endswith(SUFFIXES))
+        if not found:
             raise ImageError(f"{root / name} has no images: expected files ending in {', '.join(SUFFIXES)}")
-        paths += [os.fsencode(os.path.join(name, file)) for file in files]
-        counts.append(len(files))
+        paths += [os.fsencode(os.path.join(name, file)) for file in found]
+        counts.append(len(found))
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     return Split(Photos(Files(root, np.array(paths)), np.arange(len(paths))), labels)

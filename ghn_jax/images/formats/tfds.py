@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from ghn_jax import files
+from ghn_jax.errors import extra
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.formats.tfrecord import read_index
 from ghn_jax.images.split import Split
@@ -21,7 +23,7 @@ from ghn_jax.images.split import Split
 
 def folders(data_dir: Path | None) -> list[Path]:
     """Where prepared data may be: `data_dir`, and $TFDS_DATA_DIR or else ~/tensorflow_datasets."""
-    default = Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    default = files.expand(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     return [default] if data_dir is None else [data_dir, default]
 
 
@@ -87,9 +89,13 @@ def read_lazily(folder: Path, part: str) -> Split:
 
 
 def _builder(folder: Path, part: str) -> Any:
-    import tensorflow_datasets as tfds  # its import takes seconds, and only prepared data needs it
+    with extra("tfds"):
+        import tensorflow_datasets as tfds  # its import takes seconds, and only prepared data needs it
 
-    builder = tfds.builder_from_directory(os.fspath(folder))
+    try:
+        builder = tfds.builder_from_directory(os.fspath(folder))
+    except Exception as error:  # it has no errors of its own for damaged descriptions
+        raise ImageError(f"{folder} is damaged, or was not prepared by TFDS: {error}") from error
     if part not in builder.info.splits:
         raise ImageError(f"{folder} has no split {part!r}: it has {', '.join(builder.info.splits) or 'none'}")
     return builder
@@ -109,7 +115,10 @@ def read_tfrecords(path: Path) -> Iterator[bytes]:
     Raises:
       ImageError: the file ends within a record.
     """
-    content = path.read_bytes()
+    try:
+        content = files.read_regular(path)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error}") from error
     position = 0
     while position < len(content):
         start = position + 12

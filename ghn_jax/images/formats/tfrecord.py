@@ -8,22 +8,26 @@ Source: https://protobuf.dev/programming-guides/encoding and TensorFlow's exampl
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
+from ghn_jax import files
 from ghn_jax.images.errors import ImageError
-from ghn_jax.images.photos import Photos
+from ghn_jax.images.photos import MOST_FILE_BYTES, Photos
 from ghn_jax.images.split import Split
 
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _HEADER, _CHECKSUM = 12, 4
+_MOST_BYTES = 1 << 40
+_MOST_NAME_BYTES = 1024
 _THREADS = 16
 """They wait for the disk, not for a processor."""
 
@@ -47,9 +51,9 @@ class Records:
     names: np.ndarray
 
     def read(self, number: int) -> bytes:
-        with open(self.paths[self.files[number]], "rb") as file:
+        with files.open_regular(self.paths[self.files[number]], _MOST_BYTES) as file:
             file.seek(self.starts[number])
-            return file.read(self.lengths[number])
+            return file.read(min(int(self.lengths[number]), MOST_FILE_BYTES))
 
     def name(self, number: int) -> str:
         path = self.paths[self.files[number]]
@@ -83,7 +87,7 @@ def read_index(paths: Sequence[Path]) -> Split:
         found = list(bar)
     if not any(found):
         raise ImageError(f"no images in {', '.join(map(str, paths)) or 'no files'}")
-    files = np.repeat(np.arange(len(paths), dtype=np.int32), [len(of_file) for of_file in found])
+    numbers = np.repeat(np.arange(len(paths), dtype=np.int32), [len(of_file) for of_file in found])
     starts, lengths, labels, names = (
         np.array(column, dtype)
         for column, dtype in zip(
@@ -93,7 +97,7 @@ def read_index(paths: Sequence[Path]) -> Split:
         )
     )
     order = np.lexsort((names, labels))
-    return Split(Photos(Records(tuple(paths), files, starts, lengths, names), order), labels[order])
+    return Split(Photos(Records(tuple(paths), numbers, starts, lengths, names), order), labels[order])
 
 
 def entries(path: Path) -> Iterator[Entry]:
@@ -102,7 +106,7 @@ def entries(path: Path) -> Iterator[Entry]:
     Raises:
       ImageError: as `read_index`.
     """
-    with open(path, "rb") as file:
+    with _opened(path) as file:
         cursor = _Cursor(file.fileno())
         while cursor.position < cursor.size:
             first = cursor.position
@@ -118,6 +122,16 @@ def entries(path: Path) -> Iterator[Entry]:
             except ValueError as error:
                 raise ImageError(f"{path}, record at byte {first}: {error}") from None
             cursor.position = end + _CHECKSUM
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        file = files.open_regular(path, _MOST_BYTES)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error}") from error
+    with file:
+        yield file
 
 
 class _Cursor:
@@ -200,6 +214,8 @@ def _entry(cursor: _Cursor, end: int) -> Entry:
                 elif key == b"label":
                     label = _first_number(cursor, value.stop)
                 elif key == b"file_name" and (place := _first_bytes(cursor, value.stop)) is not None:
+                    if len(place) > _MOST_NAME_BYTES:
+                        raise ValueError(f"a file name of {len(place):,} bytes")
                     name = cursor.take(len(place))
     for what, found in (("image", image), ("label", label), ("file_name", name)):
         if found is None:
