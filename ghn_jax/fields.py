@@ -28,6 +28,8 @@ _SHOWN.maxlevel = 4
 
 def shown(value: Any) -> str:
     """A value for a message, however large it is; `repr` refuses integers of many digits."""
+    if type(value).__module__ == "numpy" and getattr(value, "ndim", None) == 0:
+        value = value.item()
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 128:
         return f"an integer of {value.bit_length()} bits"
     try:

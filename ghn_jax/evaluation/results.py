@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ghn_jax import files
 from ghn_jax.errors import extra
 
 
@@ -74,10 +75,9 @@ def write_json(path: str | os.PathLike, results: Sequence[Result], about: Mappin
         **{field: summary([getattr(r, field) for r in results]) for field in _measures(results)},
         "architectures": [dataclasses.asdict(r) for r in results],
     }
-    temporary = path.with_name(path.name + ".new")
     text = json.dumps(fields, indent=2, allow_nan=True)
-    temporary.write_text(text.replace("NaN", "null") + "\n")
-    temporary.replace(path)
+    with files.replacing(path) as temporary:
+        temporary.write_text(text.replace("NaN", "null") + "\n")
 
 
 def plot(path: str | os.PathLike, results: Sequence[Result], title: str) -> None:

@@ -91,4 +91,4 @@ def _stays(line: bytes, step: int) -> bool:
     if row is None:
         return False
     number = row.get("step")
-    return type(number) not in (int, float) or number <= step
+    return not isinstance(number, (int, float)) or isinstance(number, bool) or number <= step

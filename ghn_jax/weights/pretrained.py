@@ -199,6 +199,22 @@ def _array(zipped: zipfile.ZipFile, name: str, expected: tuple[int, ...] | None)
     return jnp.asarray(values, jnp.float32)
 
 
+def any_array(zipped: zipfile.ZipFile, name: str) -> np.ndarray:
+    """An array of numbers of any shape and type.
+
+    Raises:
+      CheckpointError: the entry is no such array, or damaged.
+    """
+    stored = io.BytesIO(archive.read(zipped, name, zipped.getinfo(name).file_size))
+    try:
+        shape, fortran_order, dtype = _header(stored)
+        if dtype.kind not in "biuf":
+            raise ValueError(f"it is of type {dtype}, expected numbers")
+        return np.frombuffer(stored.read(), dtype).reshape(shape, order="F" if fortran_order else "C")
+    except ValueError as error:
+        raise CheckpointError(f"{zipped.filename}: array {name[:80]!r} is damaged: {error}") from error
+
+
 def _header(stored: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Shape, order and type of an array in NumPy's format.
 

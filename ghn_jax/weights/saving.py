@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,11 +22,12 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
+from ghn_jax import files
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import Graph, Tensor
 from ghn_jax.graphs.torch_layout import from_torch, to_torch
-from ghn_jax.weights import archive, hypernetwork_file, safetensors_file, torch_file
+from ghn_jax.weights import archive, hypernetwork_file, pretrained, safetensors_file, torch_file
 from ghn_jax.weights.checkpoint import CheckpointError
 from ghn_jax.weights.torch_pickle import Stored
 
@@ -37,9 +36,10 @@ ENDINGS = (".safetensors", ".npz", ".pt", ".pth")
 _TORCH = (".pt", ".pth")
 
 _ORBAX_MARK = "_CHECKPOINT_METADATA"
-"""A file that every folder of Orbax has; no other folder is ever replaced."""
+"""A file that every folder of Orbax has."""
 
-_LARGEST_ARRAY_BYTES = 1 << 36
+_MOST_COMPRESSED = 50
+"""Times that a file of parameters may be smaller than they are: random numbers hardly shrink."""
 
 
 def save(
@@ -254,15 +254,11 @@ def _read(path: Path, layout: str) -> dict[str, np.ndarray]:
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
-    arrays = {}
     with archive.opened(path) as zipped:
-        for name in zipped.namelist():
-            with zipped.open(name) as file:
-                try:
-                    arrays[name.removesuffix(".npy")] = np.lib.format.read_array(file, allow_pickle=False)
-                except (ValueError, EOFError, OSError, MemoryError, SyntaxError, zipfile.BadZipFile) as error:
-                    raise CheckpointError(f"{path}: array {name[:80]!r} is damaged: {error}") from error
-    return arrays
+        claimed, found = sum(info.file_size for info in zipped.infolist()), os.path.getsize(path)
+        if claimed > _MOST_COMPRESSED * found + (1 << 24):
+            raise CheckpointError(f"{path} has {found:,} bytes, which claim to unpack to {claimed:,}")
+        return {name.removesuffix(".npy"): pretrained.any_array(zipped, name) for name in zipped.namelist()}
 
 
 def _read_orbax(path: Path) -> dict[str, np.ndarray]:
@@ -287,17 +283,11 @@ def _complete(path: Path, overwrite: bool) -> Iterator[Path]:
       CheckpointError: there is something that may not be replaced, or the system cannot write.
     """
     _refuse(path, overwrite)
-    final = path.absolute()
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        # Orbax leaves a folder of its own beside what it could not write.
-        with tempfile.TemporaryDirectory(prefix=f".{final.name[:100]}.", suffix=".new", dir=final.parent) as folder:
-            temporary = Path(folder) / final.name
+        with files.replacing(path, refuse_existing=not overwrite) as temporary:
             yield temporary
-            _refuse(path, overwrite)  # once more: writing may have taken long
-            if final.is_dir():
-                final.rename(Path(folder) / f"{final.name}.before")
-            temporary.rename(final)
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from None
     except GHNError:
         raise
     except (OSError, RuntimeError, ValueError) as error:  # TensorStore and Orbax wrap what the system said
@@ -311,8 +301,7 @@ def _refuse(path: Path, overwrite: bool) -> None:
         return
     if not overwrite:
         raise CheckpointError(f"{path} exists: overwrite=True replaces it")
-    folder = not path.suffix
-    if folder and not (path / _ORBAX_MARK).is_file():
-        raise CheckpointError(f"{path} exists and is no folder of Orbax: it stays as it is")
-    if not folder and not path.is_file():
-        raise CheckpointError(f"{path} exists and is no file: it stays as it is")
+    try:
+        files.refuse_to_replace(path)
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from None

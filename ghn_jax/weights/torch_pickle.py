@@ -40,6 +40,8 @@ _DICTIONARY = "collections OrderedDict"
 _STORAGE_NAMES = {f"torch {name}": name for name in STORAGES}
 _KNOWN = {_TENSOR, _PARAMETER, _DICTIONARY, *_STORAGE_NAMES}
 
+_INSTRUCTIONS = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
+
 _MOST_AXES = 16
 _MOST_BITS = 63
 
@@ -119,7 +121,7 @@ class _Machine:
         """
         stream = io.BytesIO(pickled)
         while (code := stream.read(1)) != b".":
-            known = pickletools.code2op.get(code.decode("latin1"))
+            known = _INSTRUCTIONS.get(code)
             if known is None:
                 place = stream.tell() - len(code)
                 raise self._error(f"at byte {place}, {code!r} is no instruction" if code else "it ends without a STOP")

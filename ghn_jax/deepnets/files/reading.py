@@ -108,9 +108,7 @@ class DeepNetsFile:
         if not isinstance(title, str) or title != TITLE:
             raise DeepNetsFileError(f"{self.path} has the title {shown(title)}, expected {TITLE!r}")
         if not isinstance(version, (int, np.integer)) or version != FORMAT_VERSION:
-            raise DeepNetsFileError(
-                f"{self.path} has format version {version if isinstance(version, np.integer) else shown(version)}, expected {FORMAT_VERSION}"
-            )
+            raise DeepNetsFileError(f"{self.path} has format version {shown(version)}, expected {FORMAT_VERSION}")
 
     @property
     def splits(self) -> tuple[str, ...]:
