@@ -11,6 +11,7 @@ import itertools
 import jax
 import numpy as np
 
+from ghn_jax.cli.common import make_parser
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.training.config import TrainConfig
@@ -32,6 +33,7 @@ def in_order(costs: list[int], devices: int) -> list[list[int]]:
 
 
 def main():
+    make_parser(__doc__ or "").parse_args()
     config = TrainConfig(meta_batch=1, fixed_width=32)
     stream = (drawn.targets[0].program.multiply_adds for drawn in meta_batches(config, CIFAR10))
     costs = list(itertools.islice(stream, 800))

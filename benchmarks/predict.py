@@ -12,6 +12,7 @@ import time
 
 import jax
 
+from ghn_jax.cli.common import make_parser
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.ghn.config import ghn2
 from ghn_jax.ghn.model import GHN
@@ -35,6 +36,7 @@ def measure(architecture, ghn):
 
 
 def main():
+    make_parser(__doc__ or "").parse_args()
     with counted() as compilations:
         report(compilations)
 

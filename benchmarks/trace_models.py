@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 import ghn_jax
+from ghn_jax.cli.common import make_parser
 from ghn_jax.prediction.predict import warm_up
 from ghn_jax.weights import pretrained
 
@@ -62,6 +63,7 @@ def timed(function, *args):
 
 
 def main():
+    make_parser(__doc__ or "").parse_args()
     warm_up(pretrained.load())
     print("| model | parameters | predicted | of kinds seen in training | nodes | graph: first, again | prediction |")
     print("|---|---|---|---|---|---|---|")

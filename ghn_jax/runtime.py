@@ -12,11 +12,53 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-from jax._src import compilation_cache
+from jax._src import compilation_cache, xla_bridge
 from jax._src.compilation_cache_interface import CacheInterface
+
+from ghn_jax.errors import GHNError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _EVENT = "/jax/core/compile/backend_compile_duration"
+
+
+class ForkError(GHNError, RuntimeError):
+    """JAX was used before this process was forked: its threads are not there, and a computation would never end."""
+
+
+@contextlib.contextmanager
+def own_settings() -> Iterator[None]:
+    """Within the context JAX computes as this package means it, however strict the settings of its user are."""
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        jax.transfer_guard("allow"),
+    ):
+        yield
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked
+    _forked = xla_bridge.backends_are_initialized()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def check_not_forked() -> None:
+    """Checks that this process can use JAX.
+
+    Raises:
+      ForkError: it was forked from one that had begun to use it.
+    """
+    if _forked:
+        raise ForkError(
+            "this process was forked from one that had used JAX, whose threads it does not have: start processes with "
+            "multiprocessing.get_context('spawn')"
+        )
 
 
 def use_compilation_cache() -> None:
@@ -32,7 +74,7 @@ def use_compilation_cache() -> None:
         folder = home / "ghn_jax" / "xla"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # the latter if there is no home
-        say(f"no compiled programs are kept: {error}")
+        _say_once(f"no compiled programs are kept: {error}")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -95,6 +137,15 @@ class _Entries(CacheInterface):
 
 def _checksum(value: bytes) -> bytes:
     return zlib.crc32(value, 1).to_bytes(4, "little")  # from 1, so that zeros are no entry
+
+
+_said: set[str] = set()
+
+
+def _say_once(text: str) -> None:
+    if text not in _said:
+        _said.add(text)
+        say(text)
 
 
 def say(text: str) -> None:

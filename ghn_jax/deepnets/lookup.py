@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
+from ghn_jax import files
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, AnyArchitecture, ArchitectureError, from_json, named
 
 HELP = f"an index of the split, a JSON file, or {', '.join(NAMED_ARCHITECTURES)}; or split/index, as test/7"
 """What an option that takes an architecture accepts."""
+
+
+_MOST_BYTES = 1 << 20
 
 
 class FoundArchitecture(NamedTuple):
@@ -55,9 +58,9 @@ def find_architecture(text: str, split: str = "val", large_images: bool = False)
 
 def _read(path: Path) -> AnyArchitecture:
     try:
-        fields = json.loads(path.read_text())
+        fields = files.parse_json(files.read_regular(path, _MOST_BYTES))
     except OSError as error:
-        raise ArchitectureError(f"{path} cannot be read: {error.strerror}") from error
+        raise ArchitectureError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:
         raise ArchitectureError(f"{path} is no JSON: {error}") from error
     if not isinstance(fields, dict):

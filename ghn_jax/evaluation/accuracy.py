@@ -17,9 +17,10 @@ from ghn_jax import images
 from ghn_jax.evaluation.results import Result
 from ghn_jax.execution import operations, whole
 from ghn_jax.execution.compiling import Programs
-from ghn_jax.execution.operations import Given, Plan
+from ghn_jax.execution.operations import ExecutionError, Given, Plan
+from ghn_jax.fields import Maybe, Whole, taken
 from ghn_jax.ghn.model import GHN
-from ghn_jax.images import Dataset, Split, eval_batches, in_memory
+from ghn_jax.images import Dataset, ImageError, Split, eval_batches, in_memory
 from ghn_jax.networks.architecture import AnyArchitecture
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.lowering import lower
@@ -119,7 +120,8 @@ def measure_accuracy(
       data_dir: where the data set's files are; None looks in the usual places.
 
     Raises:
-      ImageError: the data set is not there; the message says where to get it.
+      ImageError: the data set is not there; the message says where to get it.  Or a number of images that is none.
+      ExecutionError: parameters that are not finite.
 
     >>> edges = (('conv_1x1', 0), ('none', 1))
     >>> cell = ghn_jax.Genotype(edges, (2,), edges, (2,))
@@ -129,6 +131,10 @@ def measure_accuracy(
     True
     """
     data = images.load(dataset, data_dir)
+    num_images = taken(num_images, Maybe(Whole(1, 1 << 53)), ImageError, "num_images")
+    for name, values in params.items():
+        if not np.isfinite(values).all():
+            raise ExecutionError(f"parameter {name!r} has values that are not finite")
     return accuracy(as_a_whole(lower(architecture, data.task), params), data.test, data, num_images)
 
 

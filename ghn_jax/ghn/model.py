@@ -7,6 +7,7 @@ from typing import Any
 
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.hypernetwork import init_params
+from ghn_jax.runtime import own_settings
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -28,4 +29,5 @@ class GHN:
     @classmethod
     def init(cls, config: HypernetConfig, seed: int) -> GHN:
         """A hypernetwork with random weights, distributed as in the original."""
-        return cls(config, init_params(config, seed))
+        with own_settings():
+            return cls(config, init_params(config, seed))

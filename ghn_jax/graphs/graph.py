@@ -42,6 +42,13 @@ LONGEST_PATH = 250
 """Longest path whose length a graph stores, as the published files do."""
 
 
+LARGEST_SIZE = (1 << 31) - 1
+"""Of an axis of a tensor, as compiled code sees it."""
+
+MOST_NODES = 1 << 13
+"""Of a graph whose shortest paths are computed; several times what a hypernetwork takes."""
+
+
 class GraphError(GHNError):
     """A graph that is cyclic, disconnected or too large.
 
@@ -158,16 +165,18 @@ def shortest_paths(edges: Sequence[tuple[int, int]], num_nodes: int, cutoff: int
     """Lengths of the shortest directed paths, int32 `[num_nodes, num_nodes]`; 0 where there is none up to `cutoff`.
 
     Raises:
-      GraphError: an edge that does not lead from a lower to a higher node number, as in a cyclic graph.
+      GraphError: an edge that does not lead from a lower to a higher node number, as in a cyclic graph; or more nodes
+        than `MOST_NODES`.
     """
+    if num_nodes > MOST_NODES:
+        raise GraphError(f"a graph of {num_nodes:,} nodes is too large: expected at most {MOST_NODES:,} nodes")
     successors: list[list[int]] = [[] for _ in range(num_nodes)]
     for start, end in edges:
         if not 0 <= start < end < num_nodes:
             raise GraphError(f"edge {start} -> {end} of {num_nodes} nodes breaks the topological order (a cycle?)")
         successors[start].append(end)
     # Backwards through the order, a node is one step further from everything than the nearest of its successors.
-    unreachable = 2**14 if num_nodes < 2**14 else 2**30
-    distances = np.full((num_nodes, num_nodes), unreachable, np.int16 if num_nodes < 2**14 else np.int32)
+    distances = np.full((num_nodes, num_nodes), 2**14, np.int16)
     rows = list(distances)
     for node in range(num_nodes - 1, -1, -1):
         row = rows[node]

@@ -7,6 +7,9 @@ nodes: the number of edges follows from it.
 
 from __future__ import annotations
 
+import functools
+import math
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +17,8 @@ import jax
 import jraph
 import numpy as np
 
-from ghn_jax.graphs.graph import NODE_TYPES, Graph, GraphError
+from ghn_jax.fields import shown
+from ghn_jax.graphs.graph import LARGEST_SIZE, NODE_TYPES, Graph, GraphError, Role, Tensor
 
 NODE_BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2304)
 """Numbers of nodes that graphs are padded to."""
@@ -96,10 +100,19 @@ def stack(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
 
 
 def check_graph(graph: Graph) -> None:
-    """Raises `GraphError` unless the arrays of `graph` fit together and its nodes are in topological order."""
+    """Checks that the arrays of a graph are integers, fit together, and are in topological order.
+
+    Raises:
+      GraphError: naming what is not so.
+    """
     if not isinstance(graph, Graph):
         raise GraphError(f"expected a ghn_jax Graph, got {type(graph).__name__}")
-    count = graph.num_nodes
+    for field in ("node_types", "node_shapes", "distances"):
+        found = getattr(graph, field)
+        if not isinstance(found, (np.ndarray, jax.Array)) or found.dtype.kind not in "iu":
+            kind = getattr(found, "dtype", type(found).__name__)
+            raise GraphError(f"Graph.{field} is of type {kind}: expected an array of integers")
+    count = graph.num_nodes if graph.node_types.ndim == 1 else 0
     if count < 1:
         raise GraphError("a graph without nodes")
     for field, expected in (("node_shapes", (count, 4)), ("distances", (count, count))):
@@ -111,9 +124,45 @@ def check_graph(graph: Graph) -> None:
         raise GraphError(f"Graph.node_types lie in {types.min()}..{types.max()}: expected 0..{len(NODE_TYPES) - 1}")
     if np.min(graph.node_shapes) < 0 or np.min(graph.distances) < 0:
         raise GraphError("Graph.node_shapes and Graph.distances must not be negative")
+    if np.max(graph.node_shapes) > LARGEST_SIZE or np.max(graph.distances) > LARGEST_SIZE:
+        raise GraphError(f"Graph.node_shapes and Graph.distances: expected numbers up to {LARGEST_SIZE:,}")
     if np.any(np.tril(graph.distances)):
         end, start = np.argwhere(np.tril(graph.distances))[0]
         raise GraphError(f"Graph.distances leads from node {end} back to node {start}: expected topological order")
+    check_tensors(graph)
+
+
+def check_tensors(graph: Graph) -> None:
+    """Checks the tensors of a graph, and that there is memory for all of them.
+
+    Raises:
+      GraphError: naming the first that cannot be.
+    """
+    if not isinstance(graph.tensors, tuple):
+        raise GraphError(f"Graph.tensors is a {type(graph.tensors).__name__}: expected a tuple of Tensors")
     for tensor in graph.tensors:
-        if not 0 <= tensor.node < count:
-            raise GraphError(f"{tensor.name!r} belongs to node {tensor.node}: expected 0..{count - 1}")
+        if not isinstance(tensor, Tensor) or not isinstance(tensor.name, str) or not isinstance(tensor.role, Role):
+            raise GraphError(f"Graph.tensors has {shown(tensor)}: expected a Tensor with a name and a Role")
+        if not _is_size(tensor.node, 0, graph.num_nodes - 1):
+            raise GraphError(f"{tensor.name!r} belongs to node {tensor.node!r}: expected 0..{graph.num_nodes - 1}")
+        shape = tensor.shape
+        if not isinstance(shape, tuple) or not all(_is_size(size, 1, LARGEST_SIZE) for size in shape):
+            raise GraphError(f"{tensor.name!r} has shape {shown(shape)}: expected sizes from 1 to {LARGEST_SIZE:,}")
+    needed = 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors)
+    if needed > (memory := _memory()):
+        raise GraphError(
+            f"the parameters of this graph take {needed / 2**30:,.1f} GiB, this machine has {memory / 2**30:,.1f} GiB"
+        )
+
+
+def _is_size(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and low <= int(value) <= high
+
+
+@functools.cache
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):  # a system that does not say
+        return 1 << 40

@@ -12,22 +12,25 @@ import dataclasses
 import functools
 import math
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.fields import Flag, Whole, taken
+from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.fit import fit_into
 from ghn_jax.ghn.hypernetwork import Hypernetwork
 from ghn_jax.ghn.model import GHN
 from ghn_jax.ghn.rows import Placement, Rows, Table, request
 from ghn_jax.graphs import padding
-from ghn_jax.graphs.graph import Graph, GraphError, Role, Tensor
+from ghn_jax.graphs.graph import LARGEST_SIZE, Graph, GraphError, Role, Tensor
 from ghn_jax.graphs.tree import ParameterTree
 from ghn_jax.networks.platforms import accelerator
 from ghn_jax.prediction import on_device
+from ghn_jax.runtime import check_not_forked, own_settings
 from ghn_jax.weights import pretrained
 
 # Rows of a table decoded at a time.
@@ -36,10 +39,13 @@ _CHUNKS = {Table.DENSE: 64, Table.DEPTHWISE: 256, Table.VECTOR: 128, Table.CLASS
 # Arrays that begin at multiples of this many bytes become JAX arrays without a copy on the CPU.
 _ALIGNMENT = 64
 
+_SEEDS = Whole(-(1 << 63), (1 << 63) - 1)
+
 # Writing fewer elements than this is not worth a second thread.
 _ELEMENTS_PER_THREAD = 1 << 20
 
 
+@own_settings()
 def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, strict: bool = False) -> Any:
     """All parameters of the network that `graph` describes, computed on JAX's default device.
 
@@ -63,6 +69,8 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
       GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, class layers
         of another number of classes than the hypernetwork predicts (those of a traced model are then predicted as other
         layers), parameters that cannot be predicted (with `strict`) or of which no initial values are known.
+      ConfigError: weights of the hypernetwork that are not finite.
+      ForkError: this process was forked from one that has used JAX.
       CompilationError: the compiler of an accelerator fails (`ghn_jax.execution.compiling`).
 
     >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
@@ -72,6 +80,8 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
     """
     ghn = _chosen(ghn, "predict_params")
     padding.check_graph(graph)
+    seed = taken(seed, _SEEDS, GraphError, "seed")
+    strict = taken(strict, Flag(), GraphError, "strict")
     if graph.tree is not None:
         return _predict_tree(graph, graph.tree, ghn, seed, strict)
     names = [tensor.name for tensor in graph.tensors]
@@ -87,12 +97,28 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
 
 
 def _chosen(ghn: GHN | None, function: str) -> GHN:
-    """The hypernetwork given to a function, or the one in the package."""
+    """The hypernetwork given to a function, or the one in the package.
+
+    Raises:
+      ForkError: this process cannot use JAX.
+      ConfigError: its weights are not finite.
+    """
+    check_not_forked()
     if ghn is None:
         ghn = pretrained.load()
     if not isinstance(ghn, GHN):
         raise TypeError(f"{function} expected a GHN, got {type(ghn).__name__}")
+    if ghn not in _finite:
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(ghn.params):
+            if not np.isfinite(leaf).all():
+                name = jax.tree_util.keystr(keys, simple=True, separator="/")
+                raise ConfigError(f"array {name} of the hypernetwork has values that are not finite")
+        _finite.add(ghn)
     return ghn
+
+
+_finite: weakref.WeakSet[GHN] = weakref.WeakSet()
+"""Hypernetworks whose weights were looked at."""
 
 
 def _predict_tree(graph: Graph, tree: ParameterTree, ghn: GHN, seed: int, strict: bool) -> Any:
@@ -163,6 +189,7 @@ def _predict_into(buffers: list[np.ndarray], graph: Graph, ghn: GHN) -> None:
     _fit_all(buffers, graph.tensors, placements, decoded, ghn.config.weight_norm)
 
 
+@own_settings()
 def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Graph] = ()) -> None:
     """Compiles ahead what predictions on JAX's default device need, so that none of them has to wait.
 
@@ -184,6 +211,7 @@ def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Grap
     ghn = _chosen(ghn, "warm_up")
     for graph in graphs:
         padding.check_graph(graph)
+    max_nodes = taken(max_nodes, Whole(1, LARGEST_SIZE), GraphError, "max_nodes")
     largest = padding.bucket(max([max_nodes, *(graph.num_nodes for graph in graphs)]))
     buckets = [nodes for nodes in padding.NODE_BUCKETS if nodes <= largest]
     device = accelerator()
@@ -204,8 +232,10 @@ def _warm_up(ghn: GHN, buckets: Sequence[int]) -> None:
     _decode(ghn, embeddings, {table: Rows(one, one) for table in Table})
 
 
+@own_settings()
 def embed_nodes(graph: Graph, ghn: GHN) -> np.ndarray:
     """Embeddings of the nodes of `graph`, `[nodes, hid]`, for example to predict properties of networks from."""
+    check_not_forked()
     padded = padding.pad(graph, padding.bucket(graph.num_nodes), ghn.config.max_distance)
     embeddings = _compiled(ghn.config, "embed")(ghn.params, padding.stack([padded]))
     return np.asarray(embeddings)[0, : graph.num_nodes]
@@ -246,7 +276,10 @@ def _allocate(shapes: Sequence[tuple[int, ...]]) -> list[np.ndarray]:
     per_unit = _ALIGNMENT // np.dtype(np.float32).itemsize
     sizes = [math.prod(shape) for shape in shapes]
     starts = np.cumsum([0] + [-(-size // per_unit) * per_unit for size in sizes])
-    memory = np.empty(int(starts[-1]) + per_unit, np.float32)
+    try:
+        memory = np.empty(int(starts[-1]) + per_unit, np.float32)
+    except MemoryError as error:
+        raise GraphError(f"the parameters of this graph do not fit into memory: {error}") from error
     first = -(memory.ctypes.data // memory.itemsize) % per_unit
     return [
         memory[start : start + size].reshape(shape)

@@ -12,6 +12,9 @@ from typing import Any
 import ml_collections.config_dict
 from ml_collections import ConfigDict
 
+from ghn_jax import fields
+from ghn_jax.deepnets.sampler import SPLITS
+from ghn_jax.fields import Maybe, OneOf, Real, Several, Text, Whole
 from ghn_jax.ghn.config import RECIPES, ConfigError, HypernetConfig
 from ghn_jax.networks.architecture import Architecture, Task
 
@@ -104,31 +107,7 @@ class TrainConfig:
     val_minutes: float = 10.0
 
     def __post_init__(self):
-        def require(holds: bool, field: str, expected: str) -> None:
-            if not holds:
-                raise ConfigError(f"config.{field}={getattr(self, field)!r}: expected {expected}")
-
-        object.__setattr__(self, "decay_at", tuple(self.decay_at))
-        require(self.ghn in RECIPES, "ghn", " or ".join(RECIPES))
-        require(self.optimizer in OPTIMIZERS, "optimizer", " or ".join(OPTIMIZERS))
-        require(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES))
-        for field in ("steps", "batch_size", "meta_batch", "keep_checkpoints", "val_images"):
-            require(getattr(self, field) >= 1, field, "at least 1")
-        for field in ("seed", "val_networks"):
-            require(getattr(self, field) >= 0, field, "at least 0")
-        for field in ("learning_rate", "clip_norm", "checkpoint_minutes", "val_minutes"):
-            require(getattr(self, field) > 0, field, "a positive number")
-        for field in ("weight_decay", "norm_penalty"):
-            require(getattr(self, field) >= 0, field, "at least 0")
-        require(0 <= self.warm_up < 1, "warm_up", "a share of the run from 0 up to 1")
-        require(0 <= self.small_until <= 1, "small_until", "a share of the run from 0 to 1")
-        require(self.average is None or 0 < self.average < 1, "average", "a number between 0 and 1, or None")
-        require(0 <= self.label_smoothing < 1, "label_smoothing", "a number from 0 up to 1")
-        require(all(0 < share <= 1 for share in self.decay_at), "decay_at", "shares of the run between 0 and 1")
-        require(self.compute_dtype in ("float32", "bfloat16"), "compute_dtype", "'float32' or 'bfloat16'")
-        for field in ("max_multiply_adds", "fixed_width", "max_minutes", "network_clip_norm", "small_images"):
-            value = getattr(self, field)
-            require(value is None or value > 0, field, "a positive number or None")
+        fields.check(self, ConfigError, "config", **_RULES)
 
     def task_of_step(self, step: int, architecture: Architecture, task: Task) -> Task:
         """What a network of step number `step` is for: `task`, with smaller images if the run begins with those.
@@ -152,21 +131,59 @@ class TrainConfig:
         return RECIPES[self.ghn].make(task)
 
 
-def from_fields(fields: Mapping[str, Any]) -> TrainConfig:
+_SOME = Real(0, 1e30, with_low=False)
+_MINUTES = Real(0, 1e9, with_low=False)
+_RULES = {
+    "dataset": Text(),
+    "data_dir": Maybe(Text()),
+    "workdir": Text(),
+    "seed": Whole(0, (1 << 31) - 1),
+    "steps": Whole(1, 10**9),
+    "ghn": OneOf(*RECIPES),
+    "batch_size": Whole(1, 1 << 20),
+    "meta_batch": Whole(1, 1 << 16),
+    "optimizer": OneOf(*OPTIMIZERS),
+    "learning_rate": Real(0, 1000, with_low=False),
+    "schedule": OneOf(*SCHEDULES),
+    "decay_at": Several(Real(0, 1, with_low=False), 0, 64),
+    "warm_up": Real(0, 1, with_high=False),
+    "weight_decay": Real(0, 1000),
+    "average": Maybe(Real(0, 1, with_low=False, with_high=False)),
+    "norm_penalty": Real(0, 1000),
+    "clip_norm": _SOME,
+    "network_clip_norm": Maybe(_SOME),
+    "start": Text(),
+    "label_smoothing": Real(0, 1, with_high=False),
+    "small_images": Maybe(Whole(1, 1 << 13)),
+    "small_until": Real(0, 1),
+    "compute_dtype": OneOf("float32", "bfloat16"),
+    "max_multiply_adds": Maybe(Whole(1, 1 << 62)),
+    "fixed_width": Maybe(Whole(1, 1 << 14)),
+    "max_minutes": Maybe(_MINUTES),
+    "checkpoint_minutes": _MINUTES,
+    "keep_checkpoints": Whole(1, 1000),
+    "val_networks": Whole(0, SPLITS["val"].size),
+    "val_images": Whole(1, 1 << 40),
+    "val_minutes": _MINUTES,
+}
+"""What the fields of a `TrainConfig` may be."""
+
+
+def from_fields(given: Mapping[str, Any]) -> TrainConfig:
     """The run with these fields, for example of an `ml_collections.ConfigDict`.
 
     Raises:
       ConfigError: an unknown field (with the nearest known one) or a value that makes no run.
     """
     known = [field.name for field in dataclasses.fields(TrainConfig)]
-    for name in fields:
+    for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             raise ConfigError(f"config has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    return TrainConfig(**fields)
+    return TrainConfig(**given)
 
 
-def config_dict(**fields: Any) -> ConfigDict:
+def config_dict(**given: Any) -> ConfigDict:
     """A run for a file in `configs/`: these fields, and all others as `TrainConfig` has them.
 
     Every field is there, with its type, so that each can be given on the command line.
@@ -174,22 +191,22 @@ def config_dict(**fields: Any) -> ConfigDict:
     types = typing.get_type_hints(TrainConfig)
     known = ConfigDict()
     for field in dataclasses.fields(TrainConfig):
-        value = fields.pop(field.name, field.default)
+        value = given.pop(field.name, field.default)
         if value is None:
             kind = next(kind for kind in typing.get_args(types[field.name]) if kind is not type(None))
             value = ml_collections.config_dict.placeholder(kind)
         known[field.name] = value
-    if fields:
-        from_fields(fields)  # raises, naming the unknown one
+    if given:
+        from_fields(given)  # raises, naming the unknown one
     return known
 
 
 def differences(config: TrainConfig, stored: Mapping[str, Any]) -> list[str]:
     """How a configuration differs from the stored fields of another, in what `MAY_CHANGE` does not allow."""
-    fields = json.loads(json.dumps(dataclasses.asdict(config)))
-    names = sorted((fields.keys() | stored.keys()) - MAY_CHANGE)
+    now = json.loads(json.dumps(dataclasses.asdict(config)))
+    names = sorted((now.keys() | stored.keys()) - MAY_CHANGE)
     return [
-        f"{name} was {stored.get(name, 'not there')!r}, is {fields.get(name, 'not there')!r}"
+        f"{name} was {stored.get(name, 'not there')!r}, is {now.get(name, 'not there')!r}"
         for name in names
-        if name not in fields or name not in stored or fields[name] != stored[name]
+        if name not in now or name not in stored or now[name] != stored[name]
     ]

@@ -15,6 +15,7 @@ from flax import traverse_util
 from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
+from ghn_jax.runtime import own_settings
 from ghn_jax.weights import pretrained, safetensors_file
 from ghn_jax.weights.checkpoint import CheckpointError
 
@@ -49,6 +50,7 @@ def write(path: Path, ghn: GHN, provenance: Mapping[str, Any]) -> None:
     safetensors_file.write(path, arrays, {"format": "flax", _ABOUT: text})
 
 
+@own_settings()
 def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
     """A hypernetwork and its provenance, from a file ending in `.safetensors`.
 

@@ -27,6 +27,7 @@ from ghn_jax.errors import GHNError, extra
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import Graph, Tensor
 from ghn_jax.graphs.torch_layout import from_torch, to_torch
+from ghn_jax.runtime import own_settings
 from ghn_jax.weights import archive, hypernetwork_file, pretrained, safetensors_file, torch_file
 from ghn_jax.weights.checkpoint import CheckpointError
 from ghn_jax.weights.torch_pickle import Stored
@@ -98,6 +99,7 @@ def save(
     return path
 
 
+@own_settings()
 def load_params(path: str | os.PathLike[str], graph: Graph | None = None, *, layout: str = "jax") -> Any:
     """Parameters that `save` wrote.  Nothing that a file contains is run, and PyTorch is not needed.
 

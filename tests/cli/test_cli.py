@@ -98,7 +98,7 @@ def test_unknown_words_have_one_line():
         (["--config=setup.py"], "--config=setup.py: there is no such file"),
         (["--config=configs/smoke.py", "--config.stepz=3"], "config has no field 'stepz'; did you mean 'steps'?"),
         (["--config=configs/smoke.py", "--config.steps=x"], "flag --config.steps=x: invalid literal for int()"),
-        (["--config=configs/smoke.py", "--config.steps=0"], "config.steps=0: expected at least 1"),
+        (["--config=configs/smoke.py", "--config.steps=0"], "config.steps=0: expected an integer from 1"),
         (["--config=configs/smoke.py", "--steps=3"], "Unknown command line flag 'steps'"),
         (["--config=configs/smoke.py", "more"], "unknown arguments more"),
     ],

@@ -229,8 +229,8 @@ def test_a_run_with_all_of_it_goes_on_bit_for_bit(tmp_path, small_hypernetwork, 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"optimizer": "sgd"}, "optimizer='sgd': expected adam or adamw or muon"),
-        ({"schedule": "linear"}, "schedule='linear': expected steps or cosine"),
+        ({"optimizer": "sgd"}, "optimizer='sgd': expected 'adam' or 'adamw' or 'muon'"),
+        ({"schedule": "linear"}, "schedule='linear': expected 'steps' or 'cosine'"),
         ({"warm_up": 1.0}, "warm_up=1.0"),
         ({"average": 1.0}, "average=1.0"),
         ({"norm_penalty": -1.0}, "norm_penalty=-1.0"),

@@ -1,0 +1,126 @@
+"""Nothing is removed but what this package wrote, and only regular files are read."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ghn_jax
+from ghn_jax import files
+from ghn_jax.cli.main import main
+from ghn_jax.evaluation import json_lines
+from ghn_jax.files import FileError, replacing
+from ghn_jax.training.watch import rewind
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.rglob("*") if path.is_file() and path.name != files.MARK}
+
+
+def write_folder(path, **texts):
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        for name, text in texts.items():
+            (temporary / name).write_text(text)
+
+
+def test_a_folder_replaces_only_what_was_written_here(tmp_path):
+    write_folder(tmp_path / "out", a="1", b="2")
+    write_folder(tmp_path / "out", a="3")
+    assert contents(tmp_path / "out") == {"a": "3"}
+    (tmp_path / "out" / "thesis").write_text("precious")
+    with pytest.raises(FileError, match="stays as it is: this program did not write thesis in it"):
+        write_folder(tmp_path / "out", a="4")
+    assert contents(tmp_path / "out") == {"a": "3", "thesis": "precious"}
+    (tmp_path / "own").mkdir()
+    for name in ("own", "out"):
+        with pytest.raises(FileError, match="stays as it is"), replacing(tmp_path / name) as temporary:
+            temporary.write_text("a file")
+    with pytest.raises(FileError, match="did not write it"):
+        write_folder(tmp_path / "own")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "own"]  # no temporary ones
+
+
+def test_devices_pipes_and_links(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "circle").symlink_to("circle")
+    for path in (tmp_path / "pipe", "/dev/null", "/dev/zero"):
+        with pytest.raises(FileError, match="is a (named pipe|device)"):
+            files.read_regular(path)
+        with pytest.raises(FileError, match="is a (named pipe|device) and stays as it is"), replacing(path):
+            pass
+    with replacing(tmp_path / "link") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "file").read_text() == "new" and (tmp_path / "link").is_symlink()
+    with pytest.raises(FileError, match="has 3 bytes, expected at most 2"):
+        files.read_regular(tmp_path / "file", most=2)
+    for path in ("pipe", "circle"):
+        for suffix in ("", ".npz", ".pt", ".safetensors"):
+            name = tmp_path / f"{path}{suffix}"
+            if suffix:
+                name.symlink_to(path)
+            with pytest.raises(ghn_jax.GHNError):
+                ghn_jax.load(name)
+
+
+def test_the_command_line_overwrites_nothing_of_its_user(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "thesis").write_text("precious")
+    for out in ("runs", "."):
+        with pytest.raises(SystemExit, match="stays as it is"):
+            main(["predict", "--arch=vit", f"--out={out}", "--overwrite"])
+    assert contents(tmp_path) == {"thesis": "precious"}
+
+
+def test_one_process_holds_a_lock(tmp_path):
+    path = tmp_path / "training.lock"
+    with files.locked(path), pytest.raises(FileError, match=f"is held by process {os.getpid()} on .*, since 20"):
+        with files.locked(path):
+            pass
+    script = f"import os\nfrom ghn_jax.files import locked\nwith locked({str(path)!r}):\n    os.kill(os.getpid(), 9)"
+    assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL).returncode == -9
+    with files.locked(path):  # its owner is dead
+        pass
+
+
+def test_a_broken_line_costs_itself(tmp_path):
+    path = tmp_path / "results.jsonl"
+    for number in range(3):
+        json_lines.append(path, {"step": number})
+    with open(path, "ab") as file:
+        file.write(b'{"step": 3, "lo')  # a full disk
+    json_lines.append(path, {"step": 4})
+    path.write_bytes(
+        path.read_bytes() + b"\xff\xfe\n[1]\n" + b"[" * 10**5 + b'\n{"note": 1}\n{"step": true}\n{"step": 5}'
+    )
+    before = path.read_bytes()
+    assert [row["step"] for row in json_lines.resume(path, step=int)] == [0, 1, 2, 4, 5]
+    assert path.read_bytes() == before
+    rewind(path, 4)
+    assert path.read_text().splitlines() == [
+        '{"step": 0}', '{"step": 1}', '{"step": 2}', '{"step": 4}', '{"note": 1}', '{"step": true}'
+    ]  # fmt: skip
+
+
+def test_a_full_disk_leaves_whole_lines(tmp_path):
+    path = tmp_path / "results.jsonl"
+    json_lines.append(path, {"step": 0})
+    script = (
+        "import resource, signal, sys\nfrom ghn_jax.evaluation import json_lines\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (20, 20))\n"
+        f"json_lines.append({str(path)!r}, {{'step': 1, 'text': 'x' * 50}})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "File too large" in done.stderr
+    assert path.read_text() == '{"step": 0}\n'
+
+
+def test_arrays_that_claim_more_than_a_file_has(tmp_path):
+    np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros(50_000_000, np.uint8))
+    with pytest.raises(ghn_jax.CheckpointError, match="which claim to unpack to 50,000,"):
+        ghn_jax.load_params(tmp_path / "zeros.npz")
