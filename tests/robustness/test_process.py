@@ -1,5 +1,6 @@
 """The package leaves the process it runs in as it was, and works in a strict one."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -9,7 +10,6 @@ import jax
 import pytest
 
 import ghn_jax
-from ghn_jax import runtime
 
 
 def test_threads_leave_warnings_alone():
@@ -49,14 +49,13 @@ sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
     assert subprocess.run([sys.executable, "-c", script], timeout=100).returncode == 7
 
 
-def test_a_cache_that_cannot_be_used_is_said_once(tmp_path, monkeypatch, capsys):
+def test_a_cache_that_cannot_be_used_is_said_once(tmp_path):
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setitem(jax.config.values, "jax_compilation_cache_dir", None)
-    monkeypatch.setattr(runtime, "_said", set())
-    for _ in range(3):
-        runtime.use_compilation_cache()
-    assert capsys.readouterr().err.count("no compiled programs are kept") == 1
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(tmp_path / "file")}
+    script = "from ghn_jax.runtime import use_compilation_cache\nfor _ in range(3):\n    use_compilation_cache()"
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
+    assert done.stderr.count("no compiled programs are kept") == 1
 
 
 @pytest.mark.parametrize("words", [{"seed": 0.5}, {"strict": 1}])
