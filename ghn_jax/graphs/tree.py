@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -84,6 +84,19 @@ def whole(index: int, leaf: Leaf) -> Place:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class Correction:
+    """A leaf that is computed from predicted ones.
+
+    Attributes:
+      leaf: its index.
+      function: of the values of all leaves, by index; returns that of this leaf.
+    """
+
+    leaf: int
+    function: Callable[[Mapping[int, Any]], Any]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class ParameterTree:
     """The parameter tree of a model.
 
@@ -96,6 +109,9 @@ class ParameterTree:
       remarks: what makes a prediction doubtful beside its shape, by index of the leaf.
       unsupported: operations that tracing does not know, with their place in the model.
       inputs: shapes and types of the inputs, as text.
+      states: why a leaf is no parameter, by index; it keeps its value.
+      notes: what else is to be said of the model.
+      corrections: of predicted leaves, in order: parameters that the model changes before it uses them.
     """
 
     rebuild: Callable[[list[Any]], Any]
@@ -105,6 +121,15 @@ class ParameterTree:
     remarks: dict[int, str]
     unsupported: tuple[str, ...]
     inputs: tuple[str, ...]
+    states: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    corrections: tuple[Correction, ...] = ()
+
+    @property
+    def shortcomings(self) -> list[str]:
+        """What is not read as what it is: what `strict` refuses."""
+        left = [f"{self.leaves[index].name!r}: {reason}" for index, reason in sorted(self.unpredicted.items())]
+        return left + [f"unknown operation {place}" for place in self.unsupported]
 
     def arrays(self, tree: Any) -> list[Any]:
         """The leaves of a tree that `rebuild` made, in the order of `leaves`."""

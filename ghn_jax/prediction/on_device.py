@@ -95,7 +95,7 @@ def recipes_of(graph: Graph, config: HypernetConfig) -> Iterator[Recipe]:
     """All programs that a prediction for a graph takes."""
     if graph.tree is None:
         return _plan(*_each_a_leaf(graph), (), config).recipes()
-    return _plan(graph, graph.tree.leaves, graph.tree.unpredicted, config).recipes()
+    return _plan(graph, graph.tree.leaves, {*graph.tree.unpredicted, *graph.tree.states}, config).recipes()
 
 
 @functools.cache

@@ -59,7 +59,7 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
         (`ghn_jax.load`).
       seed: of the model's own initialisers, for parameters that the hypernetwork cannot predict
         (`ghn_jax.report(graph)` lists them).
-      strict: raise if there are any.
+      strict: raise if there are any, or operations that tracing does not know.
 
     Returns:
       For a traced model a pytree of exactly its own parameters' structure, shapes and types.  For a graph of
@@ -123,10 +123,9 @@ _finite: weakref.WeakSet[GHN] = weakref.WeakSet()
 
 def _predict_tree(graph: Graph, tree: ParameterTree, ghn: GHN, seed: int, strict: bool) -> Any:
     """The parameter tree of a traced model."""
-    left = sorted(tree.unpredicted)
-    if left and strict:
-        reasons = "; ".join(f"{tree.leaves[index].name!r}: {tree.unpredicted[index]}" for index in left)
-        raise GraphError(f"parameters that cannot be predicted: {reasons}")
+    if strict and tree.shortcomings:
+        raise GraphError(f"parameters that cannot be predicted: {'; '.join(tree.shortcomings)}")
+    left = sorted({*tree.unpredicted, *tree.states})
     initial = dict(zip(left, tree.initial(left, seed), strict=True)) if left else {}
     if missing := [repr(tree.leaves[index].name) for index, values in initial.items() if values is None]:
         raise GraphError(f"{', '.join(missing)}: not predicted, and only a shape was given; trace with arrays instead")
@@ -137,6 +136,9 @@ def _predict_tree(graph: Graph, tree: ParameterTree, ghn: GHN, seed: int, strict
     else:
         predicted = on_device.predict_leaves(graph, tree.leaves, initial, ghn, device)
     values = initial | predicted
+    for correction in tree.corrections:
+        leaf = tree.leaves[correction.leaf]
+        values[correction.leaf] = jax.numpy.asarray(correction.function(values), leaf.dtype)
     return tree.rebuild([values[index] for index in range(len(tree.leaves))])
 
 

@@ -32,6 +32,9 @@ class Verdict(enum.Enum):
     INITIALISED = "initialised"
     """Not predicted, or not wholly: the model's own initialiser gives the values."""
 
+    STATE = "state"
+    """No parameter, but a running statistic, a key or a table that no training changes: it keeps its value."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Row:
@@ -66,8 +69,8 @@ class Report:
 
     @property
     def share_predicted(self) -> float:
-        """Share of the elements in parameters that are predicted."""
-        total = sum(row.size for row in self.rows)
+        """Share of the elements in parameters that are predicted; states are none."""
+        total = sum(row.size for row in self.rows if row.verdict is not Verdict.STATE)
         return 1 - sum(row.size for row in self.of(Verdict.INITIALISED)) / total if total else 1.0
 
     @property
@@ -122,11 +125,12 @@ def report(graph: Graph, ghn: GHN | None = None) -> Report:
         rows.append(
             _row(
                 leaf.name, leaf.shape, leaf.size, owned.get(index, []), graph, config, remarks,
-                tree.unpredicted.get(index),
+                tree.unpredicted.get(index), tree.states.get(index),
             )
         )  # fmt: skip
     remarks = [f"extrapolating: input {text} is no batch of RGB images" for text in tree.inputs if not _is_image(text)]
     remarks += [f"unknown operation: {place}" for place in tree.unsupported]
+    remarks += tree.notes
     return Report(tuple(rows), tuple(remarks), graph.num_nodes)
 
 
@@ -139,8 +143,11 @@ def _row(
     config: HypernetConfig,
     remarks: Sequence[str],
     unpredicted: str | None,
+    state: str | None = None,
 ) -> Row:
     node_type = NODE_TYPES[graph.node_types[tensors[0].node]] if tensors else "-"
+    if state is not None:
+        return Row(name, shape, size, node_type, Verdict.STATE, (state,))
     if unpredicted is not None:
         return Row(name, shape, size, node_type, Verdict.INITIALISED, (unpredicted,))
     reasons = dict.fromkeys(remarks)

@@ -76,8 +76,11 @@ def _touched(value: _Computed) -> _Computed:
 
 
 def one_parameter(network: TracedNetwork, parameters: Sequence[TracedParameter]) -> TracedParameter:
-    """Of several parameters that make one, the largest; the others are left as they are."""
-    chosen = max(parameters, key=lambda parameter: parameter.size)
+    """Of several parameters that make one, the largest; the others are left as they are.
+
+    Of equal ones the first that nothing was computed with: a bias, and not the scale of the mean that it is added to.
+    """
+    chosen = max(parameters, key=lambda parameter: (parameter.size, not parameter.changed))
     leaves = {part.leaf for part in chosen.parts}
     for parameter in parameters:
         for part in parameter.parts:
@@ -107,6 +110,9 @@ def _pair(network: TracedNetwork, name: str, first: _Computed, second: _Computed
     nodes = materialise_all(network, [first, second], scope)
     if len(set(nodes)) == 1:
         return Activation(nodes[0])
+    for node, of in (nodes, nodes[::-1]):
+        if network.slope_of(node, of):
+            return Activation(of)
     if name in PRODUCTS:
         return Activation(network.gate(nodes[0], nodes[1], scope), direct=True)
     return Activation(network.join("sum", nodes, scope), direct=True)
@@ -167,6 +173,9 @@ def _with_parameter(
             network.refuse(part.leaf, f"it is used by {name!r}, which no layer of the hypernetwork's networks does")
         return _touched(value)
     match value:
+        case Scores() if parameter.size == 1:
+            layers.leave(network, parameter, "it is a single number that changes scores, as a temperature does")
+            return value
         case Scores(sources) if name in PRODUCTS:
             scaled = network.add("bn", sources, scope)
             layers.scale_by_parameter(network, Activation(scaled, direct=True), parameter, scope)

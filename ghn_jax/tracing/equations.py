@@ -1,19 +1,20 @@
 """A jaxpr as one flat list of equations.
 
-Calls (jit, custom derivatives, remat, shard_map) are inlined, loops over stacked parameters are unrolled, other loops
-are entered once, all branches of a conditional are entered, and what does not reach the outputs is left out.  Four
-names stand for what loops and conditionals do with values:
+Calls (jit, custom derivatives, remat, shard_map, and whatever else holds a jaxpr that fits its inputs) are inlined,
+loops over stacked parameters are unrolled, other loops are entered once, all branches of a conditional are entered, and
+what does not reach the outputs is left out.  Five names stand for what loops and conditionals do with values:
 
   loop_carry   init, and what else the carry comes from after the first round -> the carry in a round
   loop_slice   a stack of values -> the one of a round
   loop_stack   the value of every round (one, if the loop is entered once) -> their stack
-  branches     the value of every branch -> that of the one taken
+  branches     what decides, then the value of every branch -> that of the one taken
+  decided      a value, and what decides how often it was computed anew -> the value
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -33,11 +34,8 @@ layers, and is entered once."""
 
 MAX_EQUATIONS = 500_000
 
-_CALLS = frozenset(
-    "jit pjit call closed_call core_call core_closed_call composite custom_jvp_call custom_vjp_call"
-    " custom_vjp_call_jaxpr custom_partitioning remat remat2 checkpoint shard_map".split()
-)
-"""Primitives that only call a jaxpr, one of their parameters."""
+_WITH_COMBINERS = ("reduce", "reduce_window", "scatter", "select_and_scatter", "argm", "cum", "run_state", "pallas")
+"""How the names of primitives begin whose jaxpr is applied to pairs of elements, or to references."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,6 +47,7 @@ class Equation:
       params: of the primitive.
       inputs, outputs: numbers of values.
       scope: where it is in the model: names of modules and functions, joined by "/".
+      primitive: of JAX; None for what stands for a loop or a conditional.
     """
 
     name: str
@@ -56,6 +55,7 @@ class Equation:
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     scope: str
+    primitive: Any = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,31 +65,61 @@ class Equations:
     Attributes:
       equations: those that reach an output, in order.
       inputs, outputs: numbers of values.
-      shapes: of every value.
+      shapes, dtypes: of every value.
+      of_params: parameters that every value depends on, as bits.
+      of_inputs: whether it depends on inputs of the model.
       known: integers and truth values that are known without running anything, by number.
+      constants: the values of arrays that the program closes over, and of literals, by number.
     """
 
     equations: list[Equation]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     shapes: list[tuple[int, ...]]
+    dtypes: list[Any]
+    of_params: list[int]
+    of_inputs: list[bool]
     known: dict[int, int]
+    constants: dict[int, Any]
 
 
-def flatten(closed: core.ClosedJaxpr, num_params: int, num_states: int) -> Equations:
-    """The equations of `closed`, whose inputs are parameters, then states (such as running statistics), then others.
+def flatten(
+    closed: core.ClosedJaxpr,
+    num_params: int,
+    given: Collection[int],
+    outputs: Sequence[int] | None = None,
+    closed_over: bool = False,
+) -> Equations:
+    """The equations of `closed`.
+
+    Args:
+      closed: the first of its inputs are parameters.
+      num_params: how many of them.
+      given: indices of those that are inputs of the model; others are states.
+      outputs: indices of the outputs that count, in the order wanted; None for all.
+      closed_over: arrays that the program closes over are inputs of the model.
 
     Raises:
       TraceError: a loop over more than `MAX_ROUNDS` stacked parameters, or too large a program.
     """
-    flattener = _Flattener()
+    flattener = _Flattener(closed_over)
     inputs = tuple(
-        flattener.new(var.aval, of_params=index < num_params, of_inputs=index >= num_params + num_states)
+        flattener.new(var.aval, 1 << index if index < num_params else 0, index in given)
         for index, var in enumerate(closed.jaxpr.invars)
     )
-    outputs = tuple(flattener.inline(closed, inputs, scope=""))
-    equations = _live(flattener.equations, outputs)
-    return Equations(equations, inputs, outputs, flattener.shapes, flattener.known)
+    results = flattener.inline(closed, inputs, scope="")
+    chosen = tuple(results if outputs is None else [results[index] for index in outputs])
+    return Equations(
+        equations=_live(flattener.equations, chosen),
+        inputs=inputs,
+        outputs=chosen,
+        shapes=flattener.shapes,
+        dtypes=flattener.dtypes,
+        of_params=flattener.of_params,
+        of_inputs=flattener.of_inputs,
+        known=flattener.known,
+        constants=flattener.constants,
+    )
 
 
 def _live(equations: Sequence[Equation], outputs: Sequence[int]) -> list[Equation]:
@@ -103,21 +133,33 @@ def _live(equations: Sequence[Equation], outputs: Sequence[int]) -> list[Equatio
 
 
 class _Flattener:
-    def __init__(self):
+    def __init__(self, closed_over: bool):
+        self.closed_over = closed_over
+        self.numbers: dict[int, int] = {}
         self.equations: list[Equation] = []
         self.shapes: list[tuple[int, ...]] = []
-        self.of_params: list[bool] = []
+        self.dtypes: list[Any] = []
+        self.of_params: list[int] = []  # sets of parameters, as bits
         self.of_inputs: list[bool] = []
         self.known: dict[int, int] = {}
+        self.constants: dict[int, Any] = {}
 
-    def new(self, aval: Any, of_params: bool = False, of_inputs: bool = False) -> int:
+    def new(self, aval: Any, of_params: int = 0, of_inputs: bool = False) -> int:
         self.shapes.append(tuple(getattr(aval, "shape", ())))
+        self.dtypes.append(getattr(aval, "dtype", None))
         self.of_params.append(of_params)
         self.of_inputs.append(of_inputs)
         return len(self.shapes) - 1
 
     def constant(self, value: Any) -> int:
+        if id(value) in self.numbers:  # kept alive by the jaxpr
+            return self.numbers[id(value)]
         number = self.new(jax.typeof(value))
+        if not isinstance(value, jax.core.Tracer):
+            self.constants[number] = value
+            if np.ndim(value):
+                self.numbers[id(value)] = number
+                self.of_inputs[number] = self.closed_over
         if np.shape(value) == () and not isinstance(value, jax.core.Tracer):
             dtype = jax.typeof(value).dtype
             if jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.bool_):
@@ -125,12 +167,20 @@ class _Flattener:
         return number
 
     def emit(
-        self, name: str, params: Mapping[str, Any], inputs: Sequence[int], avals: Sequence[Any], scope: str
+        self,
+        name: str,
+        params: Mapping[str, Any],
+        inputs: Sequence[int],
+        avals: Sequence[Any],
+        scope: str,
+        primitive: Any = None,
     ) -> tuple[int, ...]:
-        of_params = any(self.of_params[number] for number in inputs)
+        of_params = 0
+        for number in inputs:
+            of_params |= self.of_params[number]
         of_inputs = any(self.of_inputs[number] for number in inputs)
         outputs = tuple(self.new(aval, of_params, of_inputs) for aval in avals)
-        self.equations.append(Equation(name, params, tuple(inputs), outputs, scope))
+        self.equations.append(Equation(name, params, tuple(inputs), outputs, scope, primitive))
         if len(self.equations) > MAX_EQUATIONS:
             raise TraceError(f"the model has more than {MAX_EQUATIONS} operations, counting those of unrolled loops")
         if outputs and name in _INTEGER_RULES and all(number in self.known for number in inputs):
@@ -138,11 +188,15 @@ class _Flattener:
                 self.known[outputs[0]] = int(_INTEGER_RULES[name](*(self.known[number] for number in inputs)))
         return outputs
 
-    def inline(self, closed: Any, arguments: Sequence[int], scope: str) -> list[int]:
-        """Appends the equations of a jaxpr applied to `arguments`; returns the numbers of its outputs."""
-        jaxpr, consts = (closed.jaxpr, closed.consts) if hasattr(closed, "consts") else (closed, ())
+    def inline(self, closed: Any, arguments: Sequence[int], scope: str, consts: Sequence[int] = ()) -> list[int]:
+        """Appends the equations of a jaxpr applied to `arguments`; returns the numbers of its outputs.
+
+        `consts` are the values that an open jaxpr closes over.
+        """
+        jaxpr = _jaxpr(closed)
+        consts = [*consts, *(self.constant(value) for value in getattr(closed, "consts", ()))]
         numbers: dict[Any, int] = dict(zip(jaxpr.invars, arguments, strict=True))
-        numbers |= {var: self.constant(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
+        numbers |= dict(zip(jaxpr.constvars, consts, strict=True))
 
         def number(atom):
             return self.constant(atom.val) if isinstance(atom, core.Literal) else numbers[atom]
@@ -163,26 +217,29 @@ class _Flattener:
             return self.while_loop(equation, inputs, scope)
         if name == "cond":
             return self.cond(equation, inputs, scope)
-        called = _called(equation) if name in _CALLS else None
+        called = None if name.startswith(_WITH_COMBINERS) else _called(equation)
         if called is not None:
-            return self.inline(called, inputs, scope)
+            consts = inputs[: len(inputs) - len(_jaxpr(called).invars)]
+            return self.inline(called, inputs[len(consts) :], scope, consts)
         avals = [var.aval for var in equation.outvars]
-        return self.emit(name, equation.params, inputs, avals, scope)
+        return self.emit(name, equation.params, inputs, avals, scope, equation.primitive)
 
     def cond(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
         branches = [self.inline(branch, inputs[1:], scope) for branch in equation.params["branches"]]
         return [
-            self.emit("branches", {}, values, [var.aval], scope)[0]
+            self.emit("branches", {}, [inputs[0], *values], [var.aval], scope)[0]
             for var, values in zip(equation.outvars, zip(*branches, strict=True), strict=True)
         ]
 
     def while_loop(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
-        """The body once; the condition only says how often."""
+        """The body once, and the condition, which only says how often."""
         num_cond, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
         consts, carry = inputs[num_cond : num_cond + num_body], inputs[num_cond + num_body :]
         body = equation.params["body_jaxpr"]
         avals = [var.aval for var in equation.outvars]
-        return self.rolled(lambda carried: self.inline(body, [*consts, *carried], scope), consts, carry, avals, scope)
+        ends = self.rolled(lambda carried: self.inline(body, [*consts, *carried], scope), consts, carry, avals, scope)
+        (again,) = self.inline(equation.params["cond_jaxpr"], [*inputs[:num_cond], *ends], scope)
+        return [self.emit("decided", {}, [end, again], [aval], scope)[0] for end, aval in zip(ends, avals, strict=True)]
 
     def scan(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
         params = equation.params
@@ -222,7 +279,7 @@ class _Flattener:
 
     def over_layers(self, stacks: Sequence[int], length: int) -> bool:
         """Whether every round has parameters of its own."""
-        params = any(self.of_params[number] and not self.of_inputs[number] for number in stacks)
+        params = any(self.of_params[number] != 0 and not self.of_inputs[number] for number in stacks)
         activations = any(self.of_inputs[number] for number in stacks)
         return params and (length <= MAX_STEPS or not activations)
 
@@ -231,7 +288,7 @@ class _Flattener:
         if equation.name not in ("dynamic_slice", "gather"):
             return False
         operand, *indices = equation.inputs
-        from_params = self.of_params[operand] and not self.of_inputs[operand]
+        from_params = self.of_params[operand] != 0 and not self.of_inputs[operand]
         unknown = any(number not in self.known for number in indices)
         counted = not any(self.of_inputs[number] for number in indices)
         scalar = equation.name == "dynamic_slice"
@@ -283,21 +340,45 @@ class _Flattener:
                 if start in self.known and self.known.get(end) != self.known[start] and not drivers[index]
             ]
             if not late and not counters:
-                return outputs
+                return self.another_round(run, outputs, len(carry))
             del self.equations[before:]
             for index in late:
                 drivers[index] = changing
             for index in counters:
                 drivers[index] = drivers[index] or [self.new(avals[index])]
 
+    def another_round(self, run: Callable[[list[int]], list[int]], outputs: list[int], num_carry: int) -> list[int]:
+        """Outputs after as many further rounds as bring further parameters: what one carry hands to another."""
+        for _ in range(num_carry):
+            before = len(self.equations)
+            later = run(outputs[:num_carry])
+            pairs = zip(later, outputs, strict=True)
+            if all(self.of_params[new] | self.of_params[old] == self.of_params[old] for new, old in pairs):
+                del self.equations[before:]
+                break
+            outputs = later
+        return outputs
+
 
 def _called(equation: Any) -> Any:
-    """The jaxpr that an equation applies to its inputs; None if there is none."""
+    """The jaxpr that an equation applies to its inputs; None if there is none.
+
+    An open one may take what it closes over from the first of them.
+    """
     for value in equation.params.values():
-        jaxpr = value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
-        if isinstance(jaxpr, core.Jaxpr) and len(jaxpr.invars) == len(equation.invars):
-            return value
+        for candidate in value if isinstance(value, (tuple, list)) else (value,):
+            jaxpr = _jaxpr(candidate)
+            if not isinstance(jaxpr, core.Jaxpr) or len(jaxpr.outvars) != len(equation.outvars):
+                continue
+            given = len(jaxpr.invars) + (0 if isinstance(candidate, core.ClosedJaxpr) else len(jaxpr.constvars))
+            if given == len(equation.invars):
+                return candidate
     return None
+
+
+def _jaxpr(value: Any) -> Any:
+    """The jaxpr of a closed one, or the value itself."""
+    return value.jaxpr if isinstance(value, core.ClosedJaxpr) else value
 
 
 def _sizes(scan: Mapping[str, Any]) -> tuple[int, int]:

@@ -6,6 +6,7 @@ Every one becomes a `Call`: a function of parameters, states and inputs.  Only s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,15 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import Graph, GraphError
 from ghn_jax.graphs.tree import Leaf
 from ghn_jax.networks.convolution import native_operations
-from ghn_jax.tracing.equations import flatten
+from ghn_jax.tracing.classification import NO_INPUT, Kinds, Named, classify
 from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.layout import View
-from ghn_jax.tracing.network import TracedNetwork
+from ghn_jax.tracing.network import About, TracedNetwork
 from ghn_jax.tracing.reading import read
-from ghn_jax.tracing.values import CONSTANT, Activation, Statistic, TracedParameter, Value
+from ghn_jax.tracing.staging import Needs, stage
+from ghn_jax.tracing.values import Activation, Statistic, TracedParameter, Value
 
 STREAMS = ("params", "dropout", "default")
 """Names of the streams of random numbers that Linen modules are given; others fall back to the first."""
@@ -47,7 +50,7 @@ class Call:
     initial: Callable[[Sequence[int], int], list[Any]]
 
 
-def trace(model: Any, *inputs: Any, strict: bool = False, **kwargs: Any) -> Graph:
+def trace(model: Any, *inputs: Any, strict: bool = False, state: Sequence[str | int] = (), **kwargs: Any) -> Graph:
     """The computational graph of a model, with the place of every parameter in it.
 
     Nothing is computed but shapes; no parameters need exist.
@@ -58,19 +61,23 @@ def trace(model: Any, *inputs: Any, strict: bool = False, **kwargs: Any) -> Grap
         graph = ghn_jax.trace(equinox_module, image)                # any callable pytree
 
     Then `ghn_jax.predict_params(graph)` has the structure of the model's own parameters, and `ghn_jax.report(graph)`
-    says which of them are predicted.
+    says which of them are predicted.  Arrays that are no parameters keep their values, and the report says why: running
+    statistics, random keys, integers, what is under `stop_gradient` (`ghn_jax.tracing.states` has the rules).  States
+    of Haiku, Equinox or Keras are arguments like others, and known by what is done with them.
 
     Args:
       model: a Linen module, an NNX module, a pytree with arrays that can be called, or a function whose first argument
         is a pytree of parameters (arrays, or their shapes and types as from `jax.eval_shape`).
       *inputs: what the model is called with: arrays, or `jax.ShapeDtypeStruct`s; anything else is static.
       strict: raise if anything cannot be predicted, instead of saying so in the report.
+      state: what else is no parameter or no input: paths of leaves ("*/table"; a folder stands for all that is in it),
+        positions among `inputs`, names among `kwargs`.
       **kwargs: further arguments of the call.  Linen: also `rngs`, `method`; NNX: also `method`.
 
     Raises:
       TraceError: the model does not accept the inputs (its own error is the cause), has no parameters, none that the
-        outputs depend on, or a loop over too many layers; with `strict`, a parameter that cannot be predicted or an
-        unknown operation.
+        outputs depend on, or a loop over too many layers; with `strict`, a parameter that cannot be predicted, an
+        unknown operation, no input, or more nodes than a hypernetwork reads.
 
     >>> import jax.numpy as jnp
     >>> from flax import linen as nn
@@ -79,9 +86,11 @@ def trace(model: Any, *inputs: Any, strict: bool = False, **kwargs: Any) -> Grap
     [('kernel', (3, 3, 3, 8)), ('bias', (8,))]
     """
     call, args = _call(model, inputs, kwargs)
-    graph = _graph(call, args, kwargs)
-    if strict:
-        _refuse_unpredicted(call, graph)
+    graph = _graph(call, _Arguments(args, kwargs, first=len(inputs) - len(args)), tuple(map(str, state)), strict)
+    assert graph.tree is not None
+    reasons = [*graph.tree.shortcomings, *(note for note in graph.tree.notes if note.startswith(NO_INPUT))]
+    if strict and reasons:
+        raise TraceError(f"{call.name} cannot be predicted as a whole: {'; '.join(reasons)}")
     return graph
 
 
@@ -112,38 +121,44 @@ def _linen(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
     kwargs.pop("mutable", None)
     own_rngs = dict(kwargs.pop("rngs", None) or {})
 
-    def rngs(seed=0):
-        # Made while tracing, so that nothing is computed.
+    def rngs(seed):
+        # Made while tracing, of a seed that is traced too, so that nothing is computed.
         streams = {name: jax.random.fold_in(jax.random.key(seed), i) for i, name in enumerate(STREAMS)}
         return streams | own_rngs
 
     def init(seed, *args, **kw):
         return module.init(rngs(seed), *args, method=method, **kw)
 
-    variables = given
+    fixed = _Arguments(inputs, kwargs)
+
+    def initialise(seed, arrays):
+        return fixed.bind(lambda *a, **k: init(seed, *a, **k))(arrays)
+
+    variables, needs = given, Needs()
     if variables is None:
-        fixed = _Arguments(inputs, kwargs)
         what = f"{name}.init({fixed.text})"
-        variables = _attempt(what, lambda: jax.eval_shape(fixed.bind(lambda *a, **k: init(0, *a, **k)), fixed.arrays))
+        staged = stage(what, initialise, jax.ShapeDtypeStruct((), np.int32), fixed.arrays)
+        variables, needs = staged.output, staged.needs
     states = {collection: values for collection, values in variables.items() if collection != "params"}
 
     def apply(params, states, *args, **kw):
         mutable = list(states) or False
-        result = module.apply({**states, "params": params}, *args, rngs=rngs(), mutable=mutable, method=method, **kw)
+        result = module.apply({**states, "params": params}, *args, rngs=rngs(0), mutable=mutable, method=method, **kw)
         return result[0] if mutable else result
+
+    @functools.cache
+    def compiled(indices: tuple[int, ...]) -> Callable[..., list[Any]]:
+        def chosen(seed, arrays):
+            leaves = jax.tree.leaves(initialise(seed, arrays)["params"])
+            return [leaves[index] for index in indices]
+
+        return jax.jit(needs.meet(chosen))  # compiled, only the chosen ones are computed
 
     def initial(indices: Sequence[int], seed: int) -> list[Any]:
         if given is not None:
             leaves = jax.tree.leaves(given.get("params", {}))
             return [leaves[index] for index in indices]
-        fixed = _Arguments(inputs, kwargs)
-
-        def chosen(seed, arrays):
-            leaves = jax.tree.leaves(fixed.bind(lambda *a, **k: init(seed, *a, **k))(arrays)["params"])
-            return [leaves[index] for index in indices]
-
-        zeros = [jnp.zeros(array.shape, array.dtype) for array in fixed.arrays]
-        return jax.jit(chosen)(seed, zeros)  # compiled, only the chosen ones are computed
+        return compiled(tuple(indices))(seed, [np.zeros(array.shape, array.dtype) for array in fixed.arrays])
 
     return Call(name, apply, variables.get("params", {}), states, initial)
 
@@ -169,7 +184,14 @@ def _given(params: Any) -> Callable[[Sequence[int], int], list[Any]]:
 class _Arguments:
     """The arguments of a call: arrays, of which only shapes are used, and static ones."""
 
-    def __init__(self, args: Sequence[Any], kwargs: dict[str, Any]):
+    def __init__(self, args: Sequence[Any], kwargs: dict[str, Any], first: int = 0):
+        self.trees = {str(first + position): tree for position, tree in enumerate(args)} | kwargs
+        self.names = [
+            f"{key}/{_name(path)}" if path else key
+            for key, tree in [*list(self.trees.items())[: len(args)], *sorted(kwargs.items())]
+            for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
+            if _is_array(leaf)
+        ]
         leaves, self.treedef = jax.tree_util.tree_flatten((tuple(args), kwargs))
         self.static = [None if _is_array(leaf) else leaf for leaf in leaves]
         self.is_array = [_is_array(leaf) for leaf in leaves]
@@ -192,8 +214,8 @@ class _Arguments:
         return bound
 
 
-def _graph(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Graph:
-    params, states, arguments = _Tree(call.params), _Tree(call.states), _Arguments(args, kwargs)
+def _graph(call: Call, arguments: _Arguments, patterns: tuple[str, ...], strict: bool) -> Graph:
+    params, states = _Tree(call.params), _Tree(call.states)
     if not any(_is_float(leaf) for leaf in params.arrays):
         raise TraceError(f"{call.name} has no parameters, nothing can be predicted")
 
@@ -202,36 +224,38 @@ def _graph(call: Call, args: Sequence[Any], kwargs: dict[str, Any]) -> Graph:
         return arguments.bind(lambda *a, **k: call.function(*trees, *a, **k))(arrays)
 
     with native_operations(True):
-        closed = _attempt(
-            f"{call.name}({arguments.text})",
-            lambda: jax.make_jaxpr(function)(params.arrays, states.arrays, arguments.arrays),
-        )
-    equations = flatten(closed, len(params.arrays), len(states.arrays))
+        what = f"{call.name}({arguments.text})"
+        staged = stage(what, function, params.arrays, states.arrays, arguments.arrays)
+    named = Named(params.names, params.arrays, call.params)
+    given = Named(arguments.names, arguments.arrays, arguments.trees)
+    kinds = classify(staged, named, len(states.arrays), given, patterns)
+    equations = kinds.equations
     leaves = [Leaf(name, tuple(leaf.shape), leaf.dtype) for name, leaf in zip(params.names, params.arrays, strict=True)]
     network = TracedNetwork(leaves)
-    values: dict[int, Value] = {}
-    numbers = iter(equations.inputs)
-    for index, leaf in enumerate(leaves):
-        number = next(numbers)
-        if _is_float(leaf):
-            values[number] = TracedParameter((View.of(index, leaf.shape),))
-        else:
-            network.refuse(index, f"its type is {np.dtype(leaf.dtype).name}, only floating point numbers are predicted")
-    for array in states.arrays:
-        values[next(numbers)] = Statistic(None) if _is_float(array) else CONSTANT
-    for array in arguments.arrays:
-        number = next(numbers)
-        if not _is_key(array):
-            values[number] = Activation(network.add("input", [], "input"))
-    outputs = read(equations, network, values)
+    outputs = read(equations, network, _values(kinds, leaves, network))
     used = {number for equation in equations.equations for number in equation.inputs} | set(equations.outputs)
     reached = {index for index in range(len(leaves)) if equations.inputs[index] in used}
     if not reached:
         raise TraceError(f"the outputs of {call.name} depend on none of its parameters")
+    inputs = [_text(arguments.arrays[index]) for index in kinds.inputs]
+    about = About(params.rebuild, call.initial, reached, tuple(inputs), kinds.states, kinds.notes)
     try:
-        return network.graph(outputs, params.rebuild, call.initial, reached, [_text(a) for a in arguments.arrays])
+        return network.graph(outputs, equations, about, padding.NODE_BUCKETS[-1] - 1 if strict else None)
     except GraphError as error:
         raise TraceError(f"{call.name}: {error}") from error
+
+
+def _values(kinds: Kinds, leaves: Sequence[Leaf], network: TracedNetwork) -> dict[int, Value]:
+    """What is known of the program's inputs, and of arrays that it closes over."""
+    numbers = kinds.equations.inputs
+    values: dict[int, Value] = {}
+    for index, leaf in enumerate(leaves):
+        if index not in kinds.states:
+            values[numbers[index]] = TracedParameter((View.of(index, leaf.shape),), number=numbers[index])
+    for number in kinds.given:
+        values[number] = Activation(network.add("input", [], "input"))
+    values |= {number: Statistic(None) for number in kinds.variances if number not in values}
+    return values
 
 
 class _Tree:
@@ -259,35 +283,12 @@ def _name(path: Sequence[Any]) -> str:
     return name.removesuffix("/value") or "parameter"
 
 
-def _attempt(what: str, function: Callable[[], Any]) -> Any:
-    try:
-        return function()
-    except TraceError:
-        raise
-    except Exception as error:
-        raise TraceError(f"{what} fails: {type(error).__name__}: {error}") from error
-
-
-def _refuse_unpredicted(call: Call, graph: Graph) -> None:
-    tree = graph.tree
-    assert tree is not None
-    reasons = [f"{tree.leaves[index].name!r}: {reason}" for index, reason in tree.unpredicted.items()]
-    reasons += [f"unknown operation {place}" for place in tree.unsupported]
-    if reasons:
-        raise TraceError(f"{call.name} cannot be predicted as a whole: " + "; ".join(reasons))
-
-
 def _is_array(leaf: Any) -> bool:
     return hasattr(leaf, "shape") and hasattr(leaf, "dtype")
 
 
 def _is_float(array: Any) -> bool:
     return jnp.issubdtype(array.dtype, np.floating)
-
-
-def _is_key(array: Any) -> bool:
-    raw = array.dtype == np.uint32 and array.shape[-1:] == (2,)
-    return raw or jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
 
 
 def _text(array: Any) -> str:

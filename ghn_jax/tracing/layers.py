@@ -36,9 +36,10 @@ def dense(
         # In the order of the parameter's own axes, however the product names them.
         inputs = sorted(atom for axis in contracted for atom in part.laid_out[axis])
         outputs = sorted(atom for axis in (*batch, *free) for atom in part.laid_out[axis])
-        network.claim(node, Role.WEIGHT, part, (inputs, outputs), (count(inputs), count(outputs)))
-        features += count(outputs)
-    if len(kernel.parts) > 1:
+        shape = (count(inputs), count(outputs))
+        network.claim(node, Role.WEIGHT, part, (inputs, outputs), shape, use=kernel.use)
+        features = count(outputs) if kernel.paired else features + count(outputs)
+    if kernel.joined:
         inputs = count([atom for axis in contracted for atom in kernel.view.laid_out[axis]])
         network.nodes[node].shape = (features, inputs, 1, 1)
     network.nodes[node].features = features
@@ -73,7 +74,7 @@ def convolution(
         atoms = (height, width, list(axes[in_axis]), list(axes[out_axis]))
         shape = tuple(count(group) for group in atoms)
         remark = "" if len(spatial) < 3 else f"a kernel of {len(spatial)} axes, predicted as {shape[0]}x{shape[1]}"
-        network.claim(node, role, part, atoms, shape, remark)
+        network.claim(node, role, part, atoms, shape, remark, use=kernel.use)
     return Activation(node, direct=True)
 
 
@@ -88,7 +89,7 @@ def embedding(
         rows = [atom for axis in looked_up for atom in view.laid_out[axis]]
         features = [atom for axis in range(len(view.shape)) if axis not in looked_up for atom in view.laid_out[axis]]
         shape = (count(rows), count(features))
-        network.claim(node, Role.EMBEDDING, view, (rows, features), shape, "a table of embeddings")
+        network.claim(node, Role.EMBEDDING, view, (rows, features), shape, "a table of embeddings", use=table.use)
         network.nodes[node].features = shape[1]
     return Activation(node, direct=True)
 
@@ -96,6 +97,9 @@ def embedding(
 def add_parameter(network: TracedNetwork, value: Activation, parameter: TracedParameter, scope: str) -> Activation:
     """A norm layer's or a layer's bias, a bias of its own, or a positional encoding."""
     node = network.nodes[value.node]
+    if parameter.size == 1 and node.features != 1 and not (value.direct and node.type in ("bn", "ln")):
+        leave(network, parameter, "it is a single number that is added to activations, no bias of a layer")
+        return Activation(value.node)
     if value.direct and node.type in ("bn", "ln") and not node.shifted:
         vector = parameter.size == node.shape[0] if node.weighted else len(parameter.view.varied) <= 1
         if vector:
@@ -116,12 +120,22 @@ def scale_by_parameter(network: TracedNetwork, value: Activation, parameter: Tra
     node = network.nodes[value.node]
     if value.direct and node.type in ("bn", "ln") and not node.weighted:
         number, remark = value.node, ""
+    elif parameter.size == 1:
+        leave(network, parameter, "it is a single number that scales activations, no norm layer")
+        return Activation(value.node)
     else:
         number = network.add("bn", [value.node], scope)
+        network.nodes[number].bare = True
         remark = "a scale without normalisation, predicted as that of a norm layer"
     network.nodes[number].weighted = True
     _claim_vectors(network, number, Role.NORM_WEIGHT, parameter, remark)
     return Activation(number, direct=True)
+
+
+def leave(network: TracedNetwork, parameter: TracedParameter, reason: str) -> None:
+    """Lets a parameter keep its initial value."""
+    for part in parameter.parts:
+        network.refuse(part.leaf, reason)
 
 
 def modulated(network: TracedNetwork, value: Activation, kernel: TracedParameter, scope: str) -> Activation:
@@ -172,8 +186,9 @@ def _claim_vectors(network: TracedNetwork, node: int, role: Role, parameter: Tra
     for part in parameter.parts:
         view = part.known()
         atoms = [atom for axis in view.laid_out for atom in axis]
-        network.claim(node, role, view, [atoms], (count(atoms),), remark or (LOST_LAYOUT if part.axes is None else ""))
-    if len(parameter.parts) > 1:
+        remark = remark or (LOST_LAYOUT if part.axes is None else "")
+        network.claim(node, role, view, [atoms], (count(atoms),), remark, use=parameter.use)
+    if parameter.joined:
         network.nodes[node].shape = (parameter.size, 1, 1, 1)
 
 

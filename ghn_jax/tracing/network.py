@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, GraphError, Role, Tensor, oihw, shortest_paths
-from ghn_jax.graphs.tree import Leaf, ParameterTree, Place, whole
+from ghn_jax.graphs.tree import Correction, Leaf, ParameterTree, Place, whole
+from ghn_jax.tracing.corrections import corrections, scaled
+from ghn_jax.tracing.equations import Equations
 from ghn_jax.tracing.layout import View
 
 NO_SHAPE = (0, 0, 0, 0)
@@ -30,6 +33,7 @@ class Node:
       scope: where it is in the model.
       features: output features of a layer.
       weighted, shifted: whether a norm layer has its weight and its bias.
+      bare: it only scales, nothing is normalised.
     """
 
     type: str
@@ -39,6 +43,7 @@ class Node:
     features: int = 0
     weighted: bool = False
     shifted: bool = False
+    bare: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +56,23 @@ class Claim:
     place: Place
     rows: tuple[frozenset[int] | None, ...]
     remark: str
+    use: int | None
+
+
+class About(NamedTuple):
+    """What tracing knows of a model beside its operations.
+
+    Attributes:
+      rebuild, initial, inputs, states, notes: as in `ParameterTree`.
+      reached: indices of the leaves that the outputs depend on.
+    """
+
+    rebuild: Callable[..., Any]
+    initial: Callable[..., Any]
+    reached: set[int]
+    inputs: tuple[str, ...]
+    states: Mapping[int, str]
+    notes: tuple[str, ...]
 
 
 class TracedNetwork:
@@ -126,10 +148,12 @@ class TracedNetwork:
         shape: tuple[int, ...],
         remark: str = "",
         cut: int | None = None,
+        use: int | None = None,
     ) -> None:
         """Lets `node` own (part of) a parameter as a tensor whose axes, split, are `groups`.
 
-        If the part is not known, it is the whole parameter.
+        If the part is not known, it is the whole parameter.  `use` is the number of the value that the node uses, if it
+        is computed from the parameter.
         """
         place = view.place(groups, cut)
         if place is None:
@@ -137,32 +161,51 @@ class TracedNetwork:
             return
         if self.nodes[node].shape == NO_SHAPE:
             self.nodes[node].shape = oihw(role, shape)
-        self.claims.append(Claim(node, role, shape, place, view.rows(), remark))
+        self.claims.append(Claim(node, role, shape, place, view.rows(), remark, use))
+
+    def slope_of(self, node: int, of: int) -> bool:
+        """Whether `node` is `of`, only scaled: the scales are slopes of an activation function, and are left."""
+        scales = []
+        while self.nodes[node].bare and node != of:
+            scales.append(node)
+            (node,) = self.nodes[node].parents
+        if node != of or not scales:
+            return False
+        for claim in self.claims:
+            if claim.node in scales:
+                self.refuse(claim.place.leaf, "it is a slope of an activation function, no norm layer")
+        return True
 
     def refuse(self, leaf: int, reason: str) -> None:
         """Says why a parameter cannot be predicted (unless another operation can claim it)."""
         self.refused.setdefault(leaf, reason)
 
-    def graph(self, outputs: Sequence[int], rebuild, initial, reached: set[int], inputs: Sequence[str]) -> Graph:
+    def graph(self, outputs: Sequence[int], equations: Equations, about: About, limit: int | None = None) -> Graph:
         """The graph of all nodes that lead to `outputs`.
 
         Args:
-          outputs: numbers of nodes.
-          rebuild, initial: as in `ParameterTree`.
-          reached: indices of the leaves that the outputs depend on.
-          inputs: as in `ParameterTree`.
+          outputs: numbers of nodes, the main one first.
+          equations: that it was read from.
+          about: the model.
+          limit: number of nodes that it may have.
 
         Raises:
-          GraphError: no node leads to an output.
+          GraphError: no node leads to an output, or there are too many.
         """
         classes = self._class_layer(outputs)
         live = self._live(outputs)
+        if limit is not None and len(live) > limit:
+            raise GraphError(f"a graph of {len(live)} nodes is too large: expected at most {limit} nodes")
         number = {node: index for index, node in enumerate(live)}
         edges = [(number[parent], number[node]) for node in live for parent in self.nodes[node].parents]
-        tensors, unpredicted, remarks = self._owned(number, classes, reached)
+        owned, ties = self._owned(number)
+        unpredicted = self._unpredicted(owned, about)
+        found = self._corrections(owned, ties, equations, unpredicted)
+        tensors, remarks = self._tensors(owned, number, classes)
         tree = ParameterTree(
-            rebuild, tuple(self.leaves), initial, unpredicted, remarks, tuple(self.unsupported), tuple(inputs)
-        )
+            about.rebuild, tuple(self.leaves), about.initial, unpredicted, remarks, tuple(self.unsupported),
+            about.inputs, about.states, about.notes, found,
+        )  # fmt: skip
         return Graph(
             node_types=np.array([NODE_ID[self.nodes[node].type] for node in live], np.int32),
             node_shapes=np.array([self.nodes[node].shape for node in live], np.int32).reshape(-1, 4),
@@ -194,11 +237,10 @@ class TracedNetwork:
             return {}
         return found | {node: Role.CLASS_WEIGHT}
 
-    def _owned(
-        self, number: dict[int, int], classes: dict[int, Role], reached: set[int]
-    ) -> tuple[tuple[Tensor, ...], dict[int, str], dict[int, str]]:
-        """The tensors to be predicted, the leaves that are not (wholly) predicted, and remarks on others."""
+    def _owned(self, number: Mapping[int, int]) -> tuple[dict[int, list[Claim]], list[Claim]]:
+        """The claims that own their parts, by leaf, and those of layers that parts of others are tied to."""
         owned: dict[int, list[Claim]] = {}
+        ties = []
         for claim in self.claims:
             if claim.node not in number:
                 self.refuse(claim.place.leaf, "it only decides which way the computation takes")
@@ -206,17 +248,56 @@ class TracedNetwork:
             claims = owned.setdefault(claim.place.leaf, [])
             if all(_disjoint(claim.rows, other.rows) for other in claims):
                 claims.append(claim)
-        tensors, remarks, unpredicted = [], {}, {}
+            else:
+                ties.append(claim)
+        return owned, ties
+
+    def _unpredicted(self, owned: Mapping[int, Sequence[Claim]], about: About) -> dict[int, str]:
+        """The leaves that are not, or not wholly, predicted."""
+        unpredicted = {}
         for index, leaf in enumerate(self.leaves):
             claims = owned.get(index, ())
             covered = sum(_count(claim.rows, leaf) for claim in claims)
-            if covered < leaf.size:
+            if covered < leaf.size and index not in about.states:
                 reason = self.refused.get(index, "no operation that tracing knows uses it")
-                if index not in reached:
+                if index not in about.reached:
                     reason = "the output does not depend on it"
                 elif claims:
                     reason = f"only {covered} of {leaf.size} elements are used"
                 unpredicted[index] = reason
+        return unpredicted
+
+    def _corrections(
+        self,
+        owned: dict[int, list[Claim]],
+        ties: Sequence[Claim],
+        equations: Equations,
+        unpredicted: dict[int, str],
+    ) -> tuple[Correction, ...]:
+        """Of leaves that are used otherwise than as they are; those without any are taken out of `owned`."""
+        found: list[Correction] = []
+        for index, claims in sorted(owned.items()):
+            for claim in claims:
+                if claim.use is None:
+                    continue
+                vector = claim.role not in (Role.WEIGHT, Role.DEPTHWISE_WEIGHT, Role.EMBEDDING)
+                made = corrections(equations, claim.use, index, vector)
+                if isinstance(made, str):
+                    unpredicted[index], owned[index] = made, []
+                    break
+                for item in made:
+                    if item.leaf == index or item.leaf in unpredicted:
+                        found.append(item)
+                        unpredicted.pop(item.leaf, None)
+        tables = {claims[0].place.leaf for claims in owned.values() if claims and claims[0].role is Role.EMBEDDING}
+        tied = {claim.place.leaf: claim.shape[0] for claim in ties if claim.role is Role.WEIGHT}
+        return (*found, *(scaled(leaf, fan_in**-0.5) for leaf, fan_in in tied.items() if leaf in tables))
+
+    def _tensors(
+        self, owned: Mapping[int, Sequence[Claim]], number: Mapping[int, int], classes: Mapping[int, Role]
+    ) -> tuple[tuple[Tensor, ...], dict[int, str]]:
+        """The tensors to be predicted, in the order of their operations, and remarks on their leaves."""
+        tensors, remarks = [], {}
         tensors_of = Counter(claim.node for claims in owned.values() for claim in claims)
         position = {id(claim): order for order, claim in enumerate(self.claims)}
         kept = sorted((claim for claims in owned.values() for claim in claims), key=lambda claim: position[id(claim)])
@@ -234,7 +315,7 @@ class TracedNetwork:
             plain = claim.place == whole(claim.place.leaf, leaf) and shape == leaf.shape
             place = whole(claim.place.leaf, leaf) if plain else claim.place
             tensors.append(Tensor(name, number[claim.node], role, shape, place))
-        return tuple(tensors), unpredicted, remarks
+        return tuple(tensors), remarks
 
 
 def _disjoint(rows: tuple[frozenset[int] | None, ...], other: tuple[frozenset[int] | None, ...]) -> bool:

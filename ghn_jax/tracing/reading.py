@@ -18,7 +18,7 @@ ELEMENTWISE = frozenset(
     " bessel_i1e bitcast_convert_type branches cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos"
     " cosh cumlogsumexp cummax cummin cumprod cumsum device_put digamma div eq eq_to erf erf_inv erfc exp exp2 expm1"
     " fft floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min"
-    " mul mulhi name ne neg nextafter not optimization_barrier or pbroadcast pmax pmean pmin polygamma"
+    " decided mul mulhi name ne neg nextafter not optimization_barrier or pbroadcast pmax pmean pmin polygamma"
     " population_count pow ppermute psum pvary real reduce_precision regularized_incomplete_beta rem round rsqrt"
     " select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sort sqrt"
     " square stop_gradient sub tan tanh tie top_k xor zeta".split()
@@ -30,6 +30,9 @@ SAME_VALUE = frozenset(
     " reduce_precision sharding_constraint stop_gradient tie".split()
 )
 """Those that leave values as they are."""
+
+COMPLEX = ("complex", "add", "sub", "add_any")
+"""How complex numbers are made of two real ones."""
 
 ROOTS = frozenset(("sqrt", "rsqrt", "pow"))
 
@@ -53,6 +56,7 @@ class _Reader:
     def __init__(self, equations: Equations, network: TracedNetwork, values: dict[int, Value]):
         self.known = equations.known
         self.shapes = equations.shapes
+        self.program = equations
         self.network = network
         self.values = dict(values)
 
@@ -73,14 +77,55 @@ class _Reader:
             place = equation.scope or "the model"
             raise TraceError(f"{equation.name!r} in {place} cannot be read: {error!r}") from error
         results = result if isinstance(result, list) else [result] * len(equation.outputs)
-        self.values.update(zip(equation.outputs, results, strict=True))
+        for number, value in zip(equation.outputs, results, strict=True):
+            self.values[number] = self.numbered(number, value)
+
+    def numbered(self, number: int, value: Value) -> Value:
+        """A parameter with the number of its value, and of its shape."""
+        if not isinstance(value, TracedParameter):
+            return value
+        shape = self.shape(number)
+        if not value.joined and value.view.shape != shape:
+            value = relayout.lose(value, shape)
+        return dataclasses.replace(value, number=number)
 
     def elementwise(self, equation: Equation, values: list[Value]) -> Value | list[Value]:
+        if equation.name in ("branches", "decided"):
+            return self.decided(equation, values)
         if equation.name == "select_n" and not all(isinstance(value, Constant) for value in values[1:]):
             values = values[1:]  # what decides which value it is, is not part of it
         if 1 < len(equation.outputs) == len(values):
             return values  # optimization_barrier, sort, psum: one output for every input
         return self.combined(equation, values)
+
+    def decided(self, equation: Equation, values: list[Value]) -> Value:
+        """A value, or one of several: what decides which it is, is not part of it."""
+        by, others = (values[0], values[1:]) if equation.name == "branches" else (values[1], values[:1])
+        if isinstance(by, TracedParameter):
+            layers.leave(self.network, by, "it only decides which way the computation takes")
+        if all(isinstance(value, Constant) for value in others):
+            return CONSTANT
+        return others[0] if equation.name == "decided" else self.combined(equation, others)
+
+    def rescaled(self, equation: Equation, values: list[Value]) -> TracedParameter | None:
+        """A parameter with something that is computed from itself, as its norm; None if that is not all."""
+        output = equation.outputs[0]
+        if self.program.of_inputs[output]:
+            return None
+        clean = [
+            value
+            for value in values
+            if isinstance(value, TracedParameter) and len(value.parts) == 1 and value.view.axes is not None
+            if value.view.shape == self.shape(output) and len(value.view.varied) > 0
+        ]
+        if len(clean) != 1:
+            return None
+        (parameter,) = clean
+        for number, value in zip(equation.inputs[-len(values) :], values, strict=True):
+            of_itself = self.program.of_params[number] >> parameter.view.leaf & 1
+            if value is not parameter and not isinstance(value, Constant) and not of_itself:
+                return None
+        return dataclasses.replace(parameter, changed=True)
 
     def combined(self, equation: Equation, values: list[Value]) -> Value:
         """What all outputs are, of values that are not all constants."""
@@ -90,12 +135,24 @@ class _Reader:
             return first
         if isinstance(first, Statistic) and (name in ROOTS or (name == "integer_pow" and equation.params["y"] < 0)):
             return dataclasses.replace(first, root=True)
+        parameters = [value for value in values if isinstance(value, TracedParameter)]
+        if len(parameters) == 2 == len(values) and name in COMPLEX and self.is_complex(equation.outputs[0]):
+            return relayout.pair(*parameters)
+        rescaled = self.rescaled(equation, values)
+        if rescaled is not None and len(others) > 0:
+            return rescaled
         result = combine(self.network, name, values, equation.scope)
         if isinstance(result, TracedParameter):
+            result = dataclasses.replace(result, changed=result.changed or name not in SAME_VALUE)
             shape = self.shape(equation.outputs[0])
             if shape != result.view.shape:
                 result = relayout.broadcast_to(result, shape)
         return result
+
+    def is_complex(self, number: int) -> bool:
+        """Whether a value is of complex numbers."""
+        dtype = self.program.dtypes[number]
+        return dtype is not None and dtype.kind == "c"
 
     def unknown(self, equation: Equation, values: list[Value]) -> Value:
         name = equation.name
@@ -323,15 +380,16 @@ class _Reader:
 
     def update(self, equation: Equation, values: list[Value]) -> Value:
         """Operations that write one value into another."""
+        shape = self.shape(equation.outputs[0])
         written = [values[0], values[2] if equation.name.startswith("scatter") else values[1]]
         given = [value for value in written if not isinstance(value, Constant)]
         if not given:
             return CONSTANT
         if len(given) == 1:
-            return _soft(given[0])
+            return relayout.lose(given[0], shape) if isinstance(given[0], TracedParameter) else _soft(given[0])
         parameters = [value for value in given if isinstance(value, TracedParameter)]
         if len(parameters) == len(given):
-            return relayout.lose(one_parameter(self.network, parameters), self.shape(equation.outputs[0]))
+            return relayout.lose(one_parameter(self.network, parameters), shape)
         nodes = materialise_all(self.network, given, equation.scope)
         kind = "sum" if "-" in equation.name else "concat"
         return Activation(self.network.join(kind, nodes, equation.scope), direct=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,9 +16,10 @@ Shape = tuple[int, ...]
 
 def change(parameter: TracedParameter, operation: str, params: Mapping[str, Any], shape: Shape) -> TracedParameter:
     """`operation`, one of `OPERATIONS`, on a parameter; `shape` is that of the result."""
-    if len(parameter.parts) > 1 and operation == "transpose":
+    if parameter.joined and parameter.axis is not None and operation == "transpose":
         order = params["permutation"]
-        return TracedParameter(tuple(part.transpose(order) for part in parameter.parts), order.index(parameter.axis))
+        parts = tuple(part.transpose(order) for part in parameter.parts)
+        return dataclasses.replace(parameter, parts=parts, axis=order.index(parameter.axis))
 
     def of_view(view: View) -> View:
         match operation:
@@ -41,7 +43,7 @@ def change(parameter: TracedParameter, operation: str, params: Mapping[str, Any]
 
 def lose(parameter: TracedParameter, shape: Shape) -> TracedParameter:
     """The parameter after an operation that mixes up its layout."""
-    return TracedParameter(tuple(part.lost(shape) for part in parameter.parts))
+    return dataclasses.replace(parameter, parts=tuple(part.lost(shape) for part in parameter.parts), axis=None)
 
 
 def broadcast_to(parameter: TracedParameter, shape: Shape) -> TracedParameter:
@@ -66,26 +68,34 @@ def reduce(parameter: TracedParameter, axes: Sequence[int], shape: Shape) -> Tra
 def cut(parameter: TracedParameter, axis: int, start: int, stop: int) -> TracedParameter:
     """Indices from `start` up to `stop` along an axis; of concatenated parameters, those that these are in."""
     if len(parameter.parts) == 1 or axis != parameter.axis:
-        return TracedParameter(tuple(part.slice(axis, start, stop) for part in parameter.parts), parameter.axis)
+        return dataclasses.replace(parameter, parts=tuple(part.slice(axis, start, stop) for part in parameter.parts))
     kept, offset = [], 0
     for part in parameter.parts:
         first, last = max(start - offset, 0), min(stop - offset, part.shape[axis])
         if first < last:
             kept.append(part.slice(axis, first, last))
         offset += part.shape[axis]
-    return TracedParameter(tuple(kept), axis if len(kept) > 1 else None)
+    return dataclasses.replace(parameter, parts=tuple(kept), axis=axis if len(kept) > 1 else None)
 
 
 def pick(parameter: TracedParameter, axis: int, index: int) -> TracedParameter:
     """The part at one index of an axis."""
     picked = cut(parameter, axis, index, index + 1)
-    return TracedParameter(tuple(part.squeeze([axis]) for part in picked.parts))
+    return dataclasses.replace(picked, parts=tuple(part.squeeze([axis]) for part in picked.parts))
 
 
 def concatenate(parameters: Sequence[TracedParameter], axis: int) -> TracedParameter:
     """Parameters one after the other along an axis."""
-    return TracedParameter(tuple(part for parameter in parameters for part in parameter.parts), axis)
+    changed = any(parameter.changed for parameter in parameters)
+    return TracedParameter(tuple(part for parameter in parameters for part in parameter.parts), axis, changed=changed)
+
+
+def pair(real: TracedParameter, imaginary: TracedParameter) -> TracedParameter:
+    """A complex parameter of its two parts."""
+    return TracedParameter(real.parts + imaginary.parts, paired=True)
 
 
 def _on_view(parameter: TracedParameter, function: Callable[[View], View], shape: Shape) -> TracedParameter:
-    return TracedParameter((function(parameter.view),)) if len(parameter.parts) == 1 else lose(parameter, shape)
+    if parameter.joined:
+        return lose(parameter, shape)
+    return dataclasses.replace(parameter, parts=tuple(function(part) for part in parameter.parts))

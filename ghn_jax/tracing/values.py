@@ -14,10 +14,21 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class TracedParameter:
-    """One parameter, or several concatenated along `axis`, perhaps transformed element by element."""
+    """One parameter, or several, perhaps transformed element by element.
+
+    Attributes:
+      parts: the parameters.
+      axis: they are concatenated along it.
+      paired: they are the real and the imaginary part of a complex one.
+      changed: something was computed with it, so that it is not itself any more.
+      number: of the value.
+    """
 
     parts: tuple[View, ...]
     axis: int | None = None
+    paired: bool = False
+    changed: bool = False
+    number: int | None = dataclasses.field(default=None, compare=False)
 
     @property
     def view(self) -> View:
@@ -26,8 +37,18 @@ class TracedParameter:
 
     @property
     def size(self) -> int:
-        """Number of different elements."""
-        return sum(part.size for part in self.parts)
+        """Number of different elements; complex ones count once."""
+        return self.view.size if self.paired else sum(part.size for part in self.parts)
+
+    @property
+    def joined(self) -> bool:
+        """Whether it is a concatenation."""
+        return len(self.parts) > 1 and not self.paired
+
+    @property
+    def use(self) -> int | None:
+        """Number of the value, if it is not the parameter itself but computed from it."""
+        return self.number if self.changed and len(self.parts) == 1 else None
 
 
 @dataclasses.dataclass(frozen=True)

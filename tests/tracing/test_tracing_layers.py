@@ -344,8 +344,11 @@ def test_parameters_that_change_others():
     assert counts(graph) == {"input": 1, "conv": 2}
     values = predict_params(graph, GHN)
     kept = {name for name, leaf in values.items() if np.array_equal(leaf, given[name])}
-    assert kept == {"g", "lora_a", "lora_b"}
+    assert kept == {"lora_a", "lora_b"}
     assert {row.name for row in ghn_jax.report(graph).of(ghn_jax.Verdict.INITIALISED)} == kept
+    # The scale is the one with which the weight that is used is the predicted one.
+    effective = values["v"] / jnp.linalg.norm(values["v"], axis=0) * values["g"]
+    np.testing.assert_allclose(effective, values["v"], rtol=1e-5)
 
 
 def test_learned_queries():
