@@ -7,11 +7,16 @@ import enum
 import math
 import re
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.ghn.shape_encoder import channel_table, channel_vocabulary, spatial_table, spatial_vocabulary
 from ghn_jax.graphs.graph import NODE_TYPES, Graph, Role, Tensor
+from ghn_jax.graphs.tree import ParameterTree
+from ghn_jax.prediction.predict import predict_params
 from ghn_jax.weights import pretrained
 
 
@@ -98,12 +103,18 @@ class Report:
         return "\n".join([*table, "", *self.remarks, self.summary])
 
 
-def report(graph: Graph, ghn: GHN | None = None) -> Report:
+FACTOR = 5
+"""Scales of a predicted and an initial tensor differ if one is more than so many times the other."""
+
+
+def report(graph: Graph, ghn: GHN | None = None, *, scales: bool = False) -> Report:
     """What of a model is predicted, and how far that is from what the hypernetwork has seen.
 
-        Args:
+    Args:
       graph: of the model, from `ghn_jax.trace` or `build_graph`.
       ghn: the hypernetwork; None takes the one shipped with the package.
+      scales: also predict the parameters of a traced model, run its own initialisers, and say where the root mean
+        squares of a tensor differ by more than a factor of 5.
 
     >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
     >>> print(ghn_jax.report(graph).summary)
@@ -120,8 +131,9 @@ def report(graph: Graph, ghn: GHN | None = None) -> Report:
     for tensor in graph.tensors:
         owned.setdefault(tensor.placed.leaf, []).append(tensor)
     rows = []
+    compared = _scales(graph, tree, ghn) if scales else {}
     for index, leaf in enumerate(tree.leaves):
-        remarks = [tree.remarks[index]] if index in tree.remarks else []
+        remarks = [table[index] for table in (tree.remarks, compared) if index in table]
         rows.append(
             _row(
                 leaf.name, leaf.shape, leaf.size, owned.get(index, []), graph, config, remarks,
@@ -132,6 +144,24 @@ def report(graph: Graph, ghn: GHN | None = None) -> Report:
     remarks += [f"unknown operation: {place}" for place in tree.unsupported]
     remarks += tree.notes
     return Report(tuple(rows), tuple(remarks), graph.num_nodes)
+
+
+def _scales(graph: Graph, tree: ParameterTree, ghn: GHN | None) -> dict[int, str]:
+    """Where the root mean square of a predicted leaf is far from that of its initial value; zeros are not compared."""
+    chosen = [index for index in range(len(tree.leaves)) if index not in {*tree.unpredicted, *tree.states}]
+    predicted = tree.arrays(predict_params(graph, ghn))
+    found = {}
+    for index, initial in zip(chosen, tree.initial(chosen, 0), strict=True):
+        if initial is None:
+            continue
+        new, own = (_root_mean_square(values) for values in (predicted[index], initial))
+        if own > 0 and not 1 / FACTOR <= new / own <= FACTOR:
+            found[index] = f"its root mean square is {new:.2g}, that of the initial values {own:.2g}"
+    return found
+
+
+def _root_mean_square(values: Any) -> float:
+    return float(np.sqrt(np.mean(np.square(np.asarray(values, np.float32)))))
 
 
 def _row(

@@ -112,6 +112,7 @@ def _linen(module: nn.Module, params: Any, kwargs: dict[str, Any]) -> tuple[Call
             # Without momentum the running statistics become those of the batch.
             object.__setattr__(norm, "momentum", 0.0)
             object.__setattr__(norm, "use_running_average", None)
+            object.__setattr__(norm, "axis_name", None)  # the batch is on one device
             call_kwargs = {**call_kwargs, "use_running_average": False}
             args = args[:1]
         return next_call(*args, **call_kwargs)
@@ -155,6 +156,7 @@ def _nnx(nnx: Any, module: Any, params: Any, kwargs: dict[str, Any]) -> tuple[Ca
     for norm in norms.values():
         norm.use_running_average = False
         norm.momentum = 0.0
+        norm.axis_name = None  # the batch is on one device
     graphdef, state = nnx.split(module)
     stats = nnx.split(module, nnx.BatchStat, ...)[1]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -63,17 +63,21 @@ def classify(staged: Staged, params: Named, num_states: int, arguments: Named, p
     """
     first = len(params.names) + num_states
     found = _states_by_name(params, patterns)
+    parameters = [index for index in range(len(params.names)) if index not in found]
     aside, taken = _arguments_by_name(staged, arguments, patterns)
 
-    def read(outputs: Sequence[int], closed_over: bool = False) -> tuple[Equations, states.Uses]:
+    def read(outputs: Sequence[int], closed_over: bool = False, doubted: Collection[int] = ()):
         given = {first + index for index in range(len(arguments.names)) if index not in taken}
         equations = flatten(staged.jaxpr, len(params.names), given, outputs, closed_over)
         numbers = equations.inputs
-        of_inputs = [number for number, given in enumerate(equations.of_inputs) if given]
-        return equations, states.uses(equations, of_inputs, numbers[: len(params.names)])
+        seeds = [numbers[index] for index in given if index - first not in doubted]
+        seeds += [number for number in equations.constants if equations.of_inputs[number]]
+        return equations, states.uses(equations, seeds, [numbers[index] for index in parameters])
 
     order = [index for index in range(len(staged.jaxpr.jaxpr.outvars)) if index not in aside]
-    equations, uses = read(order)
+    # What is in a container may be an input or a state.
+    doubted = [index for index, name in enumerate(arguments.names) if "/" in name]
+    equations, uses = read(order, doubted=doubted)
     by_use = _arguments_by_use(equations.inputs[first:], arguments, uses, taken)
     if by_use:
         taken |= by_use
@@ -141,7 +145,7 @@ def _arguments_by_name(staged: Staged, arguments: Named, patterns: Sequence[str]
             taken |= {index: taken.get(index, "beside running statistics") for index in members}
     for key, tree in arguments.tree.items():
         members = _members(arguments, key)
-        back = states.returned(tree, staged.output)
+        back = states.returned(tree, staged.output, known=all(index in taken for index in members))
         others = set(range(len(arguments.names))) - taken.keys() - set(members)
         if back and members and others and aside.isdisjoint(back):
             aside |= set(back)
@@ -163,7 +167,7 @@ def _arguments_by_use(
             found[index] = "a random key"
     for key in arguments.tree:
         members = _members(arguments, key)
-        if any(numbers[index] in uses.variances for index in members):
+        if any(numbers[index] in uses.variances for index in members if "/" in arguments.names[index]):
             found |= {index: "running statistics: activations are divided by the root of one" for index in members}
     return {index: reason for index, reason in found.items() if index not in taken}
 

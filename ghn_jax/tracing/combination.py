@@ -148,6 +148,11 @@ def _with_statistic(
     of_norm = node.type in ("bn", "ln") and value.direct and node.parents == [statistic.node]
     if not own and not of_norm:
         return None
+    if statistic.node is None and statistic.root and name in PRODUCTS and node.bare and value.direct:
+        value = layers.norm_of_scale(network, value)
+        for scale in statistic.scales:
+            value = layers.scale_by_parameter(network, value, scale, scope)
+        return value
     if own and statistic.root and name in PRODUCTS:
         over_batch = statistic.over_batch or statistic.node is None
         normed = layers.normalise(network, value.node, over_batch, statistic.scales, scope)

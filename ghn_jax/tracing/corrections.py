@@ -94,8 +94,11 @@ def corrections(equations: Equations, number: int, leaf: int, vector: bool) -> t
         return () if not vector else f"it goes through {word} before it is used"
     params = [index for index in range(len(equations.inputs)) if equations.of_params[number] >> index & 1]
     others = [index for index in params if index != leaf]
+    given = {index: equations.inputs[index] for index in others}
+    if names <= _AFFINE and _is_linear(function, own):
+        return (_affine_correction(function, own, leaf, given),)
     if not others and names <= _ELEMENTWISE:
-        return _own_correction(function, own, leaf, equations.shapes[own], names, word)
+        return _own_correction(function, own, leaf, equations.shapes[own], word)
     if vector:
         return f"it goes through {word} before it is used"
     return tuple(
@@ -108,12 +111,6 @@ def corrections(equations: Equations, number: int, leaf: int, vector: bool) -> t
 def scaled(leaf: int, factor: float) -> Correction:
     """A prediction times a number."""
     return Correction(leaf, lambda values: values[leaf] * np.float32(factor))
-
-
-def corrected_scales(equations: Equations, number: int, leaf: int) -> list[int]:
-    """The other parameters that `corrections` finds values of."""
-    found = corrections(equations, number, leaf, vector=False)
-    return [] if isinstance(found, str) else [item.leaf for item in found if item.leaf != leaf]
 
 
 def _function_of(equations: Equations, number: int) -> _Function | None:
@@ -184,50 +181,75 @@ def _scale_correction(
     return Correction(scale, solve)
 
 
-def _own_correction(
-    function: _Function, own: int, leaf: int, shape: tuple[int, ...], names: frozenset[str], word: str
-) -> tuple[Correction, ...] | str:
-    """Solves a function element by element."""
+def _is_linear(function: _Function, own: int) -> bool:
+    """Whether sums, differences, multiples and shares of a parameter with others, but not with itself, are all."""
+    followed = {own}
+    for equation in function.equations:
+        mine = [number for number in equation.inputs if number in followed]
+        followed.update(equation.outputs if mine else ())
+        both = len(mine) > 1 and equation.name in ("mul", "div")
+        if both or (equation.name == "div" and equation.inputs[1] in mine):
+            return False
+    return True
+
+
+def _affine_correction(function: _Function, own: int, leaf: int, others: Mapping[int, int]) -> Correction:
+    """Solves for a parameter that is scaled and shifted, by numbers or other parameters."""
 
     def solve(values: Mapping[int, Any]) -> Any:
-        return _solve(function, own, jnp.asarray(values[leaf]), affine=names <= _AFFINE)
+        target = jnp.asarray(values[leaf])
+        given = {number: jnp.asarray(values[index]) for index, number in others.items()}
+        offset, uses = _in_own_layout(function, own, jnp.zeros_like(target), given)
+        slope = _in_own_layout(function, own, jnp.ones_like(target), given)[0] - offset
+        found = (target - offset) / jnp.where(slope == 0, 1, slope)
+        return jnp.where((slope == 0) | (uses == 0), target, found)
 
-    if not names <= _AFFINE:
-        if np.prod(shape) > _PROBED:
-            return f"it goes through {word} before it is used"
-        target = jnp.linspace(0.5, 1.5, int(np.prod(shape)), dtype=jnp.float32).reshape(shape)
-        found = _in_own_layout(function, own, solve({leaf: target}))[0]
-        if not np.allclose(found, target, rtol=0.02):
-            return f"no values of it give the predicted ones after {word}"
+    return Correction(leaf, solve)
+
+
+def _own_correction(
+    function: _Function, own: int, leaf: int, shape: tuple[int, ...], word: str
+) -> tuple[Correction, ...] | str:
+    """Solves a function element by element, if it takes the values that norm layers have."""
+
+    def solve(values: Mapping[int, Any]) -> Any:
+        return _bisect(function, own, jnp.asarray(values[leaf]))
+
+    if np.prod(shape) > _PROBED:
+        return f"it goes through {word} before it is used"
+    target = jnp.linspace(0.5, 1.5, int(np.prod(shape)), dtype=jnp.float32).reshape(shape)
+    found = _in_own_layout(function, own, solve({leaf: target}), {})[0]
+    if not np.allclose(found, target, rtol=0.02):
+        return f"no values of it give the predicted ones after {word}"
     return (Correction(leaf, solve),)
 
 
-def _in_own_layout(function: _Function, own: int, values: Any) -> tuple[Any, Any]:
+def _in_own_layout(function: _Function, own: int, values: Any, given: Mapping[int, Any]) -> tuple[Any, Any]:
     """The function, its results in the places of the elements that they are of; and how often each is used."""
-    result, pull_back = jax.vjp(lambda value: function({own: value}, only_layout=own), values)
+    result, pull_back = jax.vjp(lambda value: function({**given, own: value}, only_layout=own), values)
     (uses,) = pull_back(jnp.ones_like(result))
-    (summed,) = pull_back(function({own: values}).astype(result.dtype))
+    (summed,) = pull_back(function({**given, own: values}).astype(result.dtype))
     return jnp.where(uses > 0, summed / jnp.where(uses > 0, uses, 1), values), uses
 
 
-def _solve(function: _Function, own: int, target: Any, affine: bool) -> Any:
-    """Values whose function is `target`; elements that do not reach the result, or do not matter, are those of it."""
-    offset, uses = _in_own_layout(function, own, jnp.zeros_like(target))
-    if affine:
-        one, _ = _in_own_layout(function, own, jnp.ones_like(target))
-        slope = one - offset
-        found = (target - offset) / jnp.where(slope == 0, 1, slope)
-        return jnp.where((slope == 0) | (uses == 0), target, found)
-    # Monotone on the side of zero where the target is: bisect over numbers spaced by their logarithms.
-    low, high = jnp.full_like(target, -np.log1p(_LARGEST)), jnp.full_like(target, np.log1p(_LARGEST))
+def _bisect(function: _Function, own: int, target: Any) -> Any:
+    """Values whose function is `target`, which is monotone, at least on the side of the positive numbers.
 
-    def at(place: Any) -> Any:
+    Elements that do not reach the result are those of `target`.
+    """
+
+    def at(place: Any) -> tuple[Any, Any]:  # numbers are spaced by their logarithms
         values = jnp.sign(place) * jnp.expm1(jnp.abs(place))
-        return jnp.nan_to_num(_in_own_layout(function, own, values)[0]), values
+        return jnp.nan_to_num(_in_own_layout(function, own, values, {})[0]), values
 
-    rising = at(jnp.full_like(target, 1.0))[0] >= at(jnp.full_like(target, 0.5))[0]
+    below, half, one = (at(jnp.full_like(target, place))[0] for place in (-0.5, 0.5, 1.0))
+    rising = one >= half
+    monotone = (half >= below) == rising
+    high = jnp.full_like(target, np.log1p(_LARGEST))
+    low = jnp.where(monotone, -high, 0)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        below = (at(middle)[0] < target) == rising
-        low, high = jnp.where(below, middle, low), jnp.where(below, high, middle)
+        more = (at(middle)[0] < target) == rising
+        low, high = jnp.where(more, middle, low), jnp.where(more, high, middle)
+    _, uses = _in_own_layout(function, own, target, {})
     return jnp.where(uses > 0, at((low + high) / 2)[1], target)

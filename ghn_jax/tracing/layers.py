@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -153,6 +154,15 @@ def normalise(
     value = Activation(network.add("bn" if over_batch else "ln", [source], scope), direct=True)
     for scale in scales:
         value = scale_by_parameter(network, value, scale, scope)
+    return value
+
+
+def norm_of_scale(network: TracedNetwork, value: Activation) -> Activation:
+    """A scale that running statistics follow: the norm layer's own, whatever comes first."""
+    network.nodes[value.node].bare = False
+    network.claims = [
+        dataclasses.replace(claim, remark="") if claim.node == value.node else claim for claim in network.claims
+    ]
     return value
 
 

@@ -200,8 +200,9 @@ class TracedNetwork:
         edges = [(number[parent], number[node]) for node in live for parent in self.nodes[node].parents]
         owned, ties = self._owned(number)
         unpredicted = self._unpredicted(owned, about)
-        found = self._corrections(owned, ties, equations, unpredicted)
-        tensors, remarks = self._tensors(owned, number, classes)
+        remarks: dict[int, str] = {}
+        found = self._corrections(owned, ties, equations, unpredicted, remarks)
+        tensors = self._tensors(owned, number, classes, remarks)
         tree = ParameterTree(
             about.rebuild, tuple(self.leaves), about.initial, unpredicted, remarks, tuple(self.unsupported),
             about.inputs, about.states, about.notes, found,
@@ -273,6 +274,7 @@ class TracedNetwork:
         ties: Sequence[Claim],
         equations: Equations,
         unpredicted: dict[int, str],
+        remarks: dict[int, str],
     ) -> tuple[Correction, ...]:
         """Of leaves that are used otherwise than as they are; those without any are taken out of `owned`."""
         found: list[Correction] = []
@@ -288,16 +290,21 @@ class TracedNetwork:
                 for item in made:
                     if item.leaf == index or item.leaf in unpredicted:
                         found.append(item)
-                        unpredicted.pop(item.leaf, None)
+                    if item.leaf != index and unpredicted.pop(item.leaf, None) is not None:
+                        remarks[item.leaf] = f"it makes the {self.leaves[index].name!r} that is used the predicted one"
         tables = {claims[0].place.leaf for claims in owned.values() if claims and claims[0].role is Role.EMBEDDING}
         tied = {claim.place.leaf: claim.shape[0] for claim in ties if claim.role is Role.WEIGHT}
         return (*found, *(scaled(leaf, fan_in**-0.5) for leaf, fan_in in tied.items() if leaf in tables))
 
     def _tensors(
-        self, owned: Mapping[int, Sequence[Claim]], number: Mapping[int, int], classes: Mapping[int, Role]
-    ) -> tuple[tuple[Tensor, ...], dict[int, str]]:
-        """The tensors to be predicted, in the order of their operations, and remarks on their leaves."""
-        tensors, remarks = [], {}
+        self,
+        owned: Mapping[int, Sequence[Claim]],
+        number: Mapping[int, int],
+        classes: Mapping[int, Role],
+        remarks: dict[int, str],
+    ) -> tuple[Tensor, ...]:
+        """The tensors to be predicted, in the order of their operations; adds remarks on their leaves."""
+        tensors = []
         tensors_of = Counter(claim.node for claims in owned.values() for claim in claims)
         position = {id(claim): order for order, claim in enumerate(self.claims)}
         kept = sorted((claim for claims in owned.values() for claim in claims), key=lambda claim: position[id(claim)])
@@ -315,7 +322,7 @@ class TracedNetwork:
             plain = claim.place == whole(claim.place.leaf, leaf) and shape == leaf.shape
             place = whole(claim.place.leaf, leaf) if plain else claim.place
             tensors.append(Tensor(name, number[claim.node], role, shape, place))
-        return tuple(tensors), remarks
+        return tuple(tensors)
 
 
 def _disjoint(rows: tuple[frozenset[int] | None, ...], other: tuple[frozenset[int] | None, ...]) -> bool:

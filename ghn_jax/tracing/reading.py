@@ -90,6 +90,9 @@ class _Reader:
         return dataclasses.replace(value, number=number)
 
     def elementwise(self, equation: Equation, values: list[Value]) -> Value | list[Value]:
+        axes = equation.params.get("axes", ()) if equation.name in ("psum", "pmax", "pmin") else ()
+        if len(values) == 1 and axes and all(isinstance(axis, int) for axis in axes):  # of a mapped function
+            return self.reduce(equation, values)
         if equation.name in ("branches", "decided"):
             return self.decided(equation, values)
         if equation.name == "select_n" and not all(isinstance(value, Constant) for value in values[1:]):
@@ -344,7 +347,7 @@ class _Reader:
                 return relayout.reduce(value, reduced, self.shape(equation.outputs[0]))
             case Activation(node):
                 over_batch = 0 in reduced and len(reduced) < len(shape)
-                largest = equation.name in ("reduce_max", "argmax")
+                largest = equation.name in ("reduce_max", "argmax", "pmax")
                 return Statistic(node, over_batch, largest, tuple(shape[axis] for axis in axes))
         return value
 

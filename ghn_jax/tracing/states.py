@@ -81,25 +81,25 @@ def collections_of(tree: Any) -> frozenset[str]:
     return frozenset()
 
 
-def returned(argument: Any, output: Any) -> list[int]:
+def returned(argument: Any, output: Any, known: bool = False) -> list[int]:
     """Numbers of the leaves of `output` that are an argument of the same structure and shapes, beside other leaves.
 
-    Only of an argument that is a container, and only as a part of the output.
+    Only as a part of the output, and only of an argument that is a container, unless it is `known` to be a state.
     """
     like = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(argument) if hasattr(leaf, "shape")]
-    if not like or _is_leaf(argument):
+    if not like or (_is_leaf(argument) and not known):
         return []
     structure = jax.tree.structure(argument)
-    children = output.values() if isinstance(output, Mapping) else output if isinstance(output, (tuple, list)) else ()
+    children = list(output) if isinstance(output, (tuple, list)) else []
     if isinstance(output, Mapping):
         children = [output[key] for key in sorted(output)]
-    start = 0
+    start, found = 0, []
     for child in children:
         leaves = jax.tree.leaves(child)
         if jax.tree.structure(child) == structure and [(leaf.shape, leaf.dtype) for leaf in leaves] == like:
-            return list(range(start, start + len(leaves)))
+            found = list(range(start, start + len(leaves)))
         start += len(leaves)
-    return []
+    return found
 
 
 def _is_leaf(tree: Any) -> bool:
@@ -176,19 +176,22 @@ class _UseReader:
             self.variances.add(self.shifted[first])
             self.inverse.add(output)
             return
-        if name in ("add", "max") and len(inputs) == 2:
+        if name in ("add", "max", "mul", "div") and len(inputs) == 2:
             for own, other in ((first, last), (last, first)):
-                if own in self.shifted and other in self.constants:
+                fixed = other not in self.of_inputs and other not in self.of_params
+                if own in self.shifted and fixed and (other not in self.shifted or other in self.constants):
                     self.shifted[output] = self.shifted[own]
                     if own in self.inverse:
                         self.inverse.add(output)
         roots = [number for number in inputs if number in self.inverse]
         if name in ("mul", "div", "integer_pow") and roots and self.of_inputs.isdisjoint(inputs):
             self.inverse.add(output)
-        if name == "sub" and last in self.origin:
-            self.centred[output] = self.origin[last]
-        if name == "neg" and first in self.origin:
-            self.centred[output] = self.origin[first]
+        if name == "sub" and last in self.shifted:
+            self.centred[output] = self.shifted[last]
+        if name == "neg" and first in self.shifted:
+            self.centred[output] = self.shifted[first]
+        if name in ("mul", "div"):
+            self.centred.update((output, self.centred[number]) for number in inputs if number in self.centred)
         if name in ("mul", "div") and roots:
             self.means.update(self.centred[number] for number in inputs if number in self.centred)
             self.scaled.update((output, self.origin[number]) for number in inputs if number in self.origin)

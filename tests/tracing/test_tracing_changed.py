@@ -1,0 +1,246 @@
+"""Parameters that go through something before they are used: the value that is used is the predicted one."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from test_predict import SMALL, random_ghn
+from traced import counts
+
+import ghn_jax
+from ghn_jax.prediction.predict import predict_params
+from ghn_jax.prediction.report import Verdict
+
+GHN = random_ghn(SMALL)
+
+
+def ones(*sizes):
+    return jnp.ones(sizes)
+
+
+def left(graph):
+    return {row.name: row.reasons[0] for row in ghn_jax.report(graph).of(Verdict.INITIALISED)}
+
+
+def normed(scale):
+    def run(p, x):
+        x = x @ p["w"]
+        x = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
+        return jax.nn.relu(x * scale(p["g"])) @ p["o"]
+
+    return run
+
+
+SCALES = {
+    "itself": lambda g: g,
+    "one more": lambda g: 1 + g,
+    "exponential": jnp.exp,
+    "softplus": jax.nn.softplus,
+    "gate": lambda g: 2 * jax.nn.sigmoid(g),
+    "reciprocal": lambda g: 1 / g,
+    "square": lambda g: g**2,
+    "two steps": lambda g: 0.5 - 3 * g,
+    "reshaped": lambda g: (1 + g.reshape(2, 4)).reshape(8),
+}
+
+
+def test_scales_in_all_spellings_have_the_values_of_norm_weights():
+    params = {"w": ones(4, 8), "g": jnp.zeros(8), "o": ones(8, 10)}
+    effective = {}
+    for name, scale in SCALES.items():
+        graph = ghn_jax.trace(normed(scale), params, ones(2, 4), strict=True)
+        assert counts(graph) == {"input": 1, "conv": 2, "ln": 1}, name
+        effective[name] = scale(predict_params(graph, GHN)["g"])
+    for name, value in effective.items():
+        np.testing.assert_allclose(value, effective["itself"], rtol=1e-4, err_msg=name)
+
+
+def test_scales_that_no_value_makes_a_norm_weight_are_left():
+    params = {"w": ones(4, 8), "g": jnp.zeros(8), "o": ones(8, 10)}
+    for name, scale in {"softmax": jax.nn.softmax, "sign": jnp.sign, "gate": jax.nn.sigmoid}.items():
+        graph = ghn_jax.trace(normed(scale), params, ones(2, 4))
+        assert list(left(graph)) == ["g"], name
+        assert predict_params(graph, GHN)["g"].tolist() == [0.0] * 8
+
+
+def test_scales_of_stacked_layers():
+    def run(p, x):
+        def layer(x, q):
+            return x + jax.nn.relu(x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True)) * (1 + q["g"]) @ q["w"]), None
+
+        return jax.lax.scan(layer, x, p)[0]
+
+    params = {"g": jnp.zeros((3, 8)), "w": ones(3, 8, 8)}
+    changed = predict_params(ghn_jax.trace(run, params, ones(2, 8), strict=True), GHN)
+    plain = predict_params(ghn_jax.trace(lambda p, x: run({**p, "g": p["g"] - 1}, x), params, ones(2, 8)), GHN)
+    np.testing.assert_allclose(changed["g"] + 1, plain["g"], rtol=1e-5)
+
+
+def kernel_of(change):
+    return lambda p, x: jax.nn.relu(x @ change(p)) @ p["o"]
+
+
+KERNELS = {
+    "itself": lambda p: p["w"],
+    "weight norm": lambda p: p["g"] * p["w"] / jnp.linalg.norm(p["w"], axis=0),
+    "norm last": lambda p: p["w"] * (p["g"] * jax.lax.rsqrt(jnp.square(p["w"]).sum(0, keepdims=True))),
+    "equalised": lambda p: p["w"] * np.float32(0.3),
+    "low rank": lambda p: p["w"] + 2 * p["a"] @ p["b"],
+    "sum": lambda p: (p["w"] - p["c"]) / 4,
+}
+
+
+def test_kernels_in_all_spellings_have_the_predicted_values():
+    params = {"w": ones(4, 8), "g": ones(8), "a": ones(4, 2), "b": ones(2, 8), "c": ones(4, 8), "o": ones(8, 10)}
+    effective = {}
+    for name, change in KERNELS.items():
+        graph = ghn_jax.trace(kernel_of(change), params, ones(2, 4))
+        assert counts(graph) == {"input": 1, "conv": 2}, name
+        shapes = {tensor.name: tensor.shape for tensor in graph.tensors}
+        assert shapes == {"w": (4, 8), "o": (8, 10)}, name
+        effective[name] = change(predict_params(graph, GHN))
+    for name, value in effective.items():
+        np.testing.assert_allclose(value, effective["itself"], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_spectral_and_weight_normalisation_are_layers_of_their_own_kernels():
+    class Linen(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = nn.relu(nn.SpectralNorm(nn.Dense(8, name="a"))(x, update_stats=True))
+            return nn.WeightNorm(nn.Dense(10, name="b"))(x)
+
+    class Nnx(nnx.Module):
+        def __init__(self, rngs):
+            self.a = nnx.SpectralNorm(nnx.Linear(4, 8, rngs=rngs), rngs=rngs)
+            self.b = nnx.WeightNorm(nnx.Linear(8, 10, rngs=rngs), rngs=rngs)
+
+        def __call__(self, x):
+            return self.b(nnx.relu(self.a(x)))
+
+    def power_iteration(p, u, x):
+        v = u @ p["a"].T
+        v = jax.lax.stop_gradient(v / jnp.linalg.norm(v))
+        u = jax.lax.stop_gradient(v @ p["a"] / jnp.linalg.norm(v @ p["a"]))
+        return jax.nn.relu(x @ (p["a"] / (v @ p["a"] @ u))) @ p["b"], u
+
+    bias = {"bias": 2}
+    cases = [
+        (ghn_jax.trace(Linen(), ones(2, 4), strict=True), bias),
+        (ghn_jax.trace(Nnx(nnx.Rngs(0)), ones(2, 4), strict=True), bias),
+        (ghn_jax.trace(power_iteration, {"a": ones(4, 8), "b": ones(8, 10)}, ones(8), ones(2, 4), strict=True,
+                       state=[1]), {}),
+    ]  # fmt: skip
+    for graph, more in cases:
+        assert counts(graph) == {"input": 1, "conv": 2, **more}
+        assert sorted(t.shape for t in graph.tensors if len(t.shape) == 2) == [(4, 8), (8, 10)]
+    predicted = predict_params(cases[0][0], GHN)
+    kernel, scale = predicted["b"]["kernel"], predicted["WeightNorm_0"]["b/kernel/scale"]
+    np.testing.assert_allclose(jnp.linalg.norm(kernel, axis=0), scale, rtol=1e-5)
+
+
+COMPLEX = {
+    "sum": lambda p: p["re"] + 1j * p["im"],
+    "pair": lambda p: jax.lax.complex(p["re"], p["im"]),
+    "last axis": lambda p: jnp.stack([p["re"], p["im"]], -1)[..., 0] + 1j * p["im"],
+}
+
+
+@pytest.mark.parametrize("spelling", ["sum", "pair"])
+def test_complex_kernels_of_two_real_ones(spelling):
+    def run(p, x):
+        spectrum = jnp.einsum("bki,io->bko", jnp.fft.rfft(x, axis=1), COMPLEX[spelling](p))
+        return jnp.fft.irfft(spectrum, axis=1).mean(1) @ p["o"]
+
+    graph = ghn_jax.trace(run, {"re": ones(4, 8), "im": ones(4, 8), "o": ones(8, 10)}, ones(2, 6, 4), strict=True)
+    assert counts(graph) == {"input": 1, "conv": 2, "glob_avg": 1}
+    assert {tensor.name: tensor.shape for tensor in graph.tensors} == {"re": (4, 8), "im": (4, 8), "o": (8, 10)}
+    split = {"c": ones(4, 8, 2), "o": ones(8, 10)}
+    graph = ghn_jax.trace(
+        lambda p, x: (x @ (p["c"][..., 0] + 1j * p["c"][..., 1])).real @ p["o"], split, ones(2, 4), strict=True
+    )
+    assert [tensor.name for tensor in graph.tensors][:2] == ["c[0]", "c[1]"]
+
+
+SLOPES = {
+    "select": lambda x, a: jnp.where(x >= 0, x, a * x),
+    "two halves": lambda x, a: jax.nn.relu(x) - a * jax.nn.relu(-x),
+    "larger and smaller": lambda x, a: jnp.maximum(x, 0) + a * jnp.minimum(x, 0),
+    "swish": lambda x, a: x * jax.nn.sigmoid(a * x),
+    "snake": lambda x, a: x + jnp.square(jnp.sin(a * x)) / a,
+}
+
+
+def test_slopes_of_activation_functions_keep_their_values():
+    for name, function in SLOPES.items():
+        for slope in (jnp.full(8, 0.25), jnp.float32(0.25), jnp.full(1, 0.25)):
+            params = {"w": ones(4, 8), "slope": slope, "o": ones(8, 10)}
+
+            def run(p, x, function=function):
+                return function(x @ p["w"], p["slope"]) @ p["o"]
+
+            graph = ghn_jax.trace(run, params, ones(2, 4))
+            assert counts(graph) == {"input": 1, "conv": 2}, name
+            assert list(left(graph)) == ["slope"]
+    assert (predict_params(graph, GHN)["slope"] == 0.25).all()
+
+
+def test_temperatures_and_offsets_of_scores_keep_their_values():
+    def pairs(p, a, b):
+        return (a @ p["u"]) @ (b @ p["w"]).T * jnp.exp(p["t"]) + p["b"]
+
+    def attention(p, x, _):
+        q, k = x @ p["u"], x @ p["w"]
+        return jax.nn.softmax(q @ k.T / p["t"] + p["b"]) @ x
+
+    def logits(p, x, _):
+        return p["t"] * (jax.nn.relu(x @ p["u"]) @ p["w"].T) - p["b"]
+
+    for run in (pairs, attention, logits):
+        params = {"u": ones(4, 8), "w": ones(4, 8), "t": jnp.float32(2.3), "b": jnp.full((1,), -10.0)}
+        graph = ghn_jax.trace(run, params, ones(2, 4), ones(2, 4))
+        assert set(left(graph)) == {"t", "b"}
+        values = predict_params(graph, GHN)
+        assert values["t"] == np.float32(2.3) and values["b"] == -10
+
+
+def test_scales_far_from_the_initial_ones_are_reported():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            gamma = self.param("gamma", nn.initializers.constant(1e-4), (8,))
+            return nn.Dense(10)(gamma * nn.relu(nn.Dense(8)(x)))
+
+    graph = ghn_jax.trace(Net(), ones(2, 4))
+    rows = {row.name: " ".join(row.reasons) for row in ghn_jax.report(graph, GHN, scales=True).rows}
+    assert "that of the initial values 0.0001" in rows["gamma"]
+    assert not any("initial" in rows[name] for name in ("Dense_0/bias", "Dense_1/bias"))
+    assert "initial" not in str(ghn_jax.report(graph, GHN))
+
+
+def test_tied_embeddings_have_the_scale_of_an_output_layer():
+    def attend(x, table):
+        return x @ table.T
+
+    def contract(x, table):
+        return jnp.einsum("bsd,vd->bsv", x, table)
+
+    class Tied(nn.Module):
+        @nn.compact
+        def __call__(self, tokens):
+            table = nn.Embed(40, 64)
+            return table.attend(nn.LayerNorm()(table(tokens)))
+
+    tokens = jnp.arange(20).reshape(4, 5) % 40
+    table = predict_params(ghn_jax.trace(Tied(), tokens, strict=True), GHN)["Embed_0"]["embedding"]
+    plain = ghn_jax.trace(
+        lambda p, tokens: p["table"][tokens] @ p["o"], {"table": ones(40, 64), "o": ones(64, 10)}, tokens
+    )
+    untied = predict_params(plain, GHN)["table"]
+    assert np.std(untied) / np.std(table) == pytest.approx(8, rel=0.7)
+    for out in (attend, contract):
+        graph = ghn_jax.trace(lambda p, tokens, out=out: out(p["t"][tokens], p["t"]), {"t": ones(40, 64)}, tokens)
+        (correction,) = graph.tree.corrections
+        assert correction.function({0: np.float32(8)}) == 1
