@@ -220,6 +220,30 @@ def test_scales_far_from_the_initial_ones_are_reported():
     assert "initial" not in str(ghn_jax.report(graph, GHN))
 
 
+def test_a_second_prediction_compiles_nothing():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.param("idle", nn.initializers.orthogonal(), (8, 8))
+            x = nn.WeightNorm(nn.Dense(8))(x)
+            return nn.Dense(10)(x * (1 + self.param("g", nn.initializers.zeros, (8,))))
+
+    graph = ghn_jax.trace(Net(), ones(2, 4))
+    predict_params(graph, GHN)
+    compilations = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(kwargs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        predict_params(graph, GHN)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not compilations
+
+
 def test_tied_embeddings_have_the_scale_of_an_output_layer():
     def attend(x, table):
         return x @ table.T

@@ -7,6 +7,7 @@ from collections import Counter
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -44,6 +45,36 @@ class LayerScale(nn.Module):
     @nn.compact
     def __call__(self, x):
         return nn.relu(x) * self.param("gamma", nn.initializers.ones, (CHANNELS,))
+
+
+class OneMore(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.LayerNorm(use_scale=False, use_bias=False)(x) * (
+            1 + self.param("g", nn.initializers.zeros, (CHANNELS,))
+        )
+
+
+class Spectral(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.SpectralNorm(nn.Dense(CHANNELS, name="inner"))(x, update_stats=False)
+
+
+class Weighted(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.WeightNorm(nn.Dense(CHANNELS, name="inner"))(x)
+
+
+class Frozen(nn.Module):
+    """A table under stop_gradient, and a fixed matrix beside the parameters."""
+
+    @nn.compact
+    def __call__(self, x):
+        table = self.param("table", nn.initializers.normal(), x.shape[1:])
+        matrix = self.variable("constants", "matrix", lambda: jnp.eye(CHANNELS)).value
+        return x @ matrix + jax.lax.stop_gradient(table)
 
 
 class ScanBody(nn.Module):
@@ -85,6 +116,10 @@ LAYERS = {
     "positions": (lambda name: Positions(name=name), {"pos_enc": 1, "sum": 1}),
     "layer scale": (lambda name: LayerScale(name=name), {"bn": 1}),
     "scan": (lambda name: Scan(name=name), {"conv": 3, "bias": 3, "ln": 3}),
+    "one more": (lambda name: OneMore(name=name), {"ln": 1}),
+    "spectral": (lambda name: Spectral(name=name), {"conv": 1, "bias": 1}),
+    "weight norm": (lambda name: Weighted(name=name), {"conv": 1, "bias": 1}),
+    "frozen": (lambda name: Frozen(name=name), {}),
     "max pool": (lambda name: lambda x: nn.max_pool(x, (3, 3), padding="SAME"), {"max_pool": 1}),
     "average pool": (lambda name: lambda x: nn.avg_pool(x, (3, 3), padding="SAME"), {"avg_pool": 1}),
     "gelu": (lambda name: nn.gelu, {}),
@@ -154,7 +189,62 @@ def test_every_layer_is_its_node(steps):
     params = predict_params(graph, GHN)
     expected = jax.eval_shape(model.init, jax.random.key(0), images)
     assert_tree(params, expected["params"])
-    assert sum(tensor.size for tensor in graph.tensors) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    other = {correction.leaf for correction in graph.tree.corrections} - {
+        tensor.placed.leaf for tensor in graph.tensors
+    }
+    left = sum(graph.tree.leaves[index].size for index in {*other, *graph.tree.states})
+    assert sum(tensor.size for tensor in graph.tensors) + left == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+class Idle(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        self.param("idle", nn.initializers.ones, (3,))
+        return x
+
+
+class Temperature(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return x * jnp.exp(self.param("temperature", nn.initializers.ones, ()))
+
+
+class Unknown(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return jax.pure_callback(np.asarray, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+
+UNREADABLE = {"idle": Idle, "slope": nn.PReLU, "temperature": Temperature, "unknown": Unknown}
+
+
+class Spoilt(nn.Module):
+    steps: tuple
+    place: int
+    kind: str
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(CHANNELS, (1, 1), name="stem")(x)
+        for index, (kind, _) in enumerate(self.steps):
+            if index == self.place % len(self.steps):
+                x = UNREADABLE[self.kind](name="spoilt")(x)
+            x = LAYERS[kind][0](f"layer{index}")(x)
+        return x
+
+
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(steps, st.integers(0, 5), st.sampled_from(sorted(UNREADABLE)))
+def test_what_cannot_be_read_is_never_silent(steps, place, kind):
+    images = jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32)
+    model = Spoilt(tuple(steps), place, kind)
+    graph = ghn_jax.trace(model, images)
+    assert any("spoilt" in reason for reason in graph.tree.shortcomings)
+    assert len(graph.tree.shortcomings) == 1
+    with pytest.raises(ghn_jax.TraceError, match="spoilt"):
+        ghn_jax.trace(model, images, strict=True)
+    with pytest.raises(ghn_jax.GraphError, match="spoilt"):
+        predict_params(graph, GHN, strict=True)
 
 
 def node_names(graph):
@@ -167,10 +257,11 @@ def test_predicted_parameters_run(steps):
     model = RandomModel(tuple(steps))
     images = np.random.default_rng(0).standard_normal((2, 8, 8, 3), np.float32)
     params = predict_params(ghn_jax.trace(model, images), GHN)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), images).get("batch_stats", {})
+    every = jax.eval_shape(model.init, jax.random.key(0), images)
+    shapes = every.get("batch_stats", {})
     stats = {"mean": jnp.zeros, "var": jnp.ones}
-    stats = jax.tree_util.tree_map_with_path(lambda path, leaf: stats[path[-1].key](leaf.shape), shapes)
-    logits, _ = jax.jit(lambda p, x: model.apply({"params": p, "batch_stats": stats}, x, mutable=["batch_stats"]))(
-        params, images
-    )
+    stats = jax.tree_util.tree_map_with_path(lambda path, leaf: stats.get(path[-1].key, jnp.ones)(leaf.shape), shapes)
+    constants = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), every.get("constants", {}))
+    states = {"batch_stats": stats, "constants": constants}
+    logits, _ = jax.jit(lambda p, x: model.apply({"params": p, **states}, x, mutable=["batch_stats"]))(params, images)
     assert logits.shape == (2, 10) and np.isfinite(logits).all()
