@@ -1,0 +1,146 @@
+"""Loops that hand values on late, what only decides, buffers, primitives that hold jaxprs, and what strict refuses."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend.core import Primitive
+from traced import counts
+
+import ghn_jax
+from ghn_jax.prediction.report import Verdict
+
+
+def ones(*sizes):
+    return jnp.ones(sizes)
+
+
+def left(graph):
+    return {row.name: row.reasons[0] for row in ghn_jax.report(graph).of(Verdict.INITIALISED)}
+
+
+def by_scan(step, carry, length):
+    return jax.lax.scan(lambda carry, _: (step(carry), None), carry, None, length=length)[0]
+
+
+def by_while(step, carry, length):
+    return jax.lax.while_loop(lambda c: c[0] < length, lambda c: (c[0] + 1, step(c[1])), (0, carry))[1]
+
+
+LOOPS = {
+    "scan": by_scan,
+    "while": by_while,
+    "fori": lambda step, carry, length: jax.lax.fori_loop(0, length, lambda _, carry: step(carry), carry),
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_what_one_carry_hands_to_another_is_found(loop):
+    def two(p, x):
+        step = lambda c: (x @ p["w"], jnp.tanh(c[0]) @ p["u"])  # noqa: E731
+        return LOOPS[loop](step, (jnp.zeros((2, 8)), jnp.zeros((2, 10))), 100)[1]
+
+    def three(p, x):
+        step = lambda c: (x @ p["w"], jnp.tanh(c[0]) @ p["v"], jnp.tanh(c[1]) @ p["u"])  # noqa: E731
+        return LOOPS[loop](step, (jnp.zeros((2, 8)), jnp.zeros((2, 8)), jnp.zeros((2, 10))), 100)[2]
+
+    params = {"w": ones(4, 8), "u": ones(8, 10)}
+    assert counts(ghn_jax.trace(two, params, ones(2, 4), strict=True)) == {"input": 1, "conv": 2}
+    assert counts(ghn_jax.trace(three, params | {"v": ones(8, 8)}, ones(2, 4), strict=True))["conv"] >= 3
+
+
+DECIDERS = {
+    "cond": lambda by, x, p: jax.lax.cond(by.sum() > 0, lambda x: x @ p["a"], lambda x: jax.nn.relu(x @ p["b"]), x),
+    "switch": lambda by, x, p: jax.lax.switch(
+        jnp.argmax(by.sum(0)), [lambda x: x @ p["a"], lambda x: jax.nn.relu(x @ p["b"])], x
+    ),
+    "where": lambda by, x, p: jnp.where(by.sum() > 0, x @ p["a"], jax.nn.relu(x @ p["b"])),
+    "while": lambda by, x, p: (
+        jax.lax.while_loop(lambda c: (c @ p["r"]).sum() < 9, lambda c: jnp.tanh(c @ p["s"]), x) @ p["a"] @ p["b"].T
+    ),
+}
+
+
+@pytest.mark.parametrize("decider", DECIDERS)
+def test_layers_that_only_decide_are_left_with_that_reason(decider):
+    params = {"r": ones(4, 3), "s": ones(4, 4), "a": ones(4, 10), "b": ones(4, 10)}
+    if decider != "while":
+        del params["s"]
+    graph = ghn_jax.trace(lambda p, x: DECIDERS[decider](x @ p["r"], x, p), params, ones(2, 4))
+    assert left(graph) == {"r": "it only decides which way the computation takes"}
+    with pytest.raises(ghn_jax.TraceError, match="'r': it only decides"):
+        ghn_jax.trace(lambda p, x: DECIDERS[decider](x @ p["r"], x, p), params, ones(2, 4), strict=True)
+
+
+BUFFERS = {
+    "scatter": lambda t: jnp.zeros((5, 8)).at[0].set(t),
+    "update": lambda t: jax.lax.dynamic_update_slice(jnp.zeros((5, 8)), t[None], (0, 0)),
+    "index": lambda t: jax.lax.dynamic_update_index_in_dim(jnp.zeros((5, 8)), t, 2, 0),
+    "add": lambda t: jnp.zeros((5, 8)).at[1].add(t),
+}
+
+
+@pytest.mark.parametrize("buffer", BUFFERS)
+def test_values_written_into_a_buffer_have_its_shape(buffer):
+    def learned(p, x):
+        row = jax.lax.dynamic_slice(BUFFERS[buffer](p["token"]), (0, 0), (1, 8))
+        return jax.nn.relu(x @ p["w"] + row) @ p["o"]
+
+    def computed(p, x):
+        rows = jax.vmap(BUFFERS[buffer])(x @ p["w"])
+        return (rows + p["token"])[:, 0] @ p["o"]
+
+    params = {"token": ones(8), "w": ones(4, 8), "o": ones(8, 10)}
+    for run in (learned, computed):
+        graph = ghn_jax.trace(run, params, ones(2, 4), strict=True)
+        assert counts(graph) == {"input": 1, "conv": 2, "bias": 1}
+
+
+def stage_of(params_of):
+    """A primitive that holds a jaxpr, as newer versions of JAX have for traced stages."""
+    stage = Primitive("run_stage")
+    stage.multiple_results = True
+    stage.def_abstract_eval(lambda *avals, **params: [jax.core.ShapedArray((2, 8), jnp.float32)])
+    return lambda closed, *args: stage.bind(*args, **params_of(closed))[0]
+
+
+HOLDERS = {
+    "closed": lambda closed: {"jaxpr": closed},
+    "listed": lambda closed: {"stages": (closed,), "name": "stage"},
+    "open": lambda closed: {"call": closed.jaxpr, "inline": False},
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_every_primitive_that_holds_a_jaxpr_is_entered(holder):
+    def layer(w, x):
+        return jax.nn.relu(x @ w)
+
+    closed = jax.make_jaxpr(layer)(ones(4, 8), ones(2, 4))
+    stage = stage_of(HOLDERS[holder])
+
+    def run(p, x):
+        return stage(closed, p["w"], x) @ p["o"]
+
+    params = {"w": ones(4, 8), "o": ones(8, 10)}
+    graph = ghn_jax.trace(run, params, ones(2, 4), strict=True)
+    assert counts(graph) == {"input": 1, "conv": 2}
+    assert [tensor.name for tensor in graph.tensors] == ["w", "o"]
+
+
+def test_strict_refuses_the_same_everywhere():
+    def deep(p, x):
+        for _ in range(1200):
+            x = jax.nn.relu(x @ p["w"]) + x
+        return x @ p["o"]
+
+    with pytest.raises(ghn_jax.TraceError, match="2402 nodes is too large: expected at most 2303"):
+        ghn_jax.trace(deep, {"w": ones(4, 4), "o": ones(4, 10)}, ones(2, 4), strict=True)
+
+    def unknown(p, x):
+        return jax.pure_callback(lambda x: x, jax.ShapeDtypeStruct((2, 8), jnp.float32), x @ p["w"]) @ p["o"]
+
+    params = {"w": ones(4, 8), "o": ones(8, 10)}
+    with pytest.raises(ghn_jax.TraceError, match="unknown operation 'pure_callback'"):
+        ghn_jax.trace(unknown, params, ones(2, 4), strict=True)
+    with pytest.raises(ghn_jax.GraphError, match="unknown operation 'pure_callback'"):
+        ghn_jax.predict_params(ghn_jax.trace(unknown, params, ones(2, 4)), strict=True)
