@@ -3,6 +3,9 @@
 # make demo            train a small hypernetwork on the digits of scikit-learn, then evaluate it
 # make lint            check style and types
 # make docs-check      run what README and docs show (minutes)
+# make notebooks       run all notebooks with small sizes (minutes)
+# make docs            the documentation as pages, in site/
+# make dist            source archive and wheel in dist/; the wheel is tried without the clone
 #
 # All use the active virtual environment, or make one in .venv, and install this package into it.
 
@@ -11,7 +14,7 @@ VENV := $(or $(VIRTUAL_ENV),.venv)
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.ghn_jax_installed
 
-.PHONY: test test-processes demo lint docs-check
+.PHONY: test test-processes demo lint docs-check notebooks docs dist
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 -q
@@ -31,6 +34,19 @@ lint: $(INSTALLED)
 
 docs-check: $(INSTALLED)
 	$(PYTHON) benchmarks/check_docs.py
+
+notebooks: $(INSTALLED)
+	$(PYTHON) -m pip install --quiet --editable '.[notebooks]'
+	$(PYTHON) notebooks/build.py
+
+docs: $(INSTALLED)
+	$(PYTHON) -m pip install --quiet --editable '.[docs]'
+	$(PYTHON) -m mkdocs build --strict --quiet
+
+dist: $(PYTHON)
+	$(PYTHON) -m pip install --quiet build
+	$(PYTHON) -m build --outdir dist .
+	$(PYTHON) benchmarks/check_dist.py dist
 
 $(INSTALLED): requirements.txt setup.cfg pyproject.toml | $(PYTHON)
 	$(PYTHON) -m pip install --quiet --editable '.[test]'

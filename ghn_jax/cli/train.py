@@ -24,6 +24,7 @@ import jax
 from absl import flags, logging
 from ml_collections import config_flags
 
+import ghn_jax
 from ghn_jax.cli.common import CommandError, ends_at_once, make_parser
 from ghn_jax.runtime import keep_freed_memory, use_compilation_cache
 from ghn_jax.training import parallel
@@ -57,6 +58,7 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
     """
     if path is None:
         raise CommandError(f"which run? Give --config={CONFIGS}")
+    path = shipped(path)
     words = ["ghn-jax train", f"--config={path}", *overrides]
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
@@ -76,6 +78,19 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
     if surplus:
         raise CommandError(f"unknown arguments {' '.join(surplus)}")
     return fields
+
+
+def shipped(path: str) -> str:
+    """The configuration at `path`; if there is none, the one of this name that comes with the package.
+
+    An installed package has them in itself, a clone beside itself.
+    """
+    wanted = Path(path)
+    if wanted.exists() or wanted.parent not in (Path("configs"), Path(".")):
+        return path
+    package = Path(ghn_jax.__file__).parent
+    found = (folder / "configs" / wanted.name for folder in (package, package.parent))
+    return next((str(one) for one in found if one.is_file()), path)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

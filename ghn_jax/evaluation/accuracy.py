@@ -106,7 +106,7 @@ def accuracies(
 def measure_accuracy(
     architecture: AnyArchitecture,
     params: Mapping[str, np.ndarray],
-    dataset: str = "fashion_mnist",
+    dataset: str | Dataset = "fashion_mnist",
     num_images: int | None = None,
     data_dir: str | None = None,
 ) -> float:
@@ -115,7 +115,7 @@ def measure_accuracy(
     Args:
       architecture: the network.
       params: its parameters by name, from `predict_params`.
-      dataset: name of an image data set.
+      dataset: name of an image data set, or one of `images.from_arrays`.
       num_images: how many images, None for all.
       data_dir: where the data set's files are; None looks in the usual places.
 
@@ -130,7 +130,7 @@ def measure_accuracy(
     >>> 0 <= ghn_jax.measure_accuracy(network, params, 'digits', num_images=32) <= 1
     True
     """
-    data = images.load(dataset, data_dir)
+    data = dataset if isinstance(dataset, Dataset) else images.load(dataset, data_dir)
     num_images = taken(num_images, Maybe(Whole(1, 1 << 53)), ImageError, "num_images")
     for name, values in params.items():
         if not np.isfinite(values).all():

@@ -10,6 +10,7 @@ from ghn_jax.images.augment import Augmentation, augment, normalise
 from ghn_jax.images.batches import Batch, eval_batches, in_memory, steps_per_epoch, train_batch
 from ghn_jax.images.dataset import IMAGE_SIZE, Dataset
 from ghn_jax.images.errors import ImageError
+from ghn_jax.images.own import from_arrays
 from ghn_jax.images.photo_views import PhotoAugmentation
 from ghn_jax.images.photos import Photos
 from ghn_jax.images.split import Split, check_images
@@ -27,6 +28,7 @@ __all__ = [
     "augment",
     "check_images",
     "eval_batches",
+    "from_arrays",
     "in_memory",
     "load",
     "normalise",
@@ -41,6 +43,7 @@ LOADERS = {
     "cifar100": "cifar:load_cifar100",
     "imagenet": "imagenet:load",
     "image_folder": "imagenet:load_any_tree",
+    "small_images": "own:load_folder",
 }
 """Data sets by name: the module of this room and its function, imported when it is asked for."""
 

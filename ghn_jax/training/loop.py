@@ -38,6 +38,7 @@ from ghn_jax.training.validation import Validation
 from ghn_jax.training.watch import METRICS, VALIDATION, Watch
 from ghn_jax.weights import checkpoint, loading
 from ghn_jax.weights.checkpoint import CheckpointError, Checkpoints, Description
+from ghn_jax.weights.other_classes import with_classes
 
 MAX_SKIPPED = 5
 """So many steps in a row without an update end a run."""
@@ -120,7 +121,7 @@ class Outcome:
         return self.step < self.steps and self.signal is None
 
 
-def train(config: TrainConfig) -> Outcome:
+def train(config: TrainConfig, dataset: Dataset | None = None) -> Outcome:
     """Trains a hypernetwork, or goes on with it where the run in `workdir` was interrupted.
 
     A run that goes on ends with the same parameters, bit for bit, as one that was never interrupted, on the same
@@ -128,6 +129,10 @@ def train(config: TrainConfig) -> Outcome:
     `validation.jsonl` and `training.png`.  Ctrl-C or SIGTERM end the run after the step at hand, with a checkpoint.
     A step with a loss or gradient that is not finite changes nothing and is counted; `MAX_SKIPPED` of them in a row
     end the run.
+
+    Args:
+      config: the run.
+      dataset: images of your own (`images.from_arrays`); None takes the ones that `config` names.
 
     Raises:
       MissingExtraError: Matplotlib, or what the data set needs, is not installed.
@@ -142,7 +147,8 @@ def train(config: TrainConfig) -> Outcome:
     """
     with extra("plot"):  # the picture at the end; told now
         import matplotlib.figure  # noqa: F401
-    dataset = images.load(config.dataset, config.data_dir)
+    if dataset is None:
+        dataset = images.load(config.dataset, config.data_dir)
     images.steps_per_epoch(dataset, config.batch_size)  # an error now rather than at the first step
     task = dataset.task
     hypernet = config.hypernetwork(task)
@@ -233,14 +239,17 @@ def start_params(config: TrainConfig, hypernet: HypernetConfig) -> Any:
 
     Raises:
       CheckpointError: nothing that `ghn_jax.load` reads at `config.start`.
-      ConfigError: it holds another hypernetwork than `hypernet`.
+      ConfigError: it holds another hypernetwork than `hypernet`, in more than the number of classes.
     """
     if config.start == "random":
         return GHN.init(hypernet, config.seed).params
     ghn = loading.load(config.start)
-    if ghn.config != hypernet:
+    if dataclasses.replace(ghn.config, num_classes=hypernet.num_classes) != hypernet:
         raise ConfigError(f"config.start={config.start!r} is {ghn.config}, expected {hypernet}")
-    return ghn.params
+    if ghn.config != hypernet:
+        before = ghn.config.num_classes
+        print(f"{config.start} predicts {before} classes: layers for {hypernet.num_classes} are new, others kept")
+    return with_classes(ghn, hypernet.num_classes, config.seed).params
 
 
 class _Upcoming(NamedTuple):

@@ -1,0 +1,31 @@
+"""GHN-2 on a folder of your own images, DIR/train/CLASS/* and DIR/test/CLASS/*, from the weights for Fashion-MNIST.
+
+Images are scaled to 32x32.  Layers for the classes are new, for as many as there are folders; all others are kept.
+
+Command:  ghn-jax train --config=configs/small_images.py --config.data_dir=DIR
+Hardware: 2 CPU cores
+Time:     at most 10 minutes
+Score:    depends on the images; see docs/training.md for twenty classes
+"""
+
+from ml_collections import ConfigDict
+
+from ghn_jax.training.config import config_dict
+
+
+def get_config() -> ConfigDict:
+    """The run; fields are explained in `ghn_jax.training.config.TrainConfig`."""
+    return config_dict(
+        dataset="small_images",
+        workdir="runs/small_images",
+        start="ghn2_fashion_mnist",
+        steps=1200,
+        batch_size=32,
+        meta_batch=2,
+        learning_rate=1e-3,
+        decay_at=(0.7,),
+        network_clip_norm=1.0,
+        max_multiply_adds=12_000_000,
+        fixed_width=32,
+        max_minutes=10.0,
+    )
