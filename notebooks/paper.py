@@ -120,7 +120,7 @@ for axes, (title, table) in zip(rows, tables.items()):
     axes.set(title=title, xticks=range(len(splits)))
     axes.set_xticklabels(splits, rotation=45)
 rows[0].set_ylabel("mean top-1, %")
-rows[0].legend(fontsize=8)
+figure.legend(*rows[1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
 plt.show()
 
 # %% [markdown]

@@ -8,7 +8,7 @@ import itertools
 import json
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +45,9 @@ MAX_SKIPPED = 5
 
 LOCK = "training.lock"
 """In the folder of a run: which process trains there."""
+
+STEPS_OF_PACE = 10
+"""After so many steps a run says how long it will take."""
 
 BATCHES_AHEAD = 2
 """Batches of images that are made ahead; one of 256 ImageNet images takes 147 MiB."""
@@ -291,6 +294,7 @@ class _Run:
         """Updates until the steps or the time are used up, or somebody asks to stop; the last state is saved."""
         config = self.config
         began = time.monotonic() - 60 * self.progress.minutes
+        taken: list[float] = []
         saved = validated = time.monotonic()
         with (
             contextlib.closing(prefetch(self._upcoming(engine))) as upcoming,
@@ -313,6 +317,9 @@ class _Run:
                 now = time.monotonic()
                 self._note(metrics, (now - began) / 60, after)
                 self._report(watch, engine, prepared, metrics, now - asked, waited)
+                taken.append(now - asked)
+                if len(taken) == STEPS_OF_PACE:
+                    watch.bar.write(pace(taken, config.steps - self.progress.step, config.max_minutes))
 
                 over = config.max_minutes is not None and self.progress.minutes > config.max_minutes
                 stopped, over, to_save, to_validate = parallel.decide(
@@ -427,6 +434,21 @@ class _Run:
             ),
             _arrays(_host_copy(self.state)),
         )
+
+
+def pace(seconds: Sequence[float], left: int, max_minutes: float | None) -> str:
+    """How long the rest of a run will take, going by its first steps; those that waited for compilers are longer.
+
+    Args:
+      seconds: of each of these steps.
+      left: steps that are left.
+      max_minutes: of the run, None for no limit.
+    """
+    low, high = min(seconds) * left / 60, sum(seconds) / len(seconds) * left / 60
+    made = f"{len(seconds)} steps in {sum(seconds):.0f} s: the other {left:,} take {low:.0f} to {high:.0f} minutes"
+    if max_minutes is None or low < max_minutes:
+        return made
+    return f"{made}, more than config.max_minutes={max_minutes:g}"
 
 
 def _smoothed(before: float | None, value: float) -> float:
