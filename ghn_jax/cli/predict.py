@@ -4,37 +4,37 @@
     ghn-jax predict --model=examples.models.nnx_models:vit --input=1,32,32,3 --out=params
     ghn-jax predict --model=examples.models.gpt:gpt_small --input=1,64:int32 --out=params.npz
     ghn-jax predict --arch=resnet50 --out=params.npz
+    ghn-jax predict --arch=resnet50 --out=params.safetensors --layout=torch
     ghn-jax predict --arch=test/7 --out=params.npz
 
 A factory is called without arguments and returns a Linen or NNX module, or a function and its parameters.  Modules are
-looked for in the current folder too.  `--out` ending in `.npz` writes one array for every parameter, named by its path;
-anything else is a folder in the format of Orbax.
+looked for in the current folder too.  `--out` ends in `.npz` or
+`.safetensors` (one array for every parameter, named by its path), in `.pt` (a state dictionary of PyTorch, with
+`--layout=torch`, for architectures), or in nothing: a folder in the format of Orbax.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
-from flax import traverse_util
 
 from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser, refuse_existing
 from ghn_jax.cli.model import add_model, check_model, make_graph
-from ghn_jax.files import replacing
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.prediction.report import report
 from ghn_jax.runtime import use_compilation_cache
+from ghn_jax.weights import saving
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "", "predict")
     add_model(parser)
     parser.add_argument("--out", type=Path, help="params.npz, or a folder; nothing is written without")
+    parser.add_argument("--layout", choices=saving.LAYOUTS, default="jax", help="of what is written (%(default)s)")
     add_hypernetwork(parser)
     parser.add_argument("--strict", action="store_true", help="fail if a parameter cannot be predicted")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
@@ -44,24 +44,12 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def write(path: Path, arrays: dict[str, jax.Array]) -> None:
-    """Writes arrays by name, under a temporary name first."""
-    with replacing(path) as temporary:
-        if path.suffix == ".npz":
-            standard = {name: np.asarray(values) for name, values in arrays.items()}
-            # NumPy's files know no bfloat16.
-            standard = {n: v.astype(np.float32) if v.dtype.kind == "V" else v for n, v in standard.items()}
-            np.savez(temporary, **standard)
-            return
-        from orbax.checkpoint import v1 as ocp
-
-        ocp.save(os.fspath(temporary), traverse_util.unflatten_dict(arrays, sep="/"))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line `ghn-jax predict ARGUMENTS`."""
     args = parse_args(arguments)
     refuse_existing(args.out, args.overwrite)
+    if args.out:
+        saving.check_name(args.out, args.layout)
     use_compilation_cache()
     ghn, task = load_hypernetwork(args.checkpoint)
     begin = time.perf_counter()
@@ -70,7 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     params = predict_params(graph, ghn, seed=args.seed, strict=args.strict)
     jax.block_until_ready(params)
     predicted = time.perf_counter()
-    names = list(params) if graph.tree is None else [leaf.name for leaf in graph.tree.leaves]
     leaves = list(params.values()) if graph.tree is None else graph.tree.arrays(params)
     print(report(graph, ghn))
     count = sum(leaf.size for leaf in leaves)
@@ -78,5 +65,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"graph {1e3 * (traced - begin):.0f} ms, prediction {1e3 * (predicted - traced):.0f} ms, {count:,} parameters"
     )
     if args.out:
-        write(args.out, dict(zip(names, leaves, strict=True)))
+        saving.save(params, args.out, layout=args.layout, graph=graph, overwrite=args.overwrite)
         print(f"written: {args.out}")

@@ -82,7 +82,7 @@ def save(
     True
     """
     path = Path(path)
-    _check(path, layout)
+    check_name(path, layout)
     if isinstance(what, GHN):
         if layout != "jax" or graph is not None:
             raise CheckpointError("a hypernetwork is saved with layout='jax' and without a graph")
@@ -121,7 +121,7 @@ def load_params(path: str | os.PathLike[str], graph: Graph | None = None, *, lay
     (2, 3)
     """
     path = Path(path)
-    _check(path, layout)
+    check_name(path, layout)
     arrays = _read(path, layout)
     if layout == "torch":
         arrays = _from_torch(arrays, graph, path)
@@ -133,8 +133,12 @@ def load_params(path: str | os.PathLike[str], graph: Graph | None = None, *, lay
     return dict(zip(expected, leaves, strict=True)) if graph.tree is None else graph.tree.rebuild(leaves)
 
 
-def _check(path: Path, layout: str) -> None:
-    """Checks that a name and a layout go together."""
+def check_name(path: Path, layout: str) -> None:
+    """Checks that a name and a layout go together.
+
+    Raises:
+      CheckpointError: they do not, or there is no such layout or ending.
+    """
     if layout not in LAYOUTS:
         raise CheckpointError(f"layout={layout!r}: expected {' or '.join(map(repr, LAYOUTS))}")
     if path.suffix and path.suffix not in ENDINGS:
