@@ -169,7 +169,7 @@ while len(targets) < (2 if SMALL else 20):
 
 
 def show(result):
-    print(f"{result.name:10}  predicted {result.predicted:6.1%}   He initialisation {result.random:6.1%}")
+    print(f"{result.name:10}  predicted {result.predicted:6.1%}   He initialisation {result.he_init:6.1%}")
 
 
 results = evaluate(ghn, targets, data, data.test, 64 if SMALL else 512, show)
