@@ -95,11 +95,37 @@ def run(name: str) -> float:
     client = NotebookClient(made, timeout=CELL_SECONDS, kernel_name="python3", record_timing=False)
     client.execute(cwd=str(FOLDER))
     for cell in made.cells:
+        if "outputs" in cell:
+            cell.outputs = joined(cell.outputs)
         for output in cell.get("outputs", []):
             if output.output_type == "error":
                 raise SystemExit(f"{name}: {output.ename}: {output.evalue}")
+            if output.output_type == "stream":
+                output.text = as_seen(output.text)
     nbformat.write(made, FOLDER / f"{name}.ipynb")
     return time.monotonic() - began
+
+
+def joined(outputs: list) -> list:
+    """Outputs, with what was written to one stream in one piece."""
+    found: list = []
+    for output in outputs:
+        if output.output_type == "stream":
+            for known in found:
+                if known.output_type == "stream" and known.name == output.name:
+                    known.text += output.text
+                    break
+            else:
+                found.append(output)
+        else:
+            found.append(output)
+    return found
+
+
+def as_seen(text: str) -> str:
+    """A stream as one sees it at its end: a progress bar overwrites itself."""
+    lines = (line.rstrip("\r").rpartition("\r")[2].rstrip() for line in text.split("\n"))
+    return "\n".join(lines).strip("\n") + "\n"
 
 
 def main() -> int:
