@@ -15,6 +15,7 @@ All devices of the machine are used.  With several machines, start the same comm
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -119,9 +120,14 @@ def _main(arguments: Sequence[str] | None) -> None:
 
 
 def _what_is_safe(workdir: str) -> str:
-    """A line on the newest checkpoint that can be read, if there is one."""
-    step = checkpoint.newest_intact_step(Path(workdir) / checkpoint.FOLDER)
-    return "" if step is None else f"\nThe checkpoint of step {step} is good: the same command goes on from it"
+    """Lines on the space that is left and on the newest checkpoint, which is read for that, if a run has begun."""
+    folder = Path(workdir) / checkpoint.FOLDER
+    if not folder.is_dir():
+        return ""
+    step = checkpoint.newest_intact_step(folder)
+    good = "There is no checkpoint yet" if step is None else f"The checkpoint of step {step} is good"
+    free = shutil.disk_usage(folder).free / 2**20
+    return f"\n{good}; {free:,.1f} MiB are free in {folder}. The same command goes on" + (" from it" if step else "")
 
 
 def summary(outcome: Outcome) -> str:

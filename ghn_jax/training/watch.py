@@ -47,8 +47,12 @@ class Watch:
     def report(self, name: str, fields: Mapping[str, Any]) -> None:
         """Adds a line to the file `name`; numbers go to TensorBoard too."""
         if name in self._files:
-            self._files[name].write(json.dumps(fields) + "\n")
-            self._files[name].flush()
+            file = self._files[name]
+            try:
+                file.write(json.dumps(fields) + "\n")
+                file.flush()
+            except OSError as error:  # which names no file
+                raise OSError(error.errno, error.strerror, file.name) from error
         if self._board is not None:
             kind = Path(name).stem
             for key, value in fields.items():
@@ -66,7 +70,8 @@ class Watch:
         """Ends the progress bar and closes the files."""
         self.bar.close()
         for file in self._files.values():
-            file.close()
+            with contextlib.suppress(OSError):  # of what could not be written, told already
+                file.close()
         if self._board is not None:
             self._board.close()
 
