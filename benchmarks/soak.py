@@ -180,7 +180,7 @@ def run(tasks: list[Any], seconds: float, seed: int, seen: Seen) -> None:
 def main() -> None:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--minutes", type=float, default=5.0, help="after the warm-up")
-    parser.add_argument("--warm_up", type=float, default=1.0, help="minutes before anything is counted")
+    parser.add_argument("--warm_up", type=float, default=3.0, help="minutes before anything is counted")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     seen, began = Seen(), time.monotonic()
