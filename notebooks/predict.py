@@ -42,7 +42,7 @@ if importlib.util.find_spec("ghn_jax") is None:
         raise SystemExit("ghn_jax is not installed: write where it is into SOURCE, at the top of this cell")
     install(f"ghn_jax[all] @ {source}" if "://" in source else f"{source}[all]")
     importlib.invalidate_caches()
-if tpu and version("libtpu") is None:  # jax and libtpu belong together
+if tpu and (version("libtpu") is None or version("jax") != before):  # jax and libtpu belong together
     install(f"jax[tpu]=={version('jax')}")
 if "jax" in sys.modules and version("jax") != before:
     raise SystemExit("jax is new: restart the runtime (in Colab: Runtime, Restart session), then run this cell again")
