@@ -1,6 +1,7 @@
 """Well-known models, traced and predicted: how much of them the hypernetwork predicts, and how long that takes.
 
     python benchmarks/trace_models.py
+    python benchmarks/trace_models.py --all    # also models of Haiku and Keras, as far as they are installed
 
 Prints a table in Markdown.  "graph" is the first trace of a model in this process and then a second one; "prediction"
 is the second one of the model, so everything is compiled; both are CPU time, of all threads together.  Nearly all of
@@ -8,6 +9,8 @@ the graph's is Flax's own: it runs the model's Python code twice, to initialise 
 Models of flaxmodels (if installed) are taken as they are.
 """
 
+import itertools
+import os
 import sys
 import time
 from pathlib import Path
@@ -55,6 +58,41 @@ def models():
     yield "flaxmodels.VGG16", flaxmodels.VGG16(output="logits", pretrained=None), large
 
 
+def of_haiku():
+    """ResNets of Haiku: functions of parameters, states and images."""
+    import haiku as hk
+
+    for name in ("ResNet18", "ResNet50"):
+        build = getattr(hk.nets, name)
+        net = hk.transform_with_state(lambda x, build=build: build(10)(x, is_training=True))
+        sample = images(224)
+        params, states = jax.eval_shape(net.init, jax.random.key(0), sample)
+        function = lambda params, states, x, net=net: net.apply(params, states, None, x)  # noqa: E731
+        yield f"Haiku {name}", function, (params, states, sample)
+
+
+def of_keras():
+    """Applications of Keras, in inference: functions of trainable variables, others, and images."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    import keras
+
+    for name in ("MobileNetV2", "ResNet50", "EfficientNetB0", "DenseNet121", "ConvNeXtTiny", "Xception"):
+        build = getattr(keras.applications, name)
+        model = build(weights=None, classes=10, input_shape=(224, 224, 3), classifier_activation=None)
+        kinds = (model.trainable_variables, model.non_trainable_variables)
+        params, states = ([jax.ShapeDtypeStruct(v.shape, v.value.dtype) for v in kind] for kind in kinds)
+        yield f"Keras {name}", model.stateless_call, (params, states, images(224))
+
+
+def others():
+    """Models of other packages; those that are not installed are named on stderr."""
+    for package in (of_haiku, of_keras):
+        try:
+            yield from package()
+        except ImportError as error:
+            print(f"left out: {error}", file=sys.stderr)
+
+
 def timed(function, *args):
     """Its result and CPU milliseconds."""
     begin = time.process_time()
@@ -67,9 +105,10 @@ def main():
     warm_up(pretrained.load())
     print("| model | parameters | predicted | of kinds seen in training | nodes | graph: first, again | prediction |")
     print("|---|---|---|---|---|---|---|")
-    for name, model, sample in models():
-        graph, first = timed(lambda model=model, sample=sample: ghn_jax.trace(model, sample))
-        _, again = timed(lambda model=model, sample=sample: ghn_jax.trace(model, sample))
+    for name, model, sample in itertools.chain(models(), others() if "--all" in sys.argv else ()):
+        inputs = sample if isinstance(sample, tuple) else (sample,)
+        graph, first = timed(lambda model=model, inputs=inputs: ghn_jax.trace(model, *inputs))
+        _, again = timed(lambda model=model, inputs=inputs: ghn_jax.trace(model, *inputs))
         ghn_jax.predict_params(graph)
         _, prediction = timed(ghn_jax.predict_params, graph)
         report = ghn_jax.report(graph)

@@ -20,6 +20,7 @@ ELEMENTWISE = frozenset(
     " fft floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min"
     " decided mul mulhi name ne neg nextafter not optimization_barrier or pbroadcast pmax pmean pmin polygamma"
     " population_count pow ppermute psum pvary real reduce_precision regularized_incomplete_beta rem round rsqrt"
+    " nonbatchable unvmap_all unvmap_any unvmap_max select_if_vmap maybe_set"  # of Equinox
     " select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sort sqrt"
     " square stop_gradient sub tan tanh tie top_k xor zeta".split()
 )
@@ -95,7 +96,8 @@ class _Reader:
             return self.reduce(equation, values)
         if equation.name in ("branches", "decided"):
             return self.decided(equation, values)
-        if equation.name == "select_n" and not all(isinstance(value, Constant) for value in values[1:]):
+        selects = equation.name in ("select_n", "select_if_vmap")
+        if selects and not all(isinstance(value, Constant) for value in values[1:]):
             values = values[1:]  # what decides which value it is, is not part of it
         if 1 < len(equation.outputs) == len(values):
             return values  # optimization_barrier, sort, psum: one output for every input
