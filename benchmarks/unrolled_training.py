@@ -103,7 +103,7 @@ class Unrolled:
 
         def tensors(rows: list[jax.Array]) -> dict[str, jax.Array]:
             return {
-                tensor.name: fit(values, tensor, self._ghn.weight_norm, jnp)
+                tensor.name: fit(values, tensor, self._ghn, jnp)
                 for tensor, values in zip(target.graph.tensors, rows, strict=True)
             }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -16,6 +17,9 @@ from ghn_jax.networks.architecture import CIFAR10, Task
 
 MAX_DISTANCE = 50
 """Longest virtual edge (section 4.1; the published networks were trained with it)."""
+
+MAX_LAYERS = 256
+"""Of a Graphormer: ten times those of the largest published one."""
 
 
 class ConfigError(GHNError):
@@ -36,12 +40,16 @@ class HypernetConfig:
     Attributes:
       max_shape: largest decoded tensor as `(out, in, h, w)`; larger targets are tiled.
       num_classes: classes of the networks it predicts.
-      hypernet: one of `EMBEDDERS`: "gatedgnn", or "mlp" for one that looks at every node alone.
-      decoder: one of `DECODERS`, "conv" or "mlp".
+      hypernet: one of `EMBEDDERS`: "gatedgnn", "graphormer" (GHN-3), or "mlp" for one that looks at every node alone.
+      decoder: one of `DECODERS`: "conv", "conv3" (GHN-3) or "mlp".
       weight_norm: normalise predicted tensors (section 4.3).
       ve: virtual edges (section 4.1); no effect with `hypernet="mlp"`.
       layernorm: layer normalisation of the node embeddings.
       hid: features of a node.
+      heads: of attention, divisor of `hid`; only of a Graphormer.
+      layers: of a Graphormer; other embedders have none to choose.
+      embedder_dtype: of the factors of a Graphormer's products, "float32" or "bfloat16"; its weights, sums and
+        normalisations are float32, and so are decoders.
 
     Raises:
       ConfigError: naming the field, its value and what was expected.
@@ -55,14 +63,26 @@ class HypernetConfig:
     ve: bool = False
     layernorm: bool = False
     hid: int = 32
+    heads: int = 8
+    layers: int = 3
+    embedder_dtype: str = "float32"
 
     def __post_init__(self):
-        kinds = {"hypernet": OneOf(*EMBEDDERS), "decoder": OneOf(*DECODERS)}
+        attends = self.hypernet == "graphormer"
+        types = OneOf("float32", "bfloat16") if attends else OneOf("float32")
+        kinds = {"hypernet": OneOf(*EMBEDDERS), "decoder": OneOf(*DECODERS), "embedder_dtype": types}
         fields.check(self, ConfigError, **_RULES, **kinds)
         if self.max_shape[2] != self.max_shape[3]:
             raise ConfigError(f"HypernetConfig.max_shape={self.max_shape}: expected a square kernel")
         if self.hid % 4:
             raise ConfigError(f"HypernetConfig.hid={self.hid}: expected a positive multiple of 4")
+        if attends and self.hid % self.heads:
+            raise ConfigError(f"HypernetConfig.heads={self.heads}: expected a divisor of hid={self.hid}")
+
+    @property
+    def small_start(self) -> bool:
+        """Embeddings and the last layers of decoders are initialised as in GHN-3: small."""
+        return self.hypernet == "graphormer"
 
     @property
     def max_distance(self) -> int:
@@ -93,6 +113,8 @@ _RULES = {
     "ve": Flag(),
     "layernorm": Flag(),
     "hid": Whole(1, 1 << 13),
+    "heads": Whole(1, 1 << 13),
+    "layers": Whole(1, MAX_LAYERS),
 }
 """What the fields of a `HypernetConfig` may be, each by itself; embedders and decoders are those that there are."""
 
@@ -139,6 +161,20 @@ def mlp(task: Task = CIFAR10) -> HypernetConfig:
     return dataclasses.replace(ghn2(task), hypernet="mlp")
 
 
+def ghn3(task: Task = CIFAR10, *, hid: int = 64, layers: int = 3, heads: int = 8) -> HypernetConfig:
+    """GHN-3 of Knyazev et al., ICML 2023; the defaults are those of GHN-3-T, the smallest."""
+    side = _max_shape(task)[-1]
+    return dataclasses.replace(
+        ghn2(task),
+        max_shape=(hid, hid, side, side),
+        hypernet="graphormer",
+        decoder="conv3",
+        hid=hid,
+        heads=heads,
+        layers=layers,
+    )
+
+
 def _max_shape(task: Task) -> tuple[int, int, int, int]:
     return (64, 64, 16, 16) if task.large_images else (64, 64, 11, 11)
 
@@ -150,14 +186,29 @@ class Recipe(NamedTuple):
     make: Callable[[Task], HypernetConfig]
 
 
-RECIPES = {"ghn1": Recipe("GHN-1", ghn1), "ghn2": Recipe("GHN-2", ghn2), "mlp": Recipe("MLP", mlp)}
+RECIPES = {
+    "ghn1": Recipe("GHN-1", ghn1),
+    "ghn2": Recipe("GHN-2", ghn2),
+    "ghn3t": Recipe("GHN-3-T", ghn3),
+    "ghn3s": Recipe("GHN-3-S", functools.partial(ghn3, hid=128, layers=5, heads=16)),
+    "ghn3l": Recipe("GHN-3-L", functools.partial(ghn3, hid=256, layers=12, heads=16)),
+    "ghn3xl": Recipe("GHN-3-XL", functools.partial(ghn3, hid=384, layers=24, heads=16)),
+    "mlp": Recipe("MLP", mlp),
+}
 """By the name that a training configuration gives them."""
 
 
 def title(config: HypernetConfig) -> str:
-    """What the literature calls such a hypernetwork, whatever its sizes are; or else its kind of embedder."""
-    sizes = {"max_shape": config.max_shape, "num_classes": config.num_classes, "hid": config.hid}
-    for recipe in RECIPES.values():
-        if dataclasses.replace(recipe.make(CIFAR10), **sizes) == config:
-            return recipe.title
+    """What the literature calls such a hypernetwork, whatever its sizes are; or else its kind of embedder.
+
+    >>> title(ghn3()), title(ghn3(layers=4))
+    ('GHN-3-T', 'GHN-3')
+    """
+    free = ("max_shape", "num_classes", "embedder_dtype")
+    for names in (free, (*free, "hid", "heads", "layers")):
+        for recipe in RECIPES.values():
+            made = recipe.make(CIFAR10)
+            if dataclasses.replace(config, **{name: getattr(made, name) for name in names}) == made:
+                # Of titles such as GHN-3-T, the last part says the size.
+                return recipe.title if names == free else recipe.title[:5]
     return config.hypernet

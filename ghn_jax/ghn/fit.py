@@ -1,10 +1,10 @@
 """From decoded rows to a tensor of the target's shape.
 
-Slice to at most the target's shape, normalise, repeat whole blocks along the output and then the input channels, and
-cut.  The original normalises last; the order changes nothing, since every element is treated alike, and normalising
+Slice to at most the target's shape, normalise, interpolate kernels that are larger than the decoder's, repeat whole
+blocks along the output and then the input channels, and cut.  The original normalises last; the order changes nothing, since every element is treated alike, and normalising
 the small block touches far fewer elements.
 
-Source: Knyazev et al. 2021, section 4.3 and appendix B.1.
+Source: Knyazev et al. 2021, section 4.3 and appendix B.1; Knyazev et al. 2023 (interpolation).
 """
 
 from __future__ import annotations
@@ -14,33 +14,35 @@ from types import ModuleType
 import jax
 import numpy as np
 
+from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.rows import decoded_kernel
 from ghn_jax.graphs.graph import Role, Tensor
 
 Array = np.ndarray | jax.Array
 
 
-def fit(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Array:
+def fit(rows: Array, tensor: Tensor, config: HypernetConfig, xp: ModuleType) -> Array:
     """The tensor predicted by its decoded rows.
 
     Args:
       rows: `decoded[table][start : start + rows]` of its `Placement`.
       tensor: the target.
-      weight_norm: normalise, as GHN-2 does.
+      config: of the hypernetwork.
       xp: `numpy`, which compiles nothing, or `jax.numpy`, which can be differentiated.
 
     Returns:
       An array of shape `tensor.shape`.
     """
-    values = block(rows, tensor, weight_norm, xp)
+    values = block(rows, tensor, config, xp)
     return tile(values, tensor.shape, xp)
 
 
-def fit_into(out: np.ndarray, rows: np.ndarray, tensor: Tensor, weight_norm: bool) -> None:
+def fit_into(out: np.ndarray, rows: np.ndarray, tensor: Tensor, config: HypernetConfig) -> None:
     """Writes what `fit` returns into `out`, every element once."""
-    tile_into(out, np.asarray(block(rows, tensor, weight_norm, np)))
+    tile_into(out, np.asarray(block(rows, tensor, config, np)))
 
 
-def block(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Array:
+def block(rows: Array, tensor: Tensor, config: HypernetConfig, xp: ModuleType) -> Array:
     """The part of the tensor that is decoded, normalised: `tensor.shape` or smaller along its channels."""
     shape = tensor.shape
     match tensor.role:
@@ -56,8 +58,11 @@ def block(rows: Array, tensor: Tensor, weight_norm: bool, xp: ModuleType) -> Arr
             values = rows[0, 1, : shape[0]]
         case Role.CLASS_BIAS:
             values = rows[0]
-    if weight_norm:
+    if config.weight_norm:
         values = normalise(values, tensor, xp)
+    target = tensor.shape4[2:]
+    if (decoded := decoded_kernel(*target, config)) != target:
+        values = stretch(values.reshape(*decoded, *values.shape[1:]), target)
     channels = 1 if tensor.role is Role.POSITION else min(2, len(shape))
     return values.reshape(*shape[:-channels], *values.shape[values.ndim - channels :])
 
@@ -76,6 +81,21 @@ def normalise(values: Array, tensor: Tensor, xp: ModuleType) -> Array:
         case Role.BIAS | Role.CLASS_BIAS:
             return xp.tanh(0.2 * values)
     return values * np.float32(fan_in_scale(tensor))
+
+
+def stretch(values: Array, target: tuple[int, int]) -> Array:
+    """Values `[h, w, ...]` interpolated linearly to `[*target, ...]`, with the centres of the pixels of both aligned."""
+    for axis, length in enumerate(target):
+        given = values.shape[axis]
+        if given == length:
+            continue
+        places = np.maximum((np.arange(length) + 0.5) * given / length - 0.5, 0)
+        before = places.astype(np.int32)
+        after = np.minimum(before + 1, given - 1)
+        share = (places - before).astype(np.float32).reshape(-1, *(1,) * (values.ndim - axis - 1))
+        index = (slice(None),) * axis
+        values = (1 - share) * values[(*index, before)] + share * values[(*index, after)]
+    return values
 
 
 def fan_in_scale(tensor: Tensor) -> float:

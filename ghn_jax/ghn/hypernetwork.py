@@ -14,13 +14,11 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.decoders import decoder
 from ghn_jax.ghn.decoders.vector import VectorDecoder
 from ghn_jax.ghn.embedders import embedder
+from ghn_jax.ghn.layers import LAYER_NORM_EPSILON, embedding_init
 from ghn_jax.ghn.rows import FORMS, Rows, Table
 from ghn_jax.ghn.shape_encoder import ShapeEncoder
 from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import NODE_TYPES, Graph
-
-LAYER_NORM_EPSILON = 1e-5
-
 
 Decoded = dict[Table, jax.Array]
 """Decoded rows; `rows.Placement` says which ones belong to a tensor, `fit.fit` makes the tensor of them."""
@@ -56,7 +54,7 @@ class Hypernetwork(nn.Module):
 
     def setup(self):
         config = self.config
-        self.node_type = nn.Embed(len(NODE_TYPES), config.hid, embedding_init=nn.initializers.normal(1.0))
+        self.node_type = nn.Embed(len(NODE_TYPES), config.hid, embedding_init=embedding_init(config))
         self.shape_encoder = ShapeEncoder(config)
         self.gnn = embedder(config.hypernet)(config)
         if config.layernorm:

@@ -1,4 +1,4 @@
-"""Linear layers and MLPs with the initialisation of the original."""
+"""Linear layers and MLPs with the initialisation of the originals."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from ghn_jax.ghn.config import HypernetConfig
+
 PRECISION = lax.Precision.HIGHEST
 """Of every product in a hypernetwork: accelerators otherwise round the factors to 10 bits or fewer."""
+
+LAYER_NORM_EPSILON = 1e-5
 
 
 class Affine(NamedTuple):
@@ -34,34 +38,82 @@ def uniform(fan_in: int) -> Callable[..., jax.Array]:
     return init
 
 
+def small(fan_in: int) -> Callable[..., jax.Array]:
+    """A fifth of `uniform`: the last layers of GHN-3's decoders, whose loss is else not finite now and then."""
+
+    def init(key, shape, dtype=jnp.float32):
+        return uniform(fan_in)(key, shape, dtype) / 5
+
+    return init
+
+
+def embedding_init(config: HypernetConfig) -> Callable[..., jax.Array]:
+    """Initialisation of tables of embeddings: normal, or as in GHN-3 with deviation `features ** -0.5`, cut at 2."""
+    if not config.small_start:
+        return nn.initializers.normal(1.0)
+
+    def init(key, shape, dtype=jnp.float32):
+        deviation = shape[-1] ** -0.5
+        return deviation * jax.random.truncated_normal(key, -2 / deviation, 2 / deviation, shape, dtype)
+
+    return init
+
+
+def product(formula: str, a: jax.Array, b: jax.Array, dtype: str) -> jax.Array:
+    """`einsum` of two arrays as float32; with `dtype` "bfloat16" the factors are rounded to it, sums are float32."""
+    if dtype == "float32":
+        return jnp.einsum(formula, a, b, precision=PRECISION)
+    a, b = a.astype(dtype), b.astype(dtype)
+    return jnp.einsum(formula, a, b, preferred_element_type=jnp.float32)
+
+
 class Linear(nn.Module):
-    """A linear layer `[..., inputs] -> [..., features]`."""
+    """A linear layer `[..., inputs] -> [..., features]`.
+
+    Attributes:
+      inputs, features: sizes.
+      small: start with `small` weights and biases of zero.
+      dtype: of the factors, see `product`.
+    """
 
     inputs: int
     features: int
+    small: bool = False
+    dtype: str = "float32"
 
     def setup(self):
-        self.kernel = self.param("kernel", uniform(self.inputs), (self.inputs, self.features))
-        self.bias = self.param("bias", uniform(self.inputs), (self.features,))
+        weights, biases = uniform(self.inputs), uniform(self.inputs)
+        if self.small:
+            weights, biases = small(self.inputs), nn.initializers.zeros
+        self.kernel = self.param("kernel", weights, (self.inputs, self.features))
+        self.bias = self.param("bias", biases, (self.features,))
 
     def weights(self) -> Affine:
         """The weights, for pure functions that run under transformations of their own."""
         return Affine(self.kernel, self.bias)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        return self.weights()(x)
+        return product("...i,io->...o", x, self.kernel, self.dtype) + self.bias
 
 
 class MLP(nn.Module):
-    """Two linear layers `[..., inputs] -> [..., features]`, with a ReLU after the first and no activation last."""
+    """Two linear layers `[..., inputs] -> [..., features]`, with a ReLU after the first and no activation last.
+
+    Attributes:
+      inputs, hidden, features: sizes.
+      small: of the last layer, see `Linear`.
+      dtype: of both.
+    """
 
     inputs: int
     hidden: int
     features: int
+    small: bool = False
+    dtype: str = "float32"
 
     def setup(self):
-        self.first = Linear(self.inputs, self.hidden)
-        self.second = Linear(self.hidden, self.features)
+        self.first = Linear(self.inputs, self.hidden, dtype=self.dtype)
+        self.second = Linear(self.hidden, self.features, small=self.small, dtype=self.dtype)
 
     def weights(self) -> tuple[Affine, Affine]:
         """The weights of both layers."""

@@ -20,7 +20,7 @@ from ghn_jax.ghn.chunks import decode_chunk, rows_shape
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fit
 from ghn_jax.ghn.hypernetwork import DECODER_MODULES, param_shapes
-from ghn_jax.ghn.rows import Table, table_of_role
+from ghn_jax.ghn.rows import Table, decoded_kernel, table_of_role
 from ghn_jax.graphs.graph import Role, Tensor
 
 _LEAST_NORM = 1e-12
@@ -179,7 +179,8 @@ class MakeTensors:
 
     def cut(self, chunks, starts) -> list[jax.Array]:
         """The rows of every tensor."""
-        lengths = [math.prod(_tensor(*tensor).shape4[2:]) for tensor in self.tensors]
+        kernels = [decoded_kernel(*_tensor(*tensor).shape4[2:], self.config) for tensor in self.tensors]
+        lengths = [math.prod(kernel) for kernel in kernels]
         return [
             lax.dynamic_slice_in_dim(chunks[slot], start, length, allow_negative_indices=False)
             for slot, start, length in zip(self.slots, starts, lengths, strict=True)
@@ -187,7 +188,7 @@ class MakeTensors:
 
     def make(self, rows: jax.Array, number: int) -> jax.Array:
         """A tensor of its rows."""
-        return jnp.asarray(fit(rows, _tensor(*self.tensors[number]), self.config.weight_norm, jnp))
+        return jnp.asarray(fit(rows, _tensor(*self.tensors[number]), self.config, jnp))
 
 
 @dataclasses.dataclass(frozen=True)

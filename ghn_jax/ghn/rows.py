@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.decoders import decoder
 from ghn_jax.graphs.graph import Graph, GraphError, Role, Tensor
 
 
@@ -96,7 +97,8 @@ class Rows(NamedTuple):
 class Placement(NamedTuple):
     """The rows of one tensor: `decoded[table][start : start + rows]`.
 
-    The rows of a kernel are its positions in C order, those of one graph follow each other in every table.
+    The rows of a kernel are its positions in C order (`kernel_positions`), those of one graph follow each other in every
+    table.
     """
 
     table: Table
@@ -130,7 +132,7 @@ def request(
             table, node = _TABLE_OF[tensor.role], offset + tensor.node
             positions = _ORIGIN
             if FORMS[table].by_position:
-                positions = kernel_positions(*tensor.shape4[2:], config.max_kernel)
+                positions = kernel_positions(*tensor.shape4[2:], config)
             start = vector_starts.get(node) if table is Table.VECTOR else None
             if start is None:
                 start = collected[table].append(node, positions)
@@ -141,11 +143,25 @@ def request(
     return {table: rows.rows() for table, rows in collected.items()}, tuple(placements)
 
 
+def decoded_kernel(height: int, width: int, config: HypernetConfig) -> tuple[int, int]:
+    """Height and width of what is decoded for a kernel; `fit` interpolates where they are smaller."""
+    if not decoder(config.decoder).centered:
+        return height, width
+    return min(height, config.max_kernel), min(width, config.max_kernel)
+
+
 @functools.cache
-def kernel_positions(height: int, width: int, side: int) -> np.ndarray:
-    """Positions of a kernel in C order; beyond the largest decoded kernel they begin again, which repeats it."""
-    rows = np.arange(height) % side
-    columns = np.arange(width) % side
+def kernel_positions(height: int, width: int, config: HypernetConfig) -> np.ndarray:
+    """Positions of what is decoded for a kernel (`decoded_kernel`), in C order.
+
+    Without a centre, positions begin again beyond the largest decoded kernel, which repeats it.
+    """
+    side = config.max_kernel
+    height, width = decoded_kernel(height, width, config)
+    centered = decoder(config.decoder).centered
+    top, left = (side // 2 - height // 2, side // 2 - width // 2) if centered else (0, 0)
+    rows = (top + np.arange(height)) % side
+    columns = (left + np.arange(width)) % side
     return (rows[:, None] * side + columns[None, :]).reshape(-1).astype(np.int32)
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from flax import linen as nn
 
 from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.layers import embedding_init
 
 
 @functools.cache
@@ -68,8 +69,8 @@ class ShapeEncoder(nn.Module):
         features = self.config.hid // 4
         channels = len(channel_vocabulary(self.config.num_classes)) + 1
         spatial = len(spatial_vocabulary(self.config.max_kernel)) + 1
-        self.channels = self.param("channels", nn.initializers.normal(1.0), (channels, features))
-        self.spatial = self.param("spatial", nn.initializers.normal(1.0), (spatial, features))
+        self.channels = self.param("channels", embedding_init(self.config), (channels, features))
+        self.spatial = self.param("spatial", embedding_init(self.config), (spatial, features))
 
     def __call__(self, shapes: jax.Array) -> jax.Array:
         channel_rows = _rows(channel_table(self.config.num_classes), shapes[..., :2])

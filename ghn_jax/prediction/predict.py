@@ -188,7 +188,7 @@ def _predict_into(buffers: list[np.ndarray], graph: Graph, ghn: GHN) -> None:
     nodes = padding.bucket(graph.num_nodes)
     requests, (placements,) = request([graph], nodes, ghn.config)
     decoded = _decode(ghn, embed_nodes(graph, ghn), requests)
-    _fit_all(buffers, graph.tensors, placements, decoded, ghn.config.weight_norm)
+    _fit_all(buffers, graph.tensors, placements, decoded, ghn.config)
 
 
 @own_settings()
@@ -294,7 +294,7 @@ def _fit_all(
     tensors: tuple[Tensor, ...],
     placements: tuple[Placement, ...],
     decoded: dict[Table, np.ndarray],
-    weight_norm: bool,
+    config: HypernetConfig,
 ) -> None:
     """Fills the buffers, on several threads if there is much to write."""
 
@@ -302,7 +302,7 @@ def _fit_all(
         part = slice(first, last)
         for buffer, tensor, place in zip(buffers[part], tensors[part], placements[part], strict=True):
             rows = decoded[place.table][place.start : place.start + place.rows]
-            fit_into(buffer, rows, tensor, weight_norm)
+            fit_into(buffer, rows, tensor, config)
 
     ends = np.cumsum([buffer.size for buffer in buffers])
     if not len(ends):

@@ -6,25 +6,33 @@ decoded that is not used.  The original decodes groups of equal kernel size inst
 input channels (20, for example) mix up the axes; here the slice is always the leading one.  A position is `y * S + x`
 with S the side of the largest kernel; rows come out as `[in, out]`, the last axes of a kernel in JAX layout.
 
-Source: Knyazev et al. 2021, appendix B.1; Zhang et al., ICLR 2019.
+Source: Knyazev et al. 2021, appendix B.1; Zhang et al., ICLR 2019; Knyazev et al. 2023 (centre).
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 
 DECODERS = {
     "conv": "ghn_jax.ghn.decoders.conv:ConvDecoder",
+    "conv3": "ghn_jax.ghn.decoders.conv3:CenteredConvDecoder",
     "mlp": "ghn_jax.ghn.decoders.mlp:MLPDecoder",
 }
 """Modules of Flax by `HypernetConfig.decoder`, as `file:class`; another one is a file of its own and a line here."""
 
 
 class Decoder(Protocol):
-    """A module `Decoder(config)` with the tables of rows that depend on the kind of decoder."""
+    """A module `Decoder(config)` with the tables of rows that depend on the kind of decoder.
+
+    Attributes:
+      centered: kernels are cut out of the centre of the largest one, and larger ones interpolated; otherwise they are
+        cut out of its first corner, and larger ones repeat it.
+    """
+
+    centered: ClassVar[bool]
 
     def dense(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
         """Rows of dense tensors: `[R, hid]` embeddings and `[R]` positions -> `[R, in, out]`."""

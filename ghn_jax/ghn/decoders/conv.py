@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.layers import PRECISION, Linear, uniform
+from ghn_jax.ghn.layers import PRECISION, Linear, small, uniform
 
 
 class ConvDecoder(nn.Module):
-    """The convolutional decoder of both published GHNs."""
+    """The convolutional decoder of GHN-1 and GHN-2."""
 
     config: HypernetConfig
+    centered: ClassVar[bool] = False
 
     def setup(self):
         config = self.config
@@ -22,9 +25,12 @@ class ConvDecoder(nn.Module):
         self.position_bias = self.param("position_bias", uniform(hid), (positions, 4 * hid))
         self.conv = Linear(4 * hid, 8 * hid)
         channels = (config.max_in, config.max_out)
-        self.kernel = self.param("kernel", uniform(8 * hid), (8 * hid, *channels))
-        self.bias = self.param("bias", uniform(8 * hid), channels)
-        self.classes = Linear(config.max_out, config.num_classes)
+        weights, biases = uniform(8 * hid), uniform(8 * hid)
+        if config.small_start:
+            weights, biases = small(8 * hid), nn.initializers.zeros
+        self.kernel = self.param("kernel", weights, (8 * hid, *channels))
+        self.bias = self.param("bias", biases, channels)
+        self.classes = Linear(config.max_out, config.num_classes, small=config.small_start)
 
     def _hidden(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
         """`[R, hid]` embeddings and `[R]` positions -> `[R, 8 hid]`, the input of the last convolution."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,6 +20,7 @@ class MLPDecoder(nn.Module):
     """The MLP decoder: one hidden layer, and a last layer with weights of its own for every position."""
 
     config: HypernetConfig
+    centered: ClassVar[bool] = False
 
     def setup(self):
         config = self.config

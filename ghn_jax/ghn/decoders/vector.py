@@ -17,7 +17,7 @@ class VectorDecoder(nn.Module):
     def setup(self):
         config = self.config
         self.channels = max(config.max_out, config.max_in)
-        self.mlp = MLP(config.hid, 2 * config.hid, 2 * self.channels)
+        self.mlp = MLP(config.hid, 2 * config.hid, 2 * self.channels, small=config.small_start)
         self.classes = Linear(self.channels, config.num_classes)
 
     def vector(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:

@@ -7,6 +7,7 @@ from typing import Any
 
 EMBEDDERS = {
     "gatedgnn": "ghn_jax.ghn.embedders.gated_gnn:GatedGNN",
+    "graphormer": "ghn_jax.ghn.embedders.graphormer:Graphormer",
     "mlp": "ghn_jax.ghn.embedders.mlp:NodeMLP",
 }
 """Modules of Flax by `HypernetConfig.hypernet`, as `file:class`; another one is a file of its own and a line here.
