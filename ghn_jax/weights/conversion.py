@@ -1,12 +1,16 @@
-"""Weights of the published PyTorch implementation as parameters of `Hypernetwork`.
+"""Weights of the published PyTorch implementations as parameters of `Hypernetwork`.
 
 Works on NumPy arrays; PyTorch is not needed.
+
+Source: names of entries and forms of files from the code of GHN-2 (NeurIPS 2021) and of GHN-3 (ICML 2023).
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -14,14 +18,20 @@ import numpy as np
 
 from ghn_jax.ghn import config as hypernet_config
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.ghn.embedders.graphormer import EDGE_ROWS, MAX_DEGREE, MAX_INPUT_DISTANCE
 from ghn_jax.ghn.shape_encoder import channel_vocabulary, spatial_vocabulary
 from ghn_jax.graphs.graph import NODE_TYPES
-from ghn_jax.weights import torch_file
+from ghn_jax.weights import joblib_file, torch_file
 from ghn_jax.weights.checkpoint import CheckpointError
 from ghn_jax.weights.torch_pickle import Stored
 
 CONFIG_ENTRY = "__config__"
 """Entry of an npz file that holds the configuration as JSON."""
+
+_FIRST_LAYER = "gnn.0."
+
+_MOVED = ("centrality_embed_in.weight", "centrality_embed_out.weight", "input_dist_embed.weight")
+"""Entries of GHN-3 that its training script writes as parts of the first layer, and its published files do not."""
 
 
 class ConversionError(CheckpointError):
@@ -43,45 +53,114 @@ class Published(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """An entry of a state dictionary: its shape there, and how and where it enters the parameters."""
+    """An entry of a state dictionary: its shape there, and how and where it enters the parameters.
+
+    Attributes:
+      shape: as it is usually written.
+      path: of the parameter.
+      layout: from the entry to the parameter.
+      also: another shape that it may have.
+    """
 
     shape: tuple[int, ...]
     path: tuple[str, ...]
     layout: Callable[[np.ndarray], np.ndarray]
+    also: tuple[int, ...] | None = None
 
 
 def load_checkpoint(path: str | os.PathLike[str]) -> Published:
-    """A checkpoint file of the published implementation (`torch.save`), without running anything in it.
+    """A checkpoint file of a published implementation, without running anything in it.
 
-    The original's training script writes `state_dict`, `config`, `epoch` (counted from 0) and its optimiser's state;
-    the optimiser's is not read.
+    Three forms are known.  The training scripts of GHN-2 and GHN-3 write `state_dict`, `config`, `epoch` (counted from
+    0), and more that is not read (`torch.save`).  The hub's files of GHN-3 are a state dictionary alone
+    (`joblib.dump`): its configuration follows from names and shapes (`inferred_config`).  So may `torch.save`'s be.
 
     Raises:
       CheckpointError: no such file, one that is damaged or holds anything but a state dictionary's parts, or a state
         dictionary that does not belong to the configuration beside it.
     """
     name = os.fspath(path)
-    with torch_file.opened(path) as file:
+    with _opened(path) as file:
         contents = file.contents
-        if not isinstance(contents, dict) or not {"state_dict", "config"} <= set(contents):
-            found = f"entries {sorted(map(str, contents))[:8]}" if isinstance(contents, dict) else "no dictionary"
-            raise ConversionError(f"{name} has {found}: expected state_dict and config, as the original writes them")
         try:
-            config = published_config(contents["config"], os.path.getsize(path))
-            stored = _stored(contents["state_dict"])
+            if _is_state_dict(contents):
+                stored = _stored(contents, file.size)
+                config = inferred_config({entry: tensor.shape for entry, tensor in stored.items()})
+            elif isinstance(contents, dict) and {"state_dict", "config"} <= set(contents):
+                config = published_config(contents["config"], file.size)
+                stored = _stored(contents["state_dict"], file.size)
+            else:
+                found = f"entries {sorted(map(str, contents))[:8]}" if isinstance(contents, dict) else "no dictionary"
+                raise ConversionError(
+                    f"it has {found}: expected state_dict and config, as the original writes them, or a state dictionary"
+                )
             _check(stored, config)
             params = from_torch({entry: file.array(tensor) for entry, tensor in stored.items()}, config)
         except ConversionError as error:
             raise ConversionError(f"{name}: {error}") from error
-    epoch = contents.get("epoch")
+    epoch = None if _is_state_dict(contents) else contents.get("epoch")
     return Published(config, params, epoch + 1 if type(epoch) is int and epoch >= 0 else None)
 
 
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[torch_file.TorchFile | joblib_file.JoblibFile]:
+    """The file, whichever library wrote it."""
+    opened = joblib_file.opened if joblib_file.looks_like_one(path) else torch_file.opened
+    with opened(path) as file:
+        yield file
+
+
+def _is_state_dict(contents: Any) -> bool:
+    return isinstance(contents, dict) and bool(contents) and all(type(v) is Stored for v in contents.values())
+
+
+def inferred_config(shapes: Mapping[str, tuple[int, ...]]) -> HypernetConfig:
+    """The configuration of a state dictionary that has none beside it, from the shapes of its entries.
+
+    What shapes do not say is taken to be as in all published ones: predicted weights are normalised.
+
+    Raises:
+      ConversionError: entries that are missing, or shapes that make no hypernetwork.
+    """
+
+    def sizes(name: str) -> tuple[int, ...]:
+        shape = shapes.get(name)
+        if shape is None:
+            raise ConversionError(f"the state dictionary has no {name}, from which its configuration could be inferred")
+        if len(shape) != 2 and (len(shape) != 4 or shape[2:] != (1, 1)):
+            raise ConversionError(f"{name} has shape {shape}: expected a matrix or a 1x1 convolution")
+        return shape[:2]
+
+    _, hid = sizes("embed.weight")
+    classes, out = sizes("decoder.class_layer_predictor.1.weight")
+    kernels, _ = sizes("decoder.conv.2.weight")
+    positions = sizes("decoder.fc.0.weight")[0] // (4 * hid)
+    layers = sum(name.startswith("gnn.") and name.endswith(".ln1.weight") for name in shapes)
+    fields: dict[str, Any] = {
+        "max_shape": (out, kernels // out, math.isqrt(positions), math.isqrt(positions)),
+        "num_classes": classes,
+        "weight_norm": True,
+        "layernorm": "ln.weight" in shapes,
+        "hid": hid,
+    }
+    if layers:
+        heads = sizes(f"{_FIRST_LAYER}attn.proj_e.2.weight")[0]
+        fields |= {"hypernet": "graphormer", "decoder": "conv3", "ve": True, "heads": heads, "layers": layers}
+    else:
+        fields |= {"hypernet": "gatedgnn", "ve": "gnn.mlp_ve.fc.0.weight" in shapes}
+    try:
+        return hypernet_config.from_fields(fields)
+    except ConfigError as error:
+        raise ConversionError(f"the shapes of the state dictionary make no hypernetwork: {error}") from error
+
+
 def published_config(fields: Any, largest: int) -> HypernetConfig:
-    """The configuration that a published checkpoint holds: the arguments of the original's `GHN`.
+    """The configuration that a published checkpoint holds: the arguments of the original's `GHN` or `GHN3`.
 
     Fields that are left out take the original's defaults, which are those of `HypernetConfig`; `max_shape` and
-    `num_classes` have none.  No field is ignored.
+    `num_classes` have none.  `is_ghn2` is of GHN-3's code alone: if False, embedder and decoder are GHN-3's, whatever
+    else is said of them; if True, heads and layers mean nothing.  Only `pretrained` and `debug_level`, which are of no
+    consequence, are ignored.
 
     Args:
       fields: as they were read.
@@ -95,7 +174,14 @@ def published_config(fields: Any, largest: int) -> HypernetConfig:
     missing = {"max_shape", "num_classes"} - set(fields)
     if missing:
         raise ConversionError(f"config has no {', '.join(sorted(missing))}")
-    plain = {str(field): _plain(field, value) for field, value in fields.items()}
+    plain = {str(field): _plain(field, value) for field, value in fields.items() if field not in _IGNORED}
+    if plain.pop("is_ghn2", None) is False:
+        missing = {"heads", "layers"} - set(plain)
+        if missing:
+            raise ConversionError(f"config has no {', '.join(sorted(missing))}")
+        plain |= {"hypernet": "graphormer", "decoder": "conv3"}
+    elif "is_ghn2" in fields:
+        plain = {field: value for field, value in plain.items() if field not in ("heads", "layers")}
     sizes = [plain["num_classes"], plain.get("hid", 0), *np.atleast_1d(np.array(plain["max_shape"], object))]
     for size in sizes:
         if type(size) is int and size > largest:
@@ -104,6 +190,9 @@ def published_config(fields: Any, largest: int) -> HypernetConfig:
         return hypernet_config.from_fields(plain)
     except ConfigError as error:
         raise ConversionError(f"config: {error}") from error
+
+
+_IGNORED = ("pretrained", "debug_level")
 
 
 def _plain(field: Any, value: Any) -> Any:
@@ -115,14 +204,19 @@ def _plain(field: Any, value: Any) -> Any:
     return tuple(value) if type(value) is list else value
 
 
-def _stored(state_dict: Any) -> dict[str, Stored]:
-    """The entries of a state dictionary, all of them tensors."""
+def _stored(state_dict: Any, size: int) -> dict[str, Stored]:
+    """The entries of a state dictionary in a file of this size, all of them tensors, by the names of the hub's files."""
     if not isinstance(state_dict, dict):
         raise ConversionError("state_dict is no dictionary")
     for entry, value in state_dict.items():
         if not isinstance(value, Stored) or type(entry) is not str:
             raise ConversionError(f"state_dict[{str(entry)[:80]!r}] is no tensor")
-    return state_dict
+        if value.elements > size:
+            raise ConversionError(f"{entry[:80]} has {value.elements:,} elements, more than the file has bytes")
+    moved = {_FIRST_LAYER + entry: entry for entry in _MOVED}
+    if twice := [entry for entry in moved if entry in state_dict and moved[entry] in state_dict]:
+        raise ConversionError(f"state_dict has both {twice[0]} and {moved[twice[0]]}")
+    return {moved.get(entry, entry): value for entry, value in state_dict.items()}
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> dict[str, Any]:
@@ -156,7 +250,7 @@ def _check(state_dict: Mapping[str, np.ndarray | Stored], config: HypernetConfig
         raise ConversionError(f"the state dictionary does not belong to {config}: {parts}")
     for name, entry in expected.items():
         values = state_dict[name]
-        if values.shape != entry.shape:
+        if values.shape not in (entry.shape, entry.also):
             raise ConversionError(f"{name} has shape {values.shape}: expected {entry.shape} for {config}")
         if not np.issubdtype(values.dtype, np.floating):
             raise ConversionError(f"{name} has type {values.dtype}: expected floating point numbers")
@@ -202,7 +296,7 @@ def entries(config: HypernetConfig) -> dict[str, Entry]:
         known = ", ".join(_KINDS)
         raise ConversionError(f"no published checkpoints of hypernet={config.hypernet!r} are known, only of {known}")
     found |= _KINDS[config.hypernet](config)
-    found |= _conv_decoder(config) if config.decoder == "conv" else _mlp_decoder(config)
+    found |= _DECODERS[config.decoder](config)
     channels = max(config.max_out, config.max_in)
     found |= _mlp("decoder_1d", ("vector_decoder", "mlp"), hid, 2 * hid, 2 * channels)
     found |= _linear("bias_class.1", ("vector_decoder", "classes"), channels, config.num_classes)
@@ -225,7 +319,32 @@ def _node_mlp(config: HypernetConfig) -> dict[str, Entry]:
     return _mlp("gnn", ("gnn",), config.hid, config.hid, config.hid)
 
 
-_KINDS = {"gatedgnn": _gated_gnn, "mlp": _node_mlp}
+def _graphormer(config: HypernetConfig) -> dict[str, Entry]:
+    hid = config.hid
+    tables = {
+        "centrality_embed_in": (MAX_DEGREE + 1, "in_degree"),
+        "centrality_embed_out": (MAX_DEGREE + 1, "out_degree"),
+        "input_dist_embed": (MAX_INPUT_DISTANCE + 1, "input_distance"),
+        f"{_FIRST_LAYER}attn.edge_embed.embed": (EDGE_ROWS, "edge"),
+    }
+    found = {
+        f"{name}.weight": Entry((rows, hid), ("gnn", field), _same) for name, (rows, field) in tables.items()
+    }
+    found |= _linear(f"{_FIRST_LAYER}attn.proj_e.0", ("gnn", "edge_bias", "first"), 2 * hid, hid)
+    found |= _linear(f"{_FIRST_LAYER}attn.proj_e.2", ("gnn", "edge_bias", "second"), hid, config.heads)
+    for layer in range(config.layers):
+        name, path = f"gnn.{layer}", ("gnn", f"layers_{layer}")
+        for norm, field in (("ln1", "attention_norm"), ("ln2", "mlp_norm")):
+            found[f"{name}.{norm}.weight"] = Entry((hid,), (*path, field, "scale"), _same)
+            found[f"{name}.{norm}.bias"] = Entry((hid,), (*path, field, "bias"), _same)
+        found[f"{name}.attn.to_qkv.weight"] = Entry((3 * hid, hid), (*path, "qkv"), np.transpose)
+        found |= _linear(f"{name}.attn.to_out.0", (*path, "out"), hid, hid)
+        found |= _linear(f"{name}.ff.net.0", (*path, "first"), hid, 4 * hid)
+        found |= _linear(f"{name}.ff.net.3", (*path, "second"), 4 * hid, hid)
+    return found
+
+
+_KINDS = {"gatedgnn": _gated_gnn, "graphormer": _graphormer, "mlp": _node_mlp}
 
 
 def _same(values: np.ndarray) -> np.ndarray:
@@ -240,9 +359,13 @@ def _linear(name: str, path: tuple[str, ...], inputs: int, features: int) -> dic
 
 
 def _pointwise(name: str, path: tuple[str, ...], inputs: int, features: int) -> dict[str, Entry]:
-    """A 1x1 convolution, which is a linear layer here."""
+    """A 1x1 convolution of GHN-2, a linear layer of GHN-3's code and here."""
+
+    def kernel(values):
+        return values.reshape(features, inputs).T
+
     return {
-        f"{name}.weight": Entry((features, inputs, 1, 1), (*path, "kernel"), lambda values: values[:, :, 0, 0].T),
+        f"{name}.weight": Entry((features, inputs, 1, 1), (*path, "kernel"), kernel, (features, inputs)),
         f"{name}.bias": Entry((features,), (*path, "bias"), _same),
     }
 
@@ -266,14 +389,16 @@ def _conv_decoder(config: HypernetConfig) -> dict[str, Entry]:
     def last_bias(values):
         return values.reshape(out, inputs).T
 
-    def last_kernel(values):  # [out * in, 8 hid, 1, 1] -> [8 hid, in, out]
+    def last_kernel(values):  # [out * in, 8 hid] or [out * in, 8 hid, 1, 1] -> [8 hid, in, out]
         return values.reshape(out, inputs, 2 * features).transpose(2, 1, 0)
 
     return {
         "decoder.fc.0.weight": Entry((features * positions, hid), ("decoder", "position_kernel"), kernel_by_position),
         "decoder.fc.0.bias": Entry((features * positions,), ("decoder", "position_bias"), bias_by_position),
         **_pointwise("decoder.conv.0", ("decoder", "conv"), features, 2 * features),
-        "decoder.conv.2.weight": Entry((out * inputs, 2 * features, 1, 1), ("decoder", "kernel"), last_kernel),
+        "decoder.conv.2.weight": Entry(
+            (out * inputs, 2 * features, 1, 1), ("decoder", "kernel"), last_kernel, (out * inputs, 2 * features)
+        ),
         "decoder.conv.2.bias": Entry((out * inputs,), ("decoder", "bias"), last_bias),
         **_pointwise("decoder.class_layer_predictor.1", ("decoder", "classes"), out, config.num_classes),
     }
@@ -306,3 +431,6 @@ def _mlp_decoder(config: HypernetConfig) -> dict[str, Entry]:
             (classes * inputs,), ("decoder", "class_bias"), lambda values: values.reshape(classes, inputs).T
         ),
     }
+
+
+_DECODERS = {"conv": _conv_decoder, "conv3": _conv_decoder, "mlp": _mlp_decoder}

@@ -22,7 +22,7 @@ from ghn_jax.weights.checkpoint import CheckpointError
 from ghn_jax.weights.torch_pickle import Stored
 
 # PyTorch before 1.6 wrote no archive, but a pickle of this number first.
-_LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
+LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 
 # The pickle of a hypernetwork and its optimiser has about 20 kB.
 _MOST_PICKLE_BYTES = 1 << 20
@@ -33,12 +33,14 @@ class TorchFile:
 
     Attributes:
       contents: dictionaries, lists, tuples, texts and numbers, and a `Stored` for every tensor.
+      size: of the file, in bytes.
     """
 
     def __init__(self, zipped: zipfile.ZipFile):
         if any(info.compress_type != zipfile.ZIP_STORED for info in zipped.infolist()):
             raise CheckpointError(f"{zipped.filename} was not written by torch.save: it is compressed")
         self._zipped = zipped
+        self.size = os.path.getsize(str(zipped.filename))
         self._root = self._find_root()
         self._order: Literal["<", ">"] = self._byte_order()
         pickled = archive.read(zipped, f"{self._root}data.pkl", _MOST_PICKLE_BYTES)
@@ -54,20 +56,13 @@ class TorchFile:
           CheckpointError: the storage is missing, of another size than it says, or damaged.
         """
         name = f"{self._root}data/{tensor.storage}"
-        # The two bytes of a bfloat16 are the first of a float32.
-        is_bfloat16 = tensor.kind == "BFloat16Storage"
-        stored_type = np.dtype(np.uint16) if is_bfloat16 else tensor.dtype
-        expected = tensor.elements * stored_type.itemsize
+        expected = stored_bytes(tensor.kind, tensor.elements)
         stored = archive.read(self._zipped, name, expected)
         if len(stored) != expected:
             raise CheckpointError(
                 f"{self._zipped.filename}: entry {name[:80]!r} has {len(stored):,} bytes, expected {expected:,}"
             )
-        values = np.frombuffer(stored, stored_type.newbyteorder(self._order)).astype(stored_type, copy=False)
-        if is_bfloat16:
-            values = (values.astype(np.uint32) << 16).view(np.float32)
-        strides = tuple(stride * values.itemsize for stride in tensor.strides)
-        return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides, writeable=False)
+        return as_array(tensor, stored, self._order)
 
     def _find_root(self) -> str:
         """The folder in the archive that everything is in, with a slash."""
@@ -88,6 +83,26 @@ class TorchFile:
         return "<" if order == b"little" else ">"
 
 
+def _stored_type(kind: str) -> np.dtype:
+    # The two bytes of a bfloat16 are the first of a float32.
+    return np.dtype(np.uint16 if kind == "BFloat16Storage" else torch_pickle.STORAGES[kind])
+
+
+def stored_bytes(kind: str, elements: int) -> int:
+    """Bytes that a storage of a kind takes."""
+    return elements * _stored_type(kind).itemsize
+
+
+def as_array(tensor: Stored, stored: bytes | memoryview, order: Literal["<", ">"]) -> np.ndarray:
+    """The values of a tensor, read-only, from all bytes of its storage; those of a bfloat16 are float32."""
+    stored_type = _stored_type(tensor.kind)
+    values = np.frombuffer(stored, stored_type.newbyteorder(order)).astype(stored_type, copy=False)
+    if tensor.kind == "BFloat16Storage":
+        values = (values.astype(np.uint32) << 16).view(np.float32)
+    strides = tuple(stride * values.itemsize for stride in tensor.strides)
+    return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides, writeable=False)
+
+
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[TorchFile]:
     """The file at `path`; its tensors are read when `TorchFile.array` is asked for them.
@@ -106,7 +121,7 @@ def _refuse_legacy(path: Path) -> None:
     if not path.is_file():
         return
     with path.open("rb") as file:
-        if file.read(len(_LEGACY)) == _LEGACY:
+        if file.read(len(LEGACY)) == LEGACY:
             raise CheckpointError(
                 f"{path} is in the format of PyTorch before 1.6: write it again with a newer one, "
                 "torch.save(torch.load(FILE), FILE)"

@@ -37,13 +37,16 @@ STORAGES = {
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
 _DICTIONARY = "collections OrderedDict"
+_NAMESPACE = "argparse Namespace"
 _STORAGE_NAMES = {f"torch {name}": name for name in STORAGES}
-_KNOWN = {_TENSOR, _PARAMETER, _DICTIONARY, *_STORAGE_NAMES}
 
 _INSTRUCTIONS = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 
 _MOST_AXES = 16
 _MOST_BITS = 63
+
+# The state dictionary of the largest GHN-3 takes 8,000.
+_MOST_INSTRUCTIONS = 1 << 18
 
 
 class Stored(NamedTuple):
@@ -74,13 +77,15 @@ class Stored(NamedTuple):
 def read(pickled: bytes) -> Any:
     """What was pickled: dictionaries, lists, tuples, texts, numbers, and a `Stored` for every tensor.
 
+    An `argparse.Namespace`, in which training scripts keep their command line, is a dictionary too.
+
     Raises:
       CheckpointError: an instruction, a name or a tensor that no state dictionary needs, or damage.
     """
-    return _Machine().run(pickled)
+    return Machine().run(io.BytesIO(pickled))
 
 
-class _Name(str):
+class Name(str):
     """The name of a function or type, as "torch FloatStorage"."""
 
 
@@ -88,7 +93,13 @@ class _Dictionary(dict):
     """A dictionary that was pickled as an OrderedDict."""
 
 
-class _Storage(NamedTuple):
+class _Namespace(dict):
+    """The attributes of an `argparse.Namespace`."""
+
+
+class Storage(NamedTuple):
+    """Numbers of a kind, which tensors are views of."""
+
     key: str
     kind: str
     elements: int
@@ -101,37 +112,50 @@ class _Mark:
 _MARK = _Mark()
 
 
-class _Machine:
-    """Runs the pickles of state dictionaries, and nothing else."""
+class Machine:
+    """Runs the pickles of state dictionaries, and nothing else.
+
+    Attributes:
+      known: names that a pickle may mention.
+    """
+
+    known = frozenset((_TENSOR, _PARAMETER, _DICTIONARY, _NAMESPACE, *_STORAGE_NAMES))
 
     def __init__(self):
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
 
-    def run(self, pickled: bytes) -> Any:
-        """The object that was pickled."""
-        for method, argument in self._instructions(pickled):
+    def run(self, source: Any) -> Any:
+        """The object that was pickled.
+
+        Args:
+          source: the pickle, with methods `read` and `readline`; it is read up to its end, not beyond.
+        """
+        for number, (method, argument) in enumerate(self._instructions(source)):
+            if number == _MOST_INSTRUCTIONS:
+                raise self._error(f"it has more than {_MOST_INSTRUCTIONS:,} instructions")
             method(argument)
         return self._pop(object)
 
-    def _instructions(self, pickled: bytes) -> Iterator[tuple[Any, Any]]:
-        """Methods for the instructions up to STOP, and their arguments.
+    def _instructions(self, source: Any) -> Iterator[tuple[Any, Any]]:
+        """Methods for the instructions up to STOP, and their arguments, one after the other.
 
         The argument of an instruction that is not known is not even read: reading some of them warns.
         """
-        stream = io.BytesIO(pickled)
-        while (code := stream.read(1)) != b".":
+        place = 0
+        while (code := source.read(1)) != b".":
             known = _INSTRUCTIONS.get(code)
             if known is None:
-                place = stream.tell() - len(code)
-                raise self._error(f"at byte {place}, {code!r} is no instruction" if code else "it ends without a STOP")
+                number = f"at instruction {place}"
+                raise self._error(f"{number}, {code!r}, is no instruction" if code else "it ends without a STOP")
             method = getattr(self, f"_op_{known.name.lower()}", None)
             if method is None:
                 raise self._error(f"the instruction {known.name} is not one that a state dictionary needs")
             try:
-                argument = None if known.arg is None else known.arg.reader(stream)
-            except (ValueError, IndexError, OverflowError) as error:
+                argument = None if known.arg is None else known.arg.reader(source)
+            except (ValueError, IndexError, OverflowError, MemoryError) as error:
                 raise self._error(str(error)[:200]) from error
+            place += 1
             yield method, argument
 
     def _error(self, what: str) -> CheckpointError:
@@ -263,47 +287,59 @@ class _Machine:
     # Names, and what is made with them
 
     def _op_global(self, name: str) -> None:
-        if name not in _KNOWN:
+        if name not in self.known:
             raise self._error(f"it asks for {_short('.'.join(name.split(' ')))}, which no state dictionary needs")
-        self._push(_Name(name))
+        self._push(Name(name))
 
     def _op_stack_global(self, _) -> None:
         name, module = self._pop(str), self._pop(str)
         self._op_global(f"{module} {name}")
 
     def _op_reduce(self, _) -> None:
-        arguments, name = self._pop(tuple), self._pop(_Name)
+        arguments, name = self._pop(tuple), self._pop(Name)
+        self._push(self._made(name, arguments))
+
+    def _made(self, name: Name, arguments: tuple[Any, ...]) -> Any:
+        """What stands for a call of something."""
         if name == _DICTIONARY:
             if arguments:
                 raise self._error("an OrderedDict with arguments")
-            self._push(_Dictionary())
-        elif name == _TENSOR:
-            self._push(self._tensor(arguments))
-        elif name == _PARAMETER:
+            return _Dictionary()
+        if name == _TENSOR:
+            return self._tensor(arguments)
+        if name == _PARAMETER:
             if len(arguments) != 3 or type(arguments[0]) is not Stored:
                 raise self._error("a parameter that is no tensor")
-            self._push(arguments[0])
-        else:
-            raise self._error(f"a call of {name.replace(' ', '.')}")
+            return arguments[0]
+        raise self._error(f"a call of {name.replace(' ', '.')}")
+
+    def _op_newobj(self, _) -> None:
+        arguments, name = self._pop(tuple), self._pop(Name)
+        if name != _NAMESPACE or arguments:
+            raise self._error(f"a new {name.replace(' ', '.')}")
+        self._push(_Namespace())
 
     def _op_build(self, _) -> None:
         # PyTorch gives state dictionaries an attribute with versions of their modules, which nothing here needs.
-        self._pop(dict, _Dictionary)
-        self._push(self._pop(_Dictionary))
+        state, target = self._pop(dict, _Dictionary), self._pop(_Dictionary, _Namespace)
+        if type(target) is _Namespace:
+            target.update(state)
+        self._push(target)
 
     def _op_binpersid(self, _) -> None:
         reference = self._pop(tuple)
-        types = tuple(type(item) for item in reference)
-        if types != (str, _Name, str, str, int) or reference[0] != "storage" or reference[1] not in _STORAGE_NAMES:
+        # Before version 1.6 there was a sixth item, which says of a part of a storage what it is a part of.
+        types = tuple(type(item) for item in reference[: 5 if reference[5:] == (None,) else None])
+        if types != (str, Name, str, str, int) or reference[0] != "storage" or reference[1] not in _STORAGE_NAMES:
             raise self._error("a reference to something else than a storage")
-        _, name, key, _, elements = reference
+        _, name, key, _, elements = reference[:5]
         if not (key.isascii() and key.isalnum()) or elements < 0:
             raise self._error(f"a storage {_short(key)} of {elements} elements")
-        self._push(_Storage(key, _STORAGE_NAMES[name], elements))
+        self._push(Storage(key, _STORAGE_NAMES[name], elements))
 
     def _tensor(self, arguments: tuple[Any, ...]) -> Stored:
         """The tensor of these arguments of `_rebuild_tensor_v2`, checked to lie within its storage."""
-        if not 6 <= len(arguments) <= 7 or type(arguments[0]) is not _Storage:
+        if not 6 <= len(arguments) <= 7 or type(arguments[0]) is not Storage:
             raise self._error("a tensor without a storage")
         storage, offset, shape, strides = arguments[:4]
         for sizes in ((offset,), shape, strides):

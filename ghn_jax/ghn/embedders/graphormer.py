@@ -37,6 +37,9 @@ MAX_EDGE_DISTANCE = 254
 # Rows of the table of edges: distance d has row d + 2, no path that of 0, and rows 0 and 1 are never looked up.
 _EDGE_OFFSET = 2
 
+EDGE_ROWS = MAX_EDGE_DISTANCE + _EDGE_OFFSET + 1
+"""Of the table of edges."""
+
 # What logits of padding are set to: small enough that softmax makes it 0, and a number of 16 bits too.
 _MASKED = -(2.0**15)
 
@@ -52,7 +55,7 @@ class Graphormer(nn.Module):
         self.in_degree = self.param("in_degree", init, (MAX_DEGREE + 1, hid))
         self.out_degree = self.param("out_degree", init, (MAX_DEGREE + 1, hid))
         self.input_distance = self.param("input_distance", init, (MAX_INPUT_DISTANCE + 1, hid))
-        self.edge = self.param("edge", init, (MAX_EDGE_DISTANCE + _EDGE_OFFSET + 1, hid))
+        self.edge = self.param("edge", init, (EDGE_ROWS, hid))
         self.edge_bias = MLP(2 * hid, hid, config.heads, dtype=config.embedder_dtype)
         self.layers = [Layer(config) for _ in range(config.layers)]
 
