@@ -2,8 +2,9 @@
 
     python benchmarks/check_parity.py --reference=../shared/reference
 
-Prints a line for each kind of figure: how many were checked and the worst error.  Ends with status 1, naming file, key
-and value, if one is off.  Takes two to three minutes on two idle CPU cores.
+Prints a line for each kind of figure: how many were checked and the worst error.  Figures of GHN-3 are looked for in a
+folder `ghn3` beside the others.  Ends with status 1, naming file, key and value, if one is off.  Takes three minutes on
+two idle CPU cores.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from ghn_jax.studies.parity import (
     NETWORKS,
     PREDICTIONS,
     TASKS,
+    Figures,
     ParityError,
     Reference,
 )
@@ -206,27 +208,28 @@ def _sensitivity(program: Program, params: dict[str, np.ndarray], logits: np.nda
     return max(changes)
 
 
-def load_hypernetworks(reference: Reference) -> dict[str, GHN]:
+def load_hypernetworks(figures: Figures) -> dict[str, GHN]:
     """All hypernetworks of the folder by the names of their files."""
     found = {}
-    for path in sorted(reference.folder.glob("*.npz")):
+    for path in sorted(figures.folder.glob("*.npz")):
         if not path.stem.endswith("_embeddings"):
             try:
                 found[path.stem] = GHN(*conversion.load_npz(path))
             except (conversion.ConversionError, ConfigError) as error:
-                raise ParityError(f"{path.name}: {error}") from error
+                raise ParityError(f"{figures.place}{path.name}: {error}") from error
     return found
 
 
-def check_embeddings(reference: Reference, hypernetworks: dict[str, GHN]) -> Section:
+def check_embeddings(reference: Reference, figures: Figures, hypernetworks: dict[str, GHN]) -> Section:
     """Embeddings of the nodes of graphs."""
-    section = Section("node embeddings", EMBEDDINGS_TOLERANCE)
+    section = Section(f"{figures.title}node embeddings", EMBEDDINGS_TOLERANCE)
     for hypernetwork, ghn in hypernetworks.items():
-        file = f"{hypernetwork}_embeddings.npz"
-        if not (reference.folder / file).exists():
+        path = figures.folder / f"{hypernetwork}_embeddings.npz"
+        file = f"{figures.place}{path.name}"
+        if not path.exists():
             section.failures.append(f"{file}: no such file")
             continue
-        with np.load(reference.folder / file) as archive:
+        with np.load(path) as archive:
             embeddings = {key.replace("__", "/"): archive[key] for key in archive.files}
 
         def check(key: str, hypernetwork=hypernetwork, ghn=ghn, file=file, embeddings=embeddings) -> None:
@@ -241,21 +244,23 @@ def check_embeddings(reference: Reference, hypernetworks: dict[str, GHN]) -> Sec
     return section
 
 
-def check_predictions(reference: Reference, hypernetworks: dict[str, GHN]) -> tuple[Section, Section]:
+def check_predictions(reference: Reference, figures: Figures, hypernetworks: dict[str, GHN]) -> tuple[Section, Section]:
     """Statistics of predicted parameters, and logits of the networks that have them."""
-    statistics = Section("predicted parameters", STATISTICS_TOLERANCE)
-    logits = Section("logits of networks with predicted parameters", PREDICTED_LOGITS_TOLERANCE)
+    statistics = Section(f"{figures.title}predicted parameters", STATISTICS_TOLERANCE)
+    logits = Section(f"{figures.title}logits of networks with predicted parameters", PREDICTED_LOGITS_TOLERANCE)
+    file = f"{figures.place}{PREDICTIONS}"
 
     def check(name: str) -> None:
-        place = f"{PREDICTIONS}: {name}"
+        place = f"{file}: {name}"
         hypernetwork, _, key = name.partition("/")
         if hypernetwork not in hypernetworks:
             raise ParityError(f"no hypernetwork {hypernetwork}.npz")
         dataset = _dataset(hypernetwork)
         graph = _as_stored(reference, key, dataset)
         params = predict_params(graph, hypernetworks[hypernetwork])
-        stored = reference.predictions[name]
-        ours = {t.name: _statistics(torch_layout.to_torch(t.role, np.asarray(params[t.name]))) for t in graph.tensors}
+        stored = figures.predictions[name]
+        in_torch = {t.name: torch_layout.to_torch(t.role, np.asarray(params[t.name])) for t in graph.tensors}
+        ours = {tensor: _statistics(values, figures.fewer) for tensor, values in in_torch.items()}
         for tensor in stored["params"].keys() | ours.keys():
             if tensor not in ours or tensor not in stored["params"]:
                 where = "not predicted" if tensor in stored["params"] else "predicted, but not in the file"
@@ -272,23 +277,24 @@ def check_predictions(reference: Reference, hypernetworks: dict[str, GHN]) -> tu
             tolerance = PREDICTED_LOGITS_TOLERANCE + ROUNDING / np.abs(theirs).max()
             logits.within(f"{place}: logits", _relative(our_logits, theirs), tolerance)
 
-    names = [name for name in reference.predictions if not name.startswith("graph/")]
-    statistics.each(PREDICTIONS, names, check)
+    names = [name for name in figures.predictions if not name.startswith("graph/")]
+    statistics.each(file, names, check)
     logits.checked = statistics.checked
     return statistics, logits
 
 
-def check_checkpoints(reference: Reference) -> Section | None:
+def check_checkpoints(figures: Figures) -> Section | None:
     """Published checkpoint files hold the same as the arrays of the same name; None if there are none."""
-    names = sorted(path.name for path in reference.folder.glob("*.pt"))
+    names = sorted(path.name for path in figures.folder.glob("*.pt"))
     if not names:
-        print("checkpoints: none in this folder")
+        print(f"{figures.title}checkpoints: none in this folder")
         return None
-    section = Section("checkpoints", 0)
+    section = Section(f"{figures.title}checkpoints", 0)
 
     def check(name: str) -> None:
-        published = conversion.load_checkpoint(reference.folder / name)
-        config, stored = conversion.load_npz(reference.folder / f"{name.removesuffix('.pt')}.npz")
+        published = conversion.load_checkpoint(figures.folder / name)
+        arrays = name.removesuffix(".pt").removesuffix(".joblib")
+        config, stored = conversion.load_npz(figures.folder / f"{arrays}.npz")
         section.equal(f"{name}: config", published.config, config)
         if published.config != config:
             return
@@ -341,10 +347,10 @@ def _as_stored(reference: Reference, key: str, dataset: str) -> Graph:
     return Graph(graph.node_types[order], graph.node_shapes[order], distances, tensors)
 
 
-def _statistics(values: np.ndarray) -> np.ndarray:
-    """L2 norm, mean, standard deviation, the first and the last four values."""
+def _statistics(values: np.ndarray, fewer: int) -> np.ndarray:
+    """L2 norm, mean, standard deviation (`Figures.fewer`), the first and the last four values."""
     flat = values.reshape(-1).astype(np.float64)
-    return np.array([np.linalg.norm(flat), flat.mean(), flat.std(), *flat[:4], *flat[-4:]])
+    return np.array([np.linalg.norm(flat), flat.mean(), flat.std(ddof=fewer), *flat[:4], *flat[-4:]])
 
 
 def _scale(statistics: np.ndarray, size: int) -> np.ndarray:
@@ -375,15 +381,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         well = check_shapes(reference).show()
         well &= check_graphs(reference).show()
         well &= check_logits(reference).show()
-        hypernetworks = load_hypernetworks(reference)
+        hypernetworks = [load_hypernetworks(figures) for figures in reference.figures]
     except ParityError as error:
         print(f"{reference_folder}: {error}", file=sys.stderr)
         return 1
-    well &= check_embeddings(reference, hypernetworks).show()
-    for section in check_predictions(reference, hypernetworks):
-        well &= section.show()
-    if (checkpoints := check_checkpoints(reference)) is not None:
-        well &= checkpoints.show()
+    for figures, ghns in zip(reference.figures, hypernetworks, strict=True):
+        well &= check_embeddings(reference, figures, ghns).show()
+        for section in check_predictions(reference, figures, ghns):
+            well &= section.show()
+        if (checkpoints := check_checkpoints(figures)) is not None:
+            well &= checkpoints.show()
     print(f"{'all agree' if well else 'something is off'}, after {time.monotonic() - start:.0f} s")
     return 0 if well else 1
 

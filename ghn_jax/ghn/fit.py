@@ -1,8 +1,8 @@
 """From decoded rows to a tensor of the target's shape.
 
 Slice to at most the target's shape, normalise, interpolate kernels that are larger than the decoder's, repeat whole
-blocks along the output and then the input channels, and cut.  The original normalises last; the order changes nothing, since every element is treated alike, and normalising
-the small block touches far fewer elements.
+blocks along the output and then the input channels, and cut.  The original normalises last; the order changes nothing,
+since every element is treated alike, and normalising the small block touches far fewer elements.
 
 Source: Knyazev et al. 2021, section 4.3 and appendix B.1; Knyazev et al. 2023 (interpolation).
 """
@@ -84,7 +84,7 @@ def normalise(values: Array, tensor: Tensor, xp: ModuleType) -> Array:
 
 
 def stretch(values: Array, target: tuple[int, int]) -> Array:
-    """Values `[h, w, ...]` interpolated linearly to `[*target, ...]`, with the centres of the pixels of both aligned."""
+    """Values `[h, w, ...]` interpolated linearly to `[*target, ...]`; a value is that of a pixel's centre."""
     for axis, length in enumerate(target):
         given = values.shape[axis]
         if given == length:

@@ -97,8 +97,7 @@ class Rows(NamedTuple):
 class Placement(NamedTuple):
     """The rows of one tensor: `decoded[table][start : start + rows]`.
 
-    The rows of a kernel are its positions in C order (`kernel_positions`), those of one graph follow each other in every
-    table.
+    The rows of a kernel are those of `kernel_positions`, those of one graph follow each other in every table.
     """
 
     table: Table

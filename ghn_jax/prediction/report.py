@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.decoders import decoder
 from ghn_jax.ghn.model import GHN
 from ghn_jax.ghn.shape_encoder import channel_table, channel_vocabulary, spatial_table, spatial_vocabulary
 from ghn_jax.graphs.graph import NODE_TYPES, Graph, Role, Tensor
@@ -193,6 +194,7 @@ def _unseen(tensor: Tensor, config: HypernetConfig) -> list[str]:
     outputs, inputs, height, width = tensor.shape4
     if tensor.role in (Role.CLASS_WEIGHT, Role.CLASS_BIAS) and outputs != config.num_classes:
         reasons.append(f"{outputs} classes instead of {config.num_classes}, predicted like other layers")
+    beyond = _beyond(max(height, width), config)
     channels, places = channel_table(config.num_classes), spatial_table(config.max_kernel)
     vocabulary = channel_vocabulary(config.num_classes)
     for name, size in (("outputs", outputs), ("inputs", inputs)):
@@ -200,19 +202,27 @@ def _unseen(tensor: Tensor, config: HypernetConfig) -> list[str]:
             counts_as = vocabulary[channels[min(size, len(channels) - 1)]]
             reasons.append(f"{size} {name} count as {counts_as}")
     if tensor.role is Role.POSITION:
-        if max(height, width) > config.max_kernel:
-            reasons.append(f"{height}x{width} positions repeat every {config.max_kernel}x{config.max_kernel}")
+        if beyond:
+            reasons.append(f"{height}x{width} positions {beyond}")
     else:
         vocabulary = spatial_vocabulary(config.max_kernel)
         for name, size in (("high", height), ("wide", width)):
             if size not in vocabulary:
                 counts_as = vocabulary[places[min(size, len(places) - 1)]]
                 reasons.append(f"a kernel {size} {name} counts as {counts_as}")
-        if max(height, width) > config.max_kernel:
-            reasons.append(f"a kernel of {height}x{width} repeats every {config.max_kernel}x{config.max_kernel}")
+        if beyond:
+            reasons.append(f"a kernel of {height}x{width} {beyond}")
     if tensor.role is Role.EMBEDDING and inputs > config.max_in:
         reasons.append(f"its rows repeat every {config.max_in}")
     return reasons
+
+
+def _beyond(side: int, config: HypernetConfig) -> str:
+    """What becomes of kernels whose longer side is larger than what is decoded; nothing is said of others."""
+    if side <= config.max_kernel:
+        return ""
+    largest = f"{config.max_kernel}x{config.max_kernel}"
+    return f"interpolated from {largest}" if decoder(config.decoder).centered else f"repeated every {largest}"
 
 
 def _is_image(text: str) -> bool:

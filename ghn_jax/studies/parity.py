@@ -37,6 +37,9 @@ META = "deepnets1m_eval_meta.json"
 NETWORKS = "networks.json"
 PREDICTIONS = "predictions.json"
 
+GHN3 = "ghn3"
+"""The folder, beside the other figures, of those computed with the code of GHN-3."""
+
 LONGEST_VIRTUAL_EDGE = 50
 """Of the graphs in `PREDICTIONS`."""
 
@@ -52,6 +55,24 @@ class StoredGraph(NamedTuple):
     distances: np.ndarray
 
 
+class Figures(NamedTuple):
+    """Figures of hypernetworks: what they predict for the graphs of a folder.
+
+    Attributes:
+      title: what sections about them begin with.
+      folder: of weights, embeddings and predictions.
+      place: of the folder, to be read in messages.
+      predictions: contents of `PREDICTIONS`.
+      fewer: what a standard deviation divides by is the number of elements, or one fewer.
+    """
+
+    title: str
+    folder: pathlib.Path
+    place: str
+    predictions: dict[str, Any]
+    fewer: int
+
+
 class Reference:
     """The contents of a folder of figures.  Networks are called "<split>/<index>" or "predefined/<name>", as there.
 
@@ -64,6 +85,10 @@ class Reference:
         self.meta = self._json(META)
         self.networks = self._json(NETWORKS)
         self.predictions = self._json(PREDICTIONS)
+        self.figures = [Figures("", folder, "", self.predictions, 0)]
+        if (folder / GHN3).is_dir():
+            predictions = self._json(f"{GHN3}/{PREDICTIONS}")
+            self.figures.append(Figures("GHN-3: ", folder / GHN3, f"{GHN3}/", predictions, 1))
         try:
             with h5py.File(folder / GRAPHS) as opened:
                 file: Any = opened

@@ -91,9 +91,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Published:
                 stored = _stored(contents["state_dict"], file.size)
             else:
                 found = f"entries {sorted(map(str, contents))[:8]}" if isinstance(contents, dict) else "no dictionary"
-                raise ConversionError(
-                    f"it has {found}: expected state_dict and config, as the original writes them, or a state dictionary"
-                )
+                raise ConversionError(f"it has {found}: expected state_dict and config, or a state dictionary alone")
             _check(stored, config)
             params = from_torch({entry: file.array(tensor) for entry, tensor in stored.items()}, config)
         except ConversionError as error:
@@ -175,12 +173,15 @@ def published_config(fields: Any, largest: int) -> HypernetConfig:
     if missing:
         raise ConversionError(f"config has no {', '.join(sorted(missing))}")
     plain = {str(field): _plain(field, value) for field, value in fields.items() if field not in _IGNORED}
-    if plain.pop("is_ghn2", None) is False:
+    is_ghn2 = plain.pop("is_ghn2", None)
+    if is_ghn2 not in (None, True, False) or type(is_ghn2) is int:
+        raise ConversionError(f"config has is_ghn2={is_ghn2!r}: expected True or False")
+    if is_ghn2 is False:
         missing = {"heads", "layers"} - set(plain)
         if missing:
             raise ConversionError(f"config has no {', '.join(sorted(missing))}")
         plain |= {"hypernet": "graphormer", "decoder": "conv3"}
-    elif "is_ghn2" in fields:
+    elif is_ghn2:
         plain = {field: value for field, value in plain.items() if field not in ("heads", "layers")}
     sizes = [plain["num_classes"], plain.get("hid", 0), *np.atleast_1d(np.array(plain["max_shape"], object))]
     for size in sizes:
@@ -205,7 +206,7 @@ def _plain(field: Any, value: Any) -> Any:
 
 
 def _stored(state_dict: Any, size: int) -> dict[str, Stored]:
-    """The entries of a state dictionary in a file of this size, all of them tensors, by the names of the hub's files."""
+    """The entries, all of them tensors, of the state dictionary of a file of this size, by the names of the hub."""
     if not isinstance(state_dict, dict):
         raise ConversionError("state_dict is no dictionary")
     for entry, value in state_dict.items():
@@ -213,10 +214,10 @@ def _stored(state_dict: Any, size: int) -> dict[str, Stored]:
             raise ConversionError(f"state_dict[{str(entry)[:80]!r}] is no tensor")
         if value.elements > size:
             raise ConversionError(f"{entry[:80]} has {value.elements:,} elements, more than the file has bytes")
-    moved = {_FIRST_LAYER + entry: entry for entry in _MOVED}
+    moved: dict[str, str] = {_FIRST_LAYER + entry: entry for entry in _MOVED}
     if twice := [entry for entry in moved if entry in state_dict and moved[entry] in state_dict]:
         raise ConversionError(f"state_dict has both {twice[0]} and {moved[twice[0]]}")
-    return {moved.get(entry, entry): value for entry, value in state_dict.items()}
+    return {moved.get(str(entry), str(entry)): value for entry, value in state_dict.items()}
 
 
 def from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> dict[str, Any]:
@@ -327,9 +328,7 @@ def _graphormer(config: HypernetConfig) -> dict[str, Entry]:
         "input_dist_embed": (MAX_INPUT_DISTANCE + 1, "input_distance"),
         f"{_FIRST_LAYER}attn.edge_embed.embed": (EDGE_ROWS, "edge"),
     }
-    found = {
-        f"{name}.weight": Entry((rows, hid), ("gnn", field), _same) for name, (rows, field) in tables.items()
-    }
+    found = {f"{name}.weight": Entry((rows, hid), ("gnn", field), _same) for name, (rows, field) in tables.items()}
     found |= _linear(f"{_FIRST_LAYER}attn.proj_e.0", ("gnn", "edge_bias", "first"), 2 * hid, hid)
     found |= _linear(f"{_FIRST_LAYER}attn.proj_e.2", ("gnn", "edge_bias", "second"), hid, config.heads)
     for layer in range(config.layers):

@@ -73,44 +73,38 @@ def looks_like_one(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str]) -> Iterator[JoblibFile]:
-    """The file at `path`.
+    """The file at `path`, all of it read.
 
     Raises:
       CheckpointError: no such file, one that is damaged, grows too much when it is unpacked, or has anything but a
         state dictionary's parts in it.
     """
+    yield _read(path)
+
+
+def _read(path: str | os.PathLike[str]) -> JoblibFile:
     name = os.fspath(path)
     try:
         with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             if mapped[:1] == _PICKLE:
-                yield _named(name, mapped, len(mapped))
-            else:
-                unpacked = _unpacked(name, mapped)
-                yield _named(name, io.BytesIO(unpacked), len(unpacked))
+                return JoblibFile(mapped, len(mapped))
+            unpacked = _unpacked(mapped)
+            return JoblibFile(io.BytesIO(unpacked), len(unpacked))
     except FileNotFoundError:
         raise CheckpointError(f"no file at {name}") from None
-    except OSError as error:
-        raise CheckpointError(f"{name} cannot be read: {error}") from error
-
-
-def _named(name: str, source: Any, size: int) -> JoblibFile:
-    try:
-        return JoblibFile(source, size)
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
-
-
-def _unpacked(name: str, packed: mmap.mmap) -> bytes:
-    limit = _MOST_EXPANSION * len(packed)
-    unpacker = zlib.decompressobj(_ZLIB_OR_GZIP)
-    try:
-        unpacked = unpacker.decompress(packed, limit)
-    except zlib.error as error:
+    except (OSError, ValueError, zlib.error) as error:  # ValueError: of an empty file
         raise CheckpointError(f"{name} is damaged, or no file of weights: {error}") from error
+
+
+def _unpacked(packed: mmap.mmap) -> bytes:
+    unpacker = zlib.decompressobj(_ZLIB_OR_GZIP)
+    unpacked = unpacker.decompress(packed, _MOST_EXPANSION * len(packed))
     if unpacker.unconsumed_tail:
-        raise CheckpointError(f"{name} takes more than {_MOST_EXPANSION} times its size when it is unpacked")
+        raise CheckpointError(f"it takes more than {_MOST_EXPANSION} times its size when it is unpacked")
     if not unpacker.eof or unpacker.unused_data:
-        raise CheckpointError(f"{name} is damaged: its compressed part does not end where the file does")
+        raise CheckpointError("it is damaged: its compressed part does not end where the file does")
     return unpacked
 
 

@@ -1,12 +1,16 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.fit import fan_in_scale, fit, fit_into
 from ghn_jax.graphs.graph import Role, Tensor
 
 MAX_OUT, MAX_IN, CLASSES = 6, 4, 5
+PLAIN = HypernetConfig(max_shape=(MAX_OUT, MAX_IN, 11, 11), num_classes=CLASSES)
 
 
 def decoded_rows(tensor: Tensor, seed: int = 0) -> np.ndarray:
@@ -81,19 +85,20 @@ def test_every_element(tensor, weight_norm):
     expected = np.empty(tensor.shape)
     for index in np.ndindex(*tensor.shape):
         expected[index] = element(tensor, rows, index, weight_norm)
-    result = fit(rows, tensor, weight_norm, np)
+    config = dataclasses.replace(PLAIN, weight_norm=weight_norm)
+    result = fit(rows, tensor, config, np)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, expected, rtol=2e-6, atol=1e-7)
-    np.testing.assert_allclose(fit(jnp.asarray(rows), tensor, weight_norm, jnp), expected, rtol=2e-6, atol=1e-7)
+    np.testing.assert_allclose(fit(jnp.asarray(rows), tensor, config, jnp), expected, rtol=2e-6, atol=1e-7)
     out = np.full(tensor.shape, np.nan, np.float32)
-    fit_into(out, rows, tensor, weight_norm)
+    fit_into(out, rows, tensor, config)
     np.testing.assert_array_equal(out, result)
 
 
 def test_extreme_norm_weights_do_not_overflow():
     tensor = Tensor("norm", 0, Role.NORM_WEIGHT, (2,))
     rows = np.array([[[-1e4, 1e4], [0, 0]]], np.float32)
-    np.testing.assert_array_equal(fit(rows, tensor, True, np), [0, 2])
+    np.testing.assert_array_equal(fit(rows, tensor, dataclasses.replace(PLAIN, weight_norm=True), np), [0, 2])
 
 
 def test_fan_in_is_that_of_the_target():
@@ -107,9 +112,57 @@ def test_fan_in_is_that_of_the_target():
 def test_gradient_counts_repetitions():
     tensor = Tensor("w", 0, Role.WEIGHT, (9, 13))
     rows = decoded_rows(tensor)
-    gradient = jax.grad(lambda rows: fit(rows, tensor, False, jnp).sum())(jnp.asarray(rows))
+    gradient = jax.grad(lambda rows: fit(rows, tensor, PLAIN, jnp).sum())(jnp.asarray(rows))
     expected = np.zeros((1, MAX_IN, MAX_OUT))
     for into in range(9):
         for out in range(13):
             expected[0, into % MAX_IN, out % MAX_OUT] += 1
     np.testing.assert_allclose(gradient, expected)
+
+
+CENTERED = dataclasses.replace(PLAIN, decoder="conv3", max_shape=(MAX_OUT, MAX_IN, 4, 4))
+
+
+def slow_bilinear(values, height, width):
+    """`[h, w, ...]` read at the centres of `height` x `width` pixels; constant beyond the outermost centres."""
+    result = np.zeros((height, width, *values.shape[2:]))
+    for y in range(height):
+        for x in range(width):
+            places = []
+            for index, target, given in ((y, height, values.shape[0]), (x, width, values.shape[1])):
+                place = min(max((index + 0.5) / target * given - 0.5, 0), given - 1)
+                places.append((int(place), min(int(place) + 1, given - 1), place - int(place)))
+            (top, bottom, down), (left, right, across) = places
+            above = (1 - across) * values[top, left] + across * values[top, right]
+            below = (1 - across) * values[bottom, left] + across * values[bottom, right]
+            result[y, x] = (1 - down) * above + down * below
+    return result
+
+
+@pytest.mark.parametrize("size", [(5, 5), (8, 8), (14, 9), (9, 3), (2, 6)])
+def test_kernels_larger_than_the_decoders_are_interpolated(size):
+    height, width = size
+    given = (min(height, 4), min(width, 4))
+    rng = np.random.default_rng(0)
+    position = Tensor("position", 0, Role.POSITION, (1, *size, 3))
+    rows = rng.standard_normal((given[0] * given[1], MAX_IN, MAX_OUT)).astype(np.float32)
+    expected = slow_bilinear(rows[:, :3, 0].reshape(*given, 3), *size)
+    np.testing.assert_allclose(fit(rows, position, CENTERED, np)[0], expected, atol=1e-6)
+    kernel = Tensor("kernel", 0, Role.WEIGHT, (*size, 5, 13))
+    expected = slow_bilinear(rows.reshape(*given, MAX_IN, MAX_OUT), *size)
+    expected = np.tile(expected, (1, 1, 2, 3))[:, :, :5, :13]
+    found = fit(rows, kernel, CENTERED, np)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_allclose(fit(jnp.asarray(rows), kernel, CENTERED, jnp), found, atol=1e-6)
+    out = np.full(kernel.shape, np.nan, np.float32)
+    fit_into(out, rows, kernel, CENTERED)
+    np.testing.assert_array_equal(out, found)
+
+
+def test_interpolation_of_two_by_two_to_four_by_four():
+    """The example in PyTorch's documentation of `Upsample`, with corners that are not aligned."""
+    config = dataclasses.replace(CENTERED, max_shape=(1, 1, 2, 2))
+    rows = np.array([1, 2, 3, 4], np.float32).reshape(4, 1, 1)
+    found = fit(rows, Tensor("position", 0, Role.POSITION, (1, 4, 4, 1)), config, np)
+    expected = [[1, 1.25, 1.75, 2], [1.5, 1.75, 2.25, 2.5], [2.5, 2.75, 3.25, 3.5], [3, 3.25, 3.75, 4]]
+    np.testing.assert_array_equal(found[0, :, :, 0], expected)

@@ -5,7 +5,7 @@ import pytest
 
 from ghn_jax import build_graph, named
 from ghn_jax.ghn import config as hypernet_config
-from ghn_jax.ghn.config import ConfigError, HypernetConfig, ghn1, ghn2, mlp, title
+from ghn_jax.ghn.config import RECIPES, ConfigError, HypernetConfig, ghn1, ghn2, ghn3, mlp, title
 from ghn_jax.ghn.embedders import EMBEDDERS
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET
@@ -17,6 +17,7 @@ def test_presets_are_the_published_configurations():
     assert ghn2(IMAGENET) == HypernetConfig((64, 64, 16, 16), 1000, "gatedgnn", "conv", True, True, True, 32)
     assert ghn1(CIFAR10) == HypernetConfig((64, 64, 11, 11), 10, "gatedgnn", "conv", False, False, False, 32)
     assert mlp() == dataclasses.replace(ghn2(), hypernet="mlp")
+    assert ghn3() == HypernetConfig((64, 64, 11, 11), 10, "graphormer", "conv3", True, True, True, 64, 8, 3)
 
 
 def test_virtual_edges_reach_fifty_steps():
@@ -38,10 +39,16 @@ def test_json_round_trip(config):
         ({"max_shape": 64}, "max_shape=64"),
         ({"num_classes": 0}, "num_classes=0: expected an integer from 1"),
         ({"num_classes": 10.0}, "num_classes=10.0"),
-        ({"hypernet": "gnn"}, "hypernet='gnn': expected 'gatedgnn' or 'mlp'"),
-        ({"decoder": "gnn"}, "decoder='gnn': expected 'conv' or 'mlp'"),
+        ({"hypernet": "gnn"}, "hypernet='gnn': expected 'gatedgnn' or 'graphormer' or 'mlp'"),
+        ({"decoder": "gnn"}, "decoder='gnn': expected 'conv' or 'conv3' or 'mlp'"),
         ({"ve": 1}, "ve=1: expected True or False"),
         ({"hid": 30}, "hid=30: expected a positive multiple of 4"),
+        ({"hypernet": "graphormer", "heads": 5}, "heads=5: expected a divisor of hid=32"),
+        ({"hypernet": "graphormer", "heads": 0}, "heads=0: expected a positive integer"),
+        ({"hypernet": "graphormer", "layers": 0}, "layers=0: expected an integer from 1 to 256"),
+        ({"layers": 10**9}, "layers=1000000000: expected an integer from 1 to 256"),
+        ({"hypernet": "graphormer", "embedder_dtype": "float16"}, "'float16': expected 'float32' or 'bfloat16'"),
+        ({"embedder_dtype": "bfloat16"}, "embedder_dtype='bfloat16': expected 'float32'$"),
     ],
 )
 def test_bad_values_are_named(changes, message):
@@ -56,15 +63,22 @@ def test_text_that_is_no_configuration_is_refused(text):
 
 
 def test_unknown_fields_are_named():
-    with pytest.raises(ConfigError, match="no field 'heads'; known are max_shape, num_classes"):
-        hypernet_config.from_json('{"hid": 32, "heads": 8}')
+    with pytest.raises(ConfigError, match="no field 'depth'; known are max_shape, num_classes"):
+        hypernet_config.from_json('{"hid": 32, "depth": 8}')
 
 
 def test_titles_are_those_of_the_paper():
     assert [title(make(task)) for make in (ghn1, ghn2, mlp) for task in (CIFAR10, IMAGENET)] == [
         *("GHN-1", "GHN-1", "GHN-2", "GHN-2", "MLP", "MLP")
     ]
+    assert title(dataclasses.replace(ghn2(), hid=12)) == "GHN-2"
     assert title(dataclasses.replace(ghn2(), ve=False)) == "gatedgnn"
+    assert [title(RECIPES[f"ghn3{size}"].make(IMAGENET)) for size in ("t", "s", "l", "xl")] == [
+        *("GHN-3-T", "GHN-3-S", "GHN-3-L", "GHN-3-XL")
+    ]
+    assert title(dataclasses.replace(ghn3(), embedder_dtype="bfloat16")) == "GHN-3-T"
+    assert title(ghn3(hid=32)) == "GHN-3"
+    assert title(dataclasses.replace(ghn3(), decoder="conv")) == "graphormer"
 
 
 def test_another_kind_is_a_file_and_a_line(tmp_path, monkeypatch):
@@ -82,7 +96,7 @@ def test_another_kind_is_a_file_and_a_line(tmp_path, monkeypatch):
     np.testing.assert_allclose(features, np.broadcast_to(features[:1], features.shape), rtol=1e-5)
     np.testing.assert_allclose(embed_nodes(graph, moved), features + 1, rtol=1e-5)
     monkeypatch.undo()
-    with pytest.raises(ConfigError, match="hypernet='averaging': expected 'gatedgnn' or 'mlp'"):
+    with pytest.raises(ConfigError, match="hypernet='averaging': expected 'gatedgnn' or 'graphormer' or 'mlp'"):
         hypernet_config.from_json(hypernet_config.to_json(config))
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.rows import Placement, Rows, Table, kernel_positions, request
+from ghn_jax.ghn.rows import Placement, Rows, Table, decoded_kernel, kernel_positions, request
 from ghn_jax.graphs.graph import Graph, GraphError, Role, Tensor
 
 CONFIG = HypernetConfig(max_shape=(64, 64, 11, 11), num_classes=10)
@@ -60,10 +60,32 @@ def test_several_class_layers_or_none():
 
 
 def test_positions_run_over_the_kernel_and_begin_again_beyond_the_largest():
-    assert kernel_positions(2, 3, 11).tolist() == [0, 1, 2, 11, 12, 13]
-    positions = kernel_positions(5, 5, 3).reshape(5, 5)
+    assert kernel_positions(2, 3, of_side(11)).tolist() == [0, 1, 2, 11, 12, 13]
+    positions = kernel_positions(5, 5, of_side(3)).reshape(5, 5)
     np.testing.assert_array_equal(positions[:3, :3], np.arange(9).reshape(3, 3))
     np.testing.assert_array_equal(positions, np.tile(np.arange(9).reshape(3, 3), (2, 2))[:5, :5])
+
+
+@pytest.mark.parametrize("side", [11, 16])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 5), (1, 7), (10, 11), (11, 11)])
+def test_centered_positions_are_around_the_middle(side, size):
+    """As GHN-3's decoder cuts them out: from `side // 2 - size // 2` to `side // 2 + ceil(size / 2)`."""
+    whole = np.arange(side * side).reshape(side, side)
+    rows, columns = (slice(side // 2 - length // 2, side // 2 + -(-length // 2)) for length in size)
+    expected = whole[rows, columns]
+    assert expected.shape == size
+    np.testing.assert_array_equal(kernel_positions(*size, of_side(side, "conv3")), expected.reshape(-1))
+
+
+def test_centered_kernels_beyond_the_largest_are_decoded_whole():
+    config = of_side(4, "conv3")
+    np.testing.assert_array_equal(kernel_positions(9, 5, config), np.arange(16))
+    np.testing.assert_array_equal(kernel_positions(9, 2, config), [1, 2, 5, 6, 9, 10, 13, 14])
+    assert decoded_kernel(9, 2, config) == (4, 2) and decoded_kernel(9, 2, of_side(4)) == (9, 2)
+
+
+def of_side(side, decoder="conv"):
+    return HypernetConfig(max_shape=(4, 4, side, side), decoder=decoder)
 
 
 def test_padding_asks_for_the_first_node():

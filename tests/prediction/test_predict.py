@@ -22,6 +22,7 @@ CONFIGS = [
     dataclasses.replace(SMALL, decoder="mlp"),
     dataclasses.replace(SMALL, hypernet="mlp"),
     dataclasses.replace(SMALL, weight_norm=False, ve=False, layernorm=False),
+    dataclasses.replace(SMALL, hypernet="graphormer", decoder="conv3", heads=2, layers=2),
 ]
 
 
@@ -40,7 +41,7 @@ def ghn():
     return random_ghn(SMALL)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["ghn2", "mlp decoder", "mlp", "ghn1"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["ghn2", "mlp decoder", "mlp", "ghn1", "ghn3"])
 def test_equals_the_training_path(config):
     """A meta-batch decoded and fitted with jax.numpy gives the same as one network after the other with NumPy."""
     ghn = random_ghn(config)
@@ -54,7 +55,7 @@ def test_equals_the_training_path(config):
         assert list(predicted) == [tensor.name for tensor in graph.tensors]
         for tensor, place in zip(graph.tensors, places, strict=True):
             rows = decoded[place.table][place.start : place.start + place.rows]
-            expected = fit(rows, tensor, config.weight_norm, jnp)
+            expected = fit(rows, tensor, config, jnp)
             value = predicted[tensor.name]
             assert isinstance(value, jax.Array) and value.dtype == jnp.float32
             assert value.shape == expected.shape == tensor.shape

@@ -62,7 +62,7 @@ def function(**shapes):
     return {name: shape(*sizes) for name, sizes in shapes.items()}
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=["ghn2", "mlp decoder", "mlp", "ghn1"])
+@pytest.mark.parametrize("config", CONFIGS, ids=["ghn2", "mlp decoder", "mlp", "ghn1", "ghn3"])
 def test_tensors_of_programs(config):
     ghn = random_ghn(config)
     for seed in range(2):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import scripts
 import torch_files
-from reduce_reference import reduce_reference
+from reduce_reference import reduce_figures, reduce_reference
 from reference import REFERENCE, needs_reference
 
 from ghn_jax.ghn.config import HypernetConfig, to_json
@@ -261,6 +261,107 @@ def test_a_change_is_named(kind, small_reference, tmp_path, capsys):
     assert captured.out.splitlines()[-1].startswith("something is off")
 
 
+# Figures of GHN-3 lie in a folder of their own, and belong to the same graphs and networks.
+
+
+@pytest.fixture(scope="session")
+def ghn3_reference(tmp_path_factory) -> pathlib.Path:
+    """One network of the reference folder, what a GHN-3 predicts for it, and that GHN-3's published files."""
+    folder = tmp_path_factory.mktemp("ghn3_reference")
+    reduce_reference(REFERENCE, folder, {"val": (30,)}, [], [], ["cifar10"])
+    (folder / "ghn3").mkdir()
+    reduce_figures(REFERENCE / "ghn3", folder / "ghn3", {"val/30": "val/0"}, [], ["ghn3_cifar10"])
+    for path in (REFERENCE / "ghn3").glob("*.pt"):
+        shutil.copyfile(path, folder / "ghn3" / path.name)
+    return folder
+
+
+def ghn3_sections(folder):
+    reference = parity.Reference(folder)
+    figures = reference.figures[1]
+    ghns = check_parity.load_hypernetworks(figures)
+    yield check_parity.check_embeddings(reference, figures, ghns)
+    yield from check_parity.check_predictions(reference, figures, ghns)
+    yield check_parity.check_checkpoints(figures)
+
+
+@needs_reference
+def test_figures_of_ghn3_pass(ghn3_reference, capsys):
+    assert all([section.show() for section in ghn3_sections(ghn3_reference)])
+    expected = [
+        r"GHN-3: node embeddings: 1 checked, worst error \S+ \(allowed 1e-04\)",
+        r"GHN-3: predicted parameters: 1 checked, worst error \S+ \(allowed 1e-04\)",
+        r"GHN-3: logits of networks with predicted parameters: 1 checked, worst error \S+ \(allowed 1e-03\)",
+        r"GHN-3: checkpoints: 2 checked, exact",
+    ]
+    for pattern, line in zip(expected, capsys.readouterr().out.splitlines(), strict=True):
+        assert re.fullmatch(pattern, line)
+
+
+def _byte(name, place):
+    def mutate(folder):
+        contents = bytearray((folder / name).read_bytes())
+        contents[place] ^= 1
+        (folder / name).write_bytes(contents)
+
+    return mutate
+
+
+def _ghn3(path, value):
+    change = _set(path, value)
+    return _json("ghn3/predictions.json", lambda contents: change(contents["ghn3_cifar10/val/0"]))
+
+
+GHN3_PLACE = "ghn3/predictions.json: ghn3_cifar10/val/0: "
+GHN3_CHANGES = {
+    "embedding": (
+        _arrays("ghn3/ghn3_cifar10_embeddings.npz", "val__0", (7, 3), 2e-4),
+        "ghn3/ghn3_cifar10_embeddings.npz: val/0: node 7 has an error of 0.0002",
+    ),
+    "table of edges": (
+        _arrays("ghn3/ghn3_cifar10.npz", "gnn.0.attn.edge_embed.embed.weight", (3, 0), 0.1),
+        "ghn3/ghn3_cifar10_embeddings.npz: val/0: node",
+    ),
+    "middle of the decoder": (
+        _arrays("ghn3/ghn3_cifar10.npz", "decoder.fc.0.bias", 5 * 11 + 5, 1),
+        f"{GHN3_PLACE}",
+    ),
+    "norm": (_ghn3(["params", STEM, 0], lambda norm: 1.0002 * norm), f"{GHN3_PLACE}{STEM}: figure 0 has"),
+    "deviation": (_ghn3(["params", STEM, 2], lambda std: 1.0002 * std), f"{GHN3_PLACE}{STEM}: figure 2 has"),
+    "value": (_ghn3(["params", STEM, 5], _add(1e-3)), f"{GHN3_PLACE}{STEM}: figure 5 has"),
+    "logit": (_ghn3(["logits", 0, 0], lambda logit: 1.01 * logit + 0.01), f"{GHN3_PLACE}logits has an error of"),
+    "weight in a file of joblib": (
+        _byte("ghn3/ghn3_cifar10.joblib.pt", 1_000_000),
+        "ghn3_cifar10.joblib.pt: decoder/position_kernel is different, expected the same",
+    ),
+}
+
+
+@needs_reference
+@pytest.mark.parametrize("kind", GHN3_CHANGES)
+def test_a_change_of_a_figure_of_ghn3_is_named(kind, ghn3_reference, tmp_path, capsys):
+    mutate, message = GHN3_CHANGES[kind]
+    folder = tmp_path / "reference"
+    shutil.copytree(ghn3_reference, folder)
+    mutate(folder)
+    assert not all([section.show() for section in ghn3_sections(folder)])
+    assert message in capsys.readouterr().out
+
+
+@needs_reference
+def test_the_command_checks_ghn3_too(ghn3_reference, tmp_path, capsys):
+    folder = tmp_path / "reference"
+    shutil.copytree(ghn3_reference, folder)
+    (folder / "ghn3" / "ghn3_cifar10_embeddings.npz").unlink()
+    check_parity.main([f"--reference={folder}"])
+    out = capsys.readouterr().out
+    assert "GHN-3: node embeddings: 0 checked, FAILED" in out
+    assert "ghn3/ghn3_cifar10_embeddings.npz: no such file" in out
+    (folder / "ghn3" / "predictions.json").unlink()
+    assert check_parity.main([f"--reference={folder}"]) == 1
+    assert "ghn3/predictions.json cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "name, message",
     [
@@ -291,7 +392,7 @@ def test_checkpoints_hold_what_the_arrays_hold(change, tmp_path):
     if change == "config":
         config = dataclasses.replace(config, weight_norm=True)
     (folder / "ghn.pt").write_bytes(torch_files.archived(*torch_files.checkpoint(config, state)))
-    section = check_parity.check_checkpoints(parity.Reference(folder))
+    section = check_parity.check_checkpoints(parity.Reference(folder).figures[0])
     expected = {
         "none": [],
         "weight": ["ghn.pt: norm/scale is different, expected the same"],
@@ -303,5 +404,5 @@ def test_checkpoints_hold_what_the_arrays_hold(change, tmp_path):
 
 
 def test_no_checkpoints_are_nothing_off(capsys):
-    assert check_parity.check_checkpoints(parity.Reference(GOLDEN)) is None
+    assert check_parity.check_checkpoints(parity.Reference(GOLDEN).figures[0]) is None
     assert capsys.readouterr().out == "checkpoints: none in this folder\n"

@@ -52,6 +52,17 @@ def reduce_reference(
     stored = json.loads((source / "networks.json").read_text())
     wanted = {f"{old}/{dataset}": f"{new}/{dataset}" for old, new in renamed.items() for dataset in datasets}
     _write(folder / "networks.json", {new: stored[old] for old, new in wanted.items() if old in stored})
+    reduce_figures(source, folder, renamed, graphs, hypernetworks)
+
+
+def reduce_figures(
+    source: pathlib.Path,
+    folder: pathlib.Path,
+    renamed: Mapping[str, str],
+    graphs: Sequence[str],
+    hypernetworks: Sequence[str],
+) -> None:
+    """Writes what `hypernetworks` predict for some networks, and predefined `graphs`, into `folder`."""
     stored = json.loads((source / "predictions.json").read_text())
     wanted = {f"{ghn}/{old}": f"{ghn}/{new}" for ghn in hypernetworks for old, new in renamed.items()}
     wanted |= {name: name for name in graphs}

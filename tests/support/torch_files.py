@@ -1,4 +1,4 @@
-"""Writes files of `torch.save` without PyTorch, sound ones and others."""
+"""Writes files of `torch.save`, and of `joblib.dump` with tensors in them, without PyTorch; sound ones and others."""
 
 from __future__ import annotations
 
@@ -52,13 +52,16 @@ class Raw(NamedTuple):
     code: bytes
 
 
+GHN2_FIELDS = ("max_shape", "num_classes", "hypernet", "decoder", "weight_norm", "ve", "layernorm", "hid")
+
 TENSOR = Name("torch._utils", "_rebuild_tensor_v2")
+LOAD = Name("torch.storage", "_load_from_bytes")
 ORDERED = Name("collections", "OrderedDict")
 
 
-def pickled(value: Any) -> bytes:
-    """The pickle of a value, in protocol 2 as PyTorch uses it."""
-    return b"\x80\x02" + _code(value) + b"."
+def pickled(value: Any, protocol: int = 2) -> bytes:
+    """The pickle of a value, in the instructions of protocol 2 as PyTorch uses it, but for bytes."""
+    return bytes([0x80, protocol]) + _code(value) + b"."
 
 
 def _code(value: Any) -> bytes:
@@ -86,6 +89,8 @@ def _code(value: Any) -> bytes:
             return b"G" + struct.pack(">d", value)
         case str():
             return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+        case bytes():
+            return b"B" + struct.pack("<I", len(value)) + value
         case tuple():
             return b"(" + b"".join(map(_code, value)) + b"t"
         case list():
@@ -105,6 +110,44 @@ def tensor(key: str, kind: str, shape: tuple, elements: int, offset: Any = 0, st
     if strides is None:
         strides = tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
     return Call(TENSOR, (storage(key, kind, elements), offset, shape, strides, False, Call(ORDERED, ())))
+
+
+def storage_bytes(
+    values: np.ndarray,
+    *,
+    order: str = "<",
+    version: int = 1001,
+    saved: Any = None,
+    keys: Any = ("94",),
+    elements: int | None = None,
+) -> bytes:
+    """A storage of these numbers as PyTorch before 1.6 wrote it, and as it lies in the pickles of newer ones."""
+    kind = Name("torch", STORAGES[values.dtype.name])
+    saved = Persistent(("storage", kind, "94", "cpu", values.size, None)) if saved is None else saved
+    system = {"protocol_version": version, "little_endian": order == "<", "type_sizes": {"int": 4}}
+    parts = [pickled(0x1950A86A20F9469CFC6C), pickled(version), pickled(system), pickled(saved), pickled(list(keys))]
+    count = struct.pack(f"{order}q", values.size if elements is None else elements)
+    return b"".join(parts) + count + values.astype(values.dtype.newbyteorder(order)).tobytes()
+
+
+def inline_tensor(
+    saved: bytes, shape: tuple[int, ...], strides: tuple[int, ...] | None = None, offset: int = 0
+) -> Call:
+    """A tensor whose storage lies in the pickle."""
+    if strides is None:
+        strides = tuple(int(np.prod(shape[axis + 1 :])) for axis in range(len(shape)))
+    return Call(TENSOR, (Call(LOAD, (saved,)), offset, shape, strides, False, Call(ORDERED, ())))
+
+
+def joblib_bytes(state: Mapping[str, np.ndarray]) -> bytes:
+    """A file of `joblib.dump`, not compressed, with a dictionary of tensors."""
+    return pickled({name: inline_tensor(storage_bytes(values), values.shape) for name, values in state.items()}, 4)
+
+
+def as_published(config: HypernetConfig, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """A state dictionary in the shapes that GHN-3's code writes: 1x1 convolutions are linear layers."""
+    also = {name: entry.also for name, entry in conversion.entries(config).items()}
+    return {name: values.reshape(also[name] or values.shape) for name, values in state.items()}
 
 
 def zipped(entries: Mapping[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
@@ -127,8 +170,11 @@ def checkpoint(
         "state_dict": saved,
         "optimzer": {"state": {0: momenta}, "param_groups": groups},  # as the original spells it
         "epoch": 299,
-        "config": dataclasses.asdict(config),
+        "config": {name: value for name, value in dataclasses.asdict(config).items() if name in GHN2_FIELDS},
     }
+    if config.hypernet == "graphormer":  # the code of GHN-3 calls embedder and decoder by the names of GHN-2's
+        named = {"hypernet": "gatedgnn", "decoder": "conv", "is_ghn2": False, "pretrained": False}
+        contents["config"] |= {"heads": config.heads, "layers": config.layers} | named
     return contents | (changes or {}), storages
 
 

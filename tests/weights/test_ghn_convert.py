@@ -29,6 +29,7 @@ SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, 
         dataclasses.replace(SMALL, decoder="mlp"),
         dataclasses.replace(SMALL, hypernet="mlp"),
         dataclasses.replace(SMALL, ve=False, layernorm=False),
+        dataclasses.replace(SMALL, hypernet="graphormer", decoder="conv3", heads=2, layers=2),
     ],
 )
 def test_converted_parameters_have_the_structure_of_new_ones(config):
@@ -88,7 +89,9 @@ def test_npz_files(tmp_path):
 
 def test_kinds_without_published_checkpoints(monkeypatch):
     monkeypatch.setitem(EMBEDDERS, "new", "new:New")
-    with pytest.raises(ConversionError, match="no published checkpoints of hypernet='new' are known, only of gatedgnn"):
+    with pytest.raises(
+        ConversionError, match="no published checkpoints of hypernet='new' are known, only of gatedgnn, graph"
+    ):
         conversion.entries(dataclasses.replace(SMALL, hypernet="new"))
 
 
@@ -97,6 +100,7 @@ KINDS = {
     "ghn2": SMALL,
     "mlp": dataclasses.replace(SMALL, hypernet="mlp"),
     "mlp decoder": dataclasses.replace(SMALL, decoder="mlp"),
+    "ghn3": dataclasses.replace(SMALL, hypernet="graphormer", decoder="conv3", heads=2, layers=2),
 }
 
 
@@ -138,8 +142,8 @@ FIELDS = dataclasses.asdict(SMALL)
         ({"config": None}, "config is no dictionary"),
         ({"config": {"max_shape": (6, 4, 3, 3)}}, "config has no num_classes"),
         ({"config": {}}, "config has no max_shape, num_classes"),
-        ({"config": FIELDS | {"heads": 8}}, "no field 'heads'; known are max_shape"),
-        ({"config": FIELDS | {"hypernet": "graphormer"}}, "hypernet='graphormer': expected 'gatedgnn' or 'mlp'"),
+        ({"config": FIELDS | {"depth": 8}}, "no field 'depth'; known are max_shape"),
+        ({"config": FIELDS | {"hypernet": "transformer"}}, "hypernet='transformer': expected 'gatedgnn' or 'graph"),
         ({"config": FIELDS | {"hid": 10**9}}, "config asks for 1,000,000,000 of something"),
         ({"config": FIELDS | {"max_shape": (6, 4, 2**40, 2**40)}}, "more than the file has bytes"),
         ({"config": FIELDS | {"max_shape": (6, 4, 3)}}, "4 entries, each an integer from 1"),
@@ -167,7 +171,7 @@ def test_checkpoints_that_do_not_belong(tmp_path, changes, match):
 @pytest.mark.parametrize("contents", [[], {}, 1, {"state_dict": {}}, {"model": {}, "args": {}}])
 def test_files_that_are_no_checkpoints(tmp_path, contents):
     (tmp_path / "ghn.pt").write_bytes(archived(contents, {}))
-    with pytest.raises(ConversionError, match="expected state_dict and config, as the original writes them"):
+    with pytest.raises(ConversionError, match="ghn.pt: it has .*expected state_dict and config"):
         conversion.load_checkpoint(tmp_path / "ghn.pt")
 
 
