@@ -95,7 +95,7 @@ def test_unknown_words_have_one_line():
         ([], "which run? Give --config=configs/cifar.py"),
         (["--config=nothing.py"], "--config=nothing.py: there is no such file, expected configs/cifar.py"),
         (["--config=setup.cfg"], "--config=setup.cfg: expected a configuration"),
-        (["--config=setup.py"], "--config=setup.py: there is no such file"),
+        (["--config=no_such_file.py"], "--config=no_such_file.py: there is no such file"),
         (["--config=configs/smoke.py", "--config.stepz=3"], "config has no field 'stepz'; did you mean 'steps'?"),
         (["--config=configs/smoke.py", "--config.steps=x"], "flag --config.steps=x: invalid literal for int()"),
         (["--config=configs/smoke.py", "--config.steps=0"], "config.steps=0: expected an integer from 1"),

@@ -156,7 +156,7 @@ def test_files_that_do_not_belong_together(tmp_path, state, match):
     ("fields", "match"),
     [
         ({"heads": 3}, "config: .*heads=3: expected a divisor of hid=8"),
-        ({"heads": None}, "config: .*heads=None: expected a positive integer"),
+        ({"heads": None}, "config: .*heads=None: expected an integer from 1"),
         ({"layers": 2}, "surplus gnn.2.attn"),
         ({"layers": 10**9}, "layers=1000000000: expected an integer from 1 to 256"),
         ({"is_ghn2": True}, "missing gnn.gru"),

@@ -161,8 +161,11 @@ BAD_ENTRIES = {
     "other JSON": ({"__about__.npy": npy("[1]")}, "__about__ is damaged"),
     "deep JSON": ({"__about__.npy": npy("[" * 10**5)}, "__about__ is damaged"),
     "no configuration": ({"__about__.npy": npy("{}")}, "__about__ is damaged: 'ghn'"),
-    "unknown kind": ({"__about__.npy": about(ghn={"hypernet": "x"})}, "hypernet='x': expected 'gatedgnn' or 'mlp'"),
-    "unknown field": ({"__about__.npy": about(ghn={"heads": 8})}, "no field 'heads'"),
+    "unknown kind": (
+        {"__about__.npy": about(ghn={"hypernet": "x"})},
+        "hypernet='x': expected 'gatedgnn' or 'graphormer' or 'mlp'",
+    ),
+    "unknown field": ({"__about__.npy": about(ghn={"depth": 8})}, "no field 'depth'"),
     "another size": ({"__about__.npy": about(ghn={"hid": 16})}, "has shape .*, expected"),
     "enormous": ({"__about__.npy": about(ghn={"max_shape": (8, 8, 10**9, 10**9)})}, "max_shape=.*: expected 4 entries"),
 }
