@@ -13,9 +13,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import add_several, clean_exit, load_several, make_parser
 from ghn_jax.evaluation.accuracy import BATCH_SIZE
-from ghn_jax.files import replacing
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import evaluate_splits
 from ghn_jax.studies.evaluate_splits import HE, SPLITS

@@ -9,7 +9,7 @@ PACKAGE = scripts.ROOT / "ghn_jax"
 
 STAIR = (
     "errors",
-    "files fields",
+    "checks",
     "runtime graphs",
     "networks",
     "ghn execution deepnets images",
@@ -66,14 +66,7 @@ def test_no_circles():
 
 
 def test_few_modules_stand_outside_of_the_rooms():
-    assert {path.stem for path in PACKAGE.glob("*.py")} <= {
-        "__init__",
-        "__main__",
-        "errors",
-        "fields",
-        "files",
-        "runtime",
-    }
+    assert {path.stem for path in PACKAGE.glob("*.py")} <= {"__init__", "__main__", "errors", "runtime"}
 
 
 def test_the_public_names_are_those_that_an_editor_sees():

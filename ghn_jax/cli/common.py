@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.errors import GHNError
 
 if TYPE_CHECKING:

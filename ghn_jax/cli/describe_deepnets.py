@@ -20,12 +20,12 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
+from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import CommandError, make_parser, picture
 from ghn_jax.deepnets.files.reading import DeepNetsFile
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture, split_size
 from ghn_jax.deepnets.statistics import QUANTITIES, NetworkStatistics, network_statistics, table, type_shares
 from ghn_jax.errors import extra
-from ghn_jax.files import replacing
 from ghn_jax.graphs.drawing import STYLES
 from ghn_jax.graphs.graph import NODE_TYPES
 from ghn_jax.networks.architecture import CIFAR10, Architecture

@@ -15,13 +15,13 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import Setting, add_hypernetwork, add_images, load_setting, make_parser
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.lookup import FoundArchitecture
 from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS
 from ghn_jax.evaluation import accuracy
 from ghn_jax.evaluation.results import Result, plot, table, write_json
-from ghn_jax.files import replacing
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.weights import checkpoint

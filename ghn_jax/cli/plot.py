@@ -7,8 +7,8 @@ ghn-jax plot runs/ghn1 runs/ghn2 --against=minutes --out=comparison.png
 from collections.abc import Sequence
 from pathlib import Path
 
+from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import CommandError, make_parser, picture
-from ghn_jax.files import replacing
 from ghn_jax.training.plot import plot_runs
 from ghn_jax.training.watch import METRICS
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax import build_graph, visualize
+from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import make_parser, picture
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import ALL_SPLITS
-from ghn_jax.files import replacing
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET
 
 

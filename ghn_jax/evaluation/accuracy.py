@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from ghn_jax import images
+from ghn_jax.checks.fields import Maybe, Whole, taken
 from ghn_jax.evaluation.results import Result
 from ghn_jax.execution import operations, whole
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.execution.operations import ExecutionError, Given, Plan
-from ghn_jax.fields import Maybe, Whole, taken
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset, ImageError, Split, eval_batches, in_memory
 from ghn_jax.networks.architecture import AnyArchitecture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.errors import extra
 
 

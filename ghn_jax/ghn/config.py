@@ -8,9 +8,9 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ghn_jax import fields, files
+from ghn_jax.checks import fields, files
+from ghn_jax.checks.fields import Flag, OneOf, Several, Whole
 from ghn_jax.errors import GHNError
-from ghn_jax.fields import Flag, OneOf, Several, Whole
 from ghn_jax.ghn.decoders import DECODERS
 from ghn_jax.ghn.embedders import EMBEDDERS
 from ghn_jax.networks.architecture import CIFAR10, Task

@@ -17,7 +17,7 @@ import jax
 import jraph
 import numpy as np
 
-from ghn_jax.fields import shown
+from ghn_jax.checks.fields import shown
 from ghn_jax.graphs.graph import LARGEST_SIZE, NODE_TYPES, Graph, GraphError, Role, Tensor
 
 NODE_BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2304)

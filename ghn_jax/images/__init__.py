@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.images.augment import Augmentation, augment, normalise
 from ghn_jax.images.batches import Batch, eval_batches, in_memory, steps_per_epoch, train_batch
 from ghn_jax.images.dataset import IMAGE_SIZE, Dataset

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from ghn_jax import fields
-from ghn_jax.fields import Flag, Whole
+from ghn_jax.checks import fields
+from ghn_jax.checks.fields import Flag, Whole
 from ghn_jax.images.errors import ImageError
 
 

@@ -6,8 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from ghn_jax import fields
-from ghn_jax.fields import Real, Several, Whole
+from ghn_jax.checks import fields
+from ghn_jax.checks.fields import Real, Several, Whole
 from ghn_jax.images.augment import Augmentation
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photo_views import PhotoAugmentation

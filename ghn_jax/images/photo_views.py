@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ghn_jax import fields
-from ghn_jax.fields import Flag, Real, Several
+from ghn_jax.checks import fields
+from ghn_jax.checks.fields import Flag, Real, Several
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photos import Photos, render
 

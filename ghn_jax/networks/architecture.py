@@ -16,9 +16,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ghn_jax import fields
+from ghn_jax.checks import fields
+from ghn_jax.checks.fields import Flag, Is, Maybe, OneOf, Several, Whole
 from ghn_jax.errors import GHNError
-from ghn_jax.fields import Flag, Is, Maybe, OneOf, Several, Whole
 
 CELL_PRIMITIVES = (
     "none",

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ghn_jax.fields import Flag, Whole, taken
+from ghn_jax.checks.fields import Flag, Whole, taken
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.fit import fit_into
 from ghn_jax.ghn.hypernetwork import Hypernetwork

@@ -12,9 +12,9 @@ from typing import Any
 import ml_collections.config_dict
 from ml_collections import ConfigDict
 
-from ghn_jax import fields
+from ghn_jax.checks import fields
+from ghn_jax.checks.fields import Maybe, OneOf, Real, Several, Text, Whole
 from ghn_jax.deepnets.sampler import SPLITS
-from ghn_jax.fields import Maybe, OneOf, Real, Several, Text, Whole
 from ghn_jax.ghn.config import RECIPES, ConfigError, HypernetConfig
 from ghn_jax.networks.architecture import Architecture, Task
 

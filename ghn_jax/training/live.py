@@ -29,7 +29,7 @@ def train_live(config: TrainConfig, seconds: float = 10.0) -> Outcome:
       The errors of `train`.
     """
     with extra("notebooks"):
-        from IPython.display import DisplayHandle, Image
+        from IPython.display import DisplayHandle, Image  # pyright: ignore[reportMissingImports]
 
     handle = DisplayHandle()
     shown = False

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ghn_jax import fields, files, images
+from ghn_jax import images
+from ghn_jax.checks import fields, files
+from ghn_jax.checks.fields import Real, Whole
 from ghn_jax.deepnets.sampler import GENERATOR_VERSION
 from ghn_jax.errors import GHNError, extra
-from ghn_jax.fields import Real, Whole
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Batch, Dataset

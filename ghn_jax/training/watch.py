@@ -12,7 +12,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.evaluation.json_lines import METRICS, parse
 
 VALIDATION = "validation.jsonl"

@@ -10,7 +10,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.weights.checkpoint import CheckpointError
 
 MOST_ENTRIES = 100_000

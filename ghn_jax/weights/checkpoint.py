@@ -23,9 +23,9 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from ghn_jax import fields
+from ghn_jax.checks import fields
+from ghn_jax.checks.fields import Is, Maybe, Real, Whole
 from ghn_jax.errors import GHNError
-from ghn_jax.fields import Is, Maybe, Real, Whole
 from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN

@@ -15,11 +15,11 @@ import mmap
 import os
 import zlib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from ghn_jax.checks import files
 from ghn_jax.weights import torch_file
 from ghn_jax.weights.checkpoint import CheckpointError
 from ghn_jax.weights.torch_pickle import Machine, Name, Storage, Stored
@@ -34,6 +34,9 @@ _ZLIB = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _GZIP = b"\x1f\x8b"
 
 _MOST_EXPANSION = 16
+
+# Of a file; the largest published one has 2.5 GB.
+_MOST_BYTES = 1 << 40
 """How many times its size a compressed file may take: weights hardly become smaller."""
 
 _ZLIB_OR_GZIP = 32 + zlib.MAX_WBITS
@@ -64,7 +67,7 @@ class JoblibFile:
 def looks_like_one(path: str | os.PathLike[str]) -> bool:
     """Whether a file begins as those of `joblib.dump` do; nothing is said of the rest."""
     try:
-        with Path(path).open("rb") as file:
+        with files.open_regular(path, _MOST_BYTES) as file:
             start = file.read(len(torch_file.LEGACY))
     except (OSError, ValueError):
         return False
@@ -85,13 +88,18 @@ def opened(path: str | os.PathLike[str]) -> Iterator[JoblibFile]:
 def _read(path: str | os.PathLike[str]) -> JoblibFile:
     name = os.fspath(path)
     try:
-        with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        with (
+            files.open_regular(path, _MOST_BYTES) as file,
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        ):
             if mapped[:1] == _PICKLE:
                 return JoblibFile(mapped, len(mapped))
             unpacked = _unpacked(mapped)
             return JoblibFile(io.BytesIO(unpacked), len(unpacked))
     except FileNotFoundError:
         raise CheckpointError(f"no file at {name}") from None
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from error
     except CheckpointError as error:
         raise CheckpointError(f"{name}: {error}") from error
     except (OSError, ValueError, zlib.error) as error:  # ValueError: of an empty file

@@ -22,7 +22,7 @@ import numpy as np
 from flax import traverse_util
 from orbax.checkpoint import v1 as ocp
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import Graph, Tensor

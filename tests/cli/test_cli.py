@@ -9,10 +9,10 @@ import sys
 import pytest
 import scripts
 
+from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import CommandError, load_setting
 from ghn_jax.cli.main import COMMANDS, main
 from ghn_jax.cli.train import read_config
-from ghn_jax.files import replacing
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import GraphError

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ghn_jax import GHNError, GraphError, fields
-from ghn_jax.fields import Flag, Maybe, OneOf, Real, Several, Text, Whole
+from ghn_jax import GHNError, GraphError
+from ghn_jax.checks import fields
+from ghn_jax.checks.fields import Flag, Maybe, OneOf, Real, Several, Text, Whole
 from ghn_jax.graphs import padding
 from ghn_jax.networks.architecture import DARTS, VIT, Architecture, Genotype, ResNet, Task, from_json, to_json
 from ghn_jax.networks.program_graph import build_graph

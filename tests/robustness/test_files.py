@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import ghn_jax
-from ghn_jax import files
+from ghn_jax.checks import files
+from ghn_jax.checks.files import FileError, replacing
 from ghn_jax.cli.main import main
 from ghn_jax.evaluation import json_lines
-from ghn_jax.files import FileError, replacing
 from ghn_jax.training.watch import rewind
 
 
@@ -82,7 +82,9 @@ def test_one_process_holds_a_lock(tmp_path):
     with files.locked(path), pytest.raises(FileError, match=f"is held by process {os.getpid()} on .*, since 20"):
         with files.locked(path):
             pass
-    script = f"import os\nfrom ghn_jax.files import locked\nwith locked({str(path)!r}):\n    os.kill(os.getpid(), 9)"
+    script = (
+        f"import os\nfrom ghn_jax.checks.files import locked\nwith locked({str(path)!r}):\n    os.kill(os.getpid(), 9)"
+    )
     assert subprocess.run([sys.executable, "-c", script], stdout=subprocess.DEVNULL).returncode == -9
     with files.locked(path):  # its owner is dead
         pass

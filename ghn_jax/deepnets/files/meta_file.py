@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.errors import GHNError
 
 _BLOCK = 1 << 22

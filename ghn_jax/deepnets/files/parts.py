@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.deepnets.files.nodes import NamedNode
 from ghn_jax.deepnets.files.writing import StoredNetwork, stored_network, write_again
 from ghn_jax.deepnets.sampler import GENERATOR_VERSION, SPLITS

@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ghn_jax import files
+from ghn_jax.checks import files
+from ghn_jax.checks.fields import shown
 from ghn_jax.deepnets.files.matching import MismatchError, match_nodes
 from ghn_jax.deepnets.files.meta_file import MetaError, MetaFile
 from ghn_jax.deepnets.files.nodes import NamedNode, UnknownIdError, matching_rows, node_labels, spelled_out
 from ghn_jax.deepnets.sampler import SPLITS
 from ghn_jax.errors import GHNError, extra
-from ghn_jax.fields import shown
 from ghn_jax.graphs.graph import Graph
 from ghn_jax.networks.architecture import CIFAR10, Architecture, ArchitectureError, Task, from_json
 from ghn_jax.networks.program_graph import build_graph

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.deepnets.files.nodes import NamedNode, named_nodes
 from ghn_jax.deepnets.files.reading import FORMAT_VERSION, TITLE, meta_path
 from ghn_jax.deepnets.sampler import LARGE_FORM, sample_program

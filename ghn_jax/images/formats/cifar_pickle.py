@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.images.errors import ImageError
 
 MOST_BYTES = 1 << 28

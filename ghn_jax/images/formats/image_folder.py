@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photos import MOST_FILE_BYTES, Photos
 from ghn_jax.images.split import Split

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ghn_jax import files
+from ghn_jax.checks import files
 from ghn_jax.errors import extra
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.formats.tfrecord import read_index
