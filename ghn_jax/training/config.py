@@ -39,7 +39,7 @@ class TrainConfig:
       workdir: where checkpoint, metrics and plots go.
       seed: of everything random in the run.
       steps: updates of the hypernetwork.
-      ghn: one of `ghn.config.RECIPES`: "ghn1", "ghn2" or "mlp".
+      ghn: one of `ghn.config.RECIPES`: "ghn1", "ghn2", "ghn3t" to "ghn3xl", or "mlp".
       batch_size: images in a step.
       meta_batch: architectures in a step; all see the same images and their losses are averaged.
       optimizer: one of `OPTIMIZERS`, see `training.optimizer`.
