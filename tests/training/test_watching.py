@@ -8,13 +8,13 @@ import sys
 import numpy as np
 import pytest
 import scripts
+from small_runs import CELL, SMALL
 
 from ghn_jax import images
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation import accuracy
-from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
-from ghn_jax.networks.architecture import CIFAR10, Architecture, Genotype
+from ghn_jax.networks.architecture import CIFAR10, Architecture
 from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.training import validation
@@ -22,13 +22,6 @@ from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.validation import val_targets
 
 ROOT = scripts.ROOT
-SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
-CELL = Genotype(
-    normal=(("sep_conv_3x3", 0), ("conv_1x1", 1)),
-    normal_concat=(2,),
-    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
-    reduce_concat=(2,),
-)
 TARGETS = [make_network(n, Architecture(CELL, n_cells=n, C=12, stem_type=1), CIFAR10) for n in (1, 2)]
 RUN = TrainConfig(dataset="digits", fixed_width=32, max_multiply_adds=8_000_000, val_networks=3, val_images=64)
 
