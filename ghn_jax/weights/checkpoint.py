@@ -123,8 +123,8 @@ class Checkpoints:
         self._first = jax.process_index() == 0
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(_orbax_is_quiet())
+        self._folder.mkdir(parents=True, exist_ok=True)  # in every process: none waits for the first here
         if self._first:
-            self._folder.mkdir(parents=True, exist_ok=True)
             for path in self._folder.iterdir():
                 if _HALF.fullmatch(path.name):
                     shutil.rmtree(path, ignore_errors=True)

@@ -52,6 +52,16 @@ def test_newest_and_best_checkpoints_stay(tmp_path, ghn):
     assert restored.description.step == 6
 
 
+def test_a_process_waits_for_no_other(tmp_path, monkeypatch):
+    """Processes begin at different times: the one that is ready before the first one finds its folder missing."""
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    checkpoints = checkpoint.Checkpoints(tmp_path / "run" / checkpoint.FOLDER)
+    checkpoints.check_space({"params": np.zeros(3)})
+    with pytest.raises(CheckpointError, match="free space, expected at least"):
+        checkpoints.check_space({"params": jax.ShapeDtypeStruct((1 << 60,), "float32")})
+    checkpoints.close()
+
+
 # Orbax leaves the tasks that failed on damaged files to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_bad_checkpoints(tmp_path, ghn):
