@@ -13,7 +13,7 @@ import ml_collections.config_dict
 from ml_collections import ConfigDict
 
 from ghn_jax.checks import fields
-from ghn_jax.checks.fields import Maybe, OneOf, Real, Several, Text, Whole
+from ghn_jax.checks.fields import Flag, Maybe, OneOf, Real, Several, Text, Whole
 from ghn_jax.deepnets.sampler import SPLITS
 from ghn_jax.ghn.config import RECIPES, ConfigError, HypernetConfig
 from ghn_jax.networks.architecture import Architecture, Task
@@ -41,7 +41,9 @@ class TrainConfig:
       steps: updates of the hypernetwork.
       ghn: one of `ghn.config.RECIPES`: "ghn1", "ghn2", "ghn3t" to "ghn3xl", or "mlp".
       batch_size: images in a step.
-      meta_batch: architectures in a step; all see the same images and their losses are averaged.
+      meta_batch: architectures in a step, whose losses are averaged.
+      own_images: every architecture of a step sees images of its own, which the gradient gains from at no cost; in the
+        original all see the same ones.
       optimizer: one of `OPTIMIZERS`, see `training.optimizer`.
       learning_rate: the largest of the run.
       schedule: "steps" divides the learning rate by 10 at `decay_at`; "cosine" takes it down to zero.
@@ -82,6 +84,7 @@ class TrainConfig:
     ghn: str = "ghn2"
     batch_size: int = 64
     meta_batch: int = 8
+    own_images: bool = False
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     schedule: str = "steps"
@@ -108,6 +111,11 @@ class TrainConfig:
 
     def __post_init__(self):
         fields.check(self, ConfigError, "config", **_RULES)
+
+    @property
+    def images_of_step(self) -> int:
+        """Number of images that a step is given: those of one network after another if each has its own."""
+        return self.batch_size * (self.meta_batch if self.own_images else 1)
 
     def task_of_step(self, step: int, architecture: Architecture, task: Task) -> Task:
         """What a network of step number `step` is for: `task`, with smaller images if the run begins with those.
@@ -142,6 +150,7 @@ _RULES = {
     "ghn": OneOf(*RECIPES),
     "batch_size": Whole(1, 1 << 20),
     "meta_batch": Whole(1, 1 << 16),
+    "own_images": Flag(),
     "optimizer": OneOf(*OPTIMIZERS),
     "learning_rate": Real(0, 1000, with_low=False),
     "schedule": OneOf(*SCHEDULES),

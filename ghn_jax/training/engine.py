@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.programs import Decode, PullBackChunk, decoder_params
 from ghn_jax.ghn.rows import Table
 from ghn_jax.images.augment import smaller
+from ghn_jax.images.batches import Batch
 from ghn_jax.networks.network import Network
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
@@ -156,8 +158,8 @@ class Engine:
         Args:
           state: replicated; its arrays are used up by the update, and only then.
           prepared: from `prepare`.
-          images: float32 `[B, H, W, 3]`, normalised; scaled down for networks of smaller ones.
-          labels: int32 `[B]`.
+          images: float32 `[config.images_of_step, H, W, 3]`, normalised; scaled down for networks of smaller ones.
+          labels: int32 `[config.images_of_step]`.
 
         Raises:
           CompilationError: naming an operation.
@@ -183,13 +185,14 @@ class Engine:
         self, device: int, share: Share, state: TrainState, nodes: jax.Array, images: np.ndarray, labels: np.ndarray
     ) -> list[concurrent.futures.Future[tuple[Any, Loss, jax.Array]]]:
         """Begins to run the networks of a device; futures are in the order of the share."""
-        here = self.programs.devices[device]
         params = parallel.part_of_device(decoder_params(state.params), device)
         embeddings = parallel.part_of_device(nodes, device)
         step = parallel.part_of_device(state.step, device)
-        sizes = {plan.program.task.image_size for plan in share.plans}
-        of_size = {size: jax.device_put(smaller(images, size), here) for size in sizes}
-        labels = jax.device_put(labels, here)
+        batch_of = functools.cache(functools.partial(self._batch, device, images, labels))
+        batches = [
+            batch_of(plan.program.task.image_size, position if self._config.own_images else 0)
+            for plan, position in zip(share.plans, share.positions, strict=True)
+        ]
 
         def run(number: int) -> tuple[Any, Loss, jax.Array]:
             plan = share.plans[number]
@@ -197,7 +200,7 @@ class Engine:
             tensors = DecodedTensors(share.decodings[number].prepare(self.programs, device), params, embeddings)
             key = self._keys(step, self._config.seed, share.positions[number])
             try:
-                loss = value_and_grad(network, tensors, of_size[plan.program.task.image_size], labels, key)
+                loss = value_and_grad(network, tensors, *batches[number], key)
                 result = tensors.gradients(), loss, tensors.square
                 jax.block_until_ready(result)
             except jax.errors.JaxRuntimeError as error:
@@ -206,6 +209,11 @@ class Engine:
 
         futures = {number: self._workers[device].submit(run, number) for number in share.first}
         return [futures[number] for number in range(len(share.positions))]
+
+    def _batch(self, device: int, images: np.ndarray, labels: np.ndarray, size: int, number: int) -> Batch:
+        """Images and labels number `number` of a step on a device, scaled down to `size` pixels."""
+        chosen = slice(number * self._config.batch_size, (number + 1) * self._config.batch_size)
+        return jax.device_put(Batch(smaller(images[chosen], size), labels[chosen]), self.programs.devices[device])
 
 
 def _dropout_key(step: jax.Array, seed: int, position: int) -> jax.Array:

@@ -153,7 +153,7 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Outcome:
         import matplotlib.figure  # noqa: F401
     if dataset is None:
         dataset = images.load(config.dataset, config.data_dir)
-    images.steps_per_epoch(dataset, config.batch_size)  # an error now rather than at the first step
+    images.steps_per_epoch(dataset, config.images_of_step)  # an error now rather than at the first step
     task = dataset.task
     hypernet = config.hypernetwork(task)
     parallel.check_same_everywhere(json.dumps(dataclasses.asdict(config), sort_keys=True))
@@ -352,7 +352,7 @@ class _Run:
     def _batches(self, dataset: Dataset) -> Iterator[Batch]:
         """The images of every step to come."""
         for step in range(self.progress.step, self.config.steps):
-            yield images.train_batch(dataset, self.config.batch_size, self.config.seed, step)
+            yield images.train_batch(dataset, self.config.images_of_step, self.config.seed, step)
 
     def _note(self, metrics: Metrics, minutes: float, after: int) -> None:
         """Moves on by a step."""

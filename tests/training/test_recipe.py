@@ -176,6 +176,26 @@ def batch():
     return rng.standard_normal((4, 32, 32, 3)).astype(np.float32), np.array([0, 1, 2, 3], np.int32)
 
 
+def test_every_network_sees_images_of_its_own(batch):
+    """Losses are those on the first and the second half; the gradient is the mean of both."""
+    images, labels = batch
+    halves = [(images[:2], labels[:2]), (images[2:], labels[2:])]
+    alone = [gradient((TARGET,), half) for half in halves]
+    ghn = GHN.init(SMALL, seed=0)
+    config = TrainConfig(batch_size=2, meta_batch=2, own_images=True)
+    assert (config.images_of_step, dataclasses.replace(config, own_images=False).images_of_step) == (4, 2)
+    optimizer = optax.sgd(1.0)
+    state = parallel.replicate(init_state(ghn.params, optimizer))
+    with contextlib.closing(Engine(config, SMALL, optimizer)) as engine:
+        state, metrics = engine.step(state, engine.prepare(state, (TARGET, TARGET)), *batch)
+    losses = parallel.first_copy(metrics).losses[0]
+    np.testing.assert_allclose(losses, [m.losses[0, 0] for _, m in alone], rtol=1e-5)
+    assert losses[0] != losses[1]
+    found = jax.tree.map(lambda old, new: old - new, ghn.params, parallel.first_copy(state).params)
+    mean = jax.tree.map(lambda a, b: (a + b) / 2, *(g for g, _ in alone))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), found, mean)
+
+
 def test_the_norm_penalty_is_that_of_every_tensor(batch):
     """The gradient it adds is that of the sum of norms, by finite differences along it."""
     plain, _ = gradient((TARGET,), batch)
