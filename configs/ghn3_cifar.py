@@ -1,7 +1,6 @@
 """GHN-3-T on CIFAR-10 with the published recipe: 300 epochs of 703 steps, meta-batch 8.
 
-Differs from it in two points: networks are drawn as for GHN-2 (GHN-3 draws wider ones), and warm-up and cosine go by
-steps instead of epochs.
+Differs from it in one point: warm-up and cosine go by steps instead of epochs.
 
 Command:  python experiments/train.py --config=configs/ghn3_cifar.py --config.data_dir=DIR
 Hardware: one GPU with 16 GB or more; a CPU needs weeks
@@ -29,6 +28,7 @@ def get_config() -> ConfigDict:
         schedule="cosine",
         warm_up=5 / 300,
         norm_penalty=3e-5,
+        wider_networks=True,
         val_networks=50,
         val_images=1024,
         val_minutes=60.0,

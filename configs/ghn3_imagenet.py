@@ -1,7 +1,7 @@
 """GHN-3-T on ImageNet with the published recipe: 75 epochs of 9,618 steps, meta-batch 8.
 
-Differs from it in three points: networks are drawn as for GHN-2 (GHN-3 draws wider ones), warm-up and cosine go by
-steps instead of epochs, and activations are bfloat16 instead of float16.
+Differs from it in three points: no network has a stem of stride 2 (some small ones have it there), warm-up and cosine
+go by steps instead of epochs, and activations are bfloat16 instead of float16.
 
 Command:  python experiments/train.py --config=configs/ghn3_imagenet.py --config.data_dir=DIR
 Hardware: several GPUs (their number must divide 8), and a processor core for every 250 images a second
@@ -29,6 +29,7 @@ def get_config() -> ConfigDict:
         schedule="cosine",
         warm_up=5 / 75,
         norm_penalty=3e-5,
+        wider_networks=True,
         label_smoothing=0.1,
         compute_dtype="bfloat16",
         val_networks=50,

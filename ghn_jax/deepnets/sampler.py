@@ -60,6 +60,31 @@ WIDTHS = tuple(range(32, 129, 16))
 FC_WIDTHS = tuple(range(64, 513, 64))
 """Candidates for `Architecture.fc_dim` in training."""
 
+
+@dataclasses.dataclass(frozen=True)
+class WidthRules:
+    """How wide training networks are drawn, by their parameters at 32 channels and their cells.
+
+    Attributes:
+      most_params, most_cells: networks with more have the first of `WIDTHS`.
+      medium: those with more than 400,000 parameters or 10 cells have one of the first so many.
+      small: and those with more than 200,000 or 8 cells; all others have any.
+      as_small_form: parameters are those of the form for small images, whatever networks are used for.
+    """
+
+    most_params: int
+    most_cells: int
+    medium: int
+    small: int
+    as_small_form: bool
+
+
+PAPER_WIDTHS = WidthRules(800_000, 12, 2, 3, as_small_form=False)
+"""Those of DeepNets-1M."""
+
+WIDER = WidthRules(2_000_000, 14, 4, 5, as_small_form=True)
+"""Those of GHN-3 (Knyazev et al. 2023), which predicts better for large networks."""
+
 # Networks are counted with ten classes in both forms, whatever they are used for.
 SMALL_FORM = Task(num_classes=10, image_size=32, large_images=False)
 LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
@@ -210,26 +235,29 @@ def train_index(seed: int, position: int) -> int:
     return _Draws(GENERATOR_VERSION, _ORDER_STREAM, seed, position).below(SPLITS["train"].size)
 
 
-def train_architecture(seed: int, position: int, large_images: bool = False) -> Architecture:
+def train_architecture(
+    seed: int, position: int, large_images: bool = False, rules: WidthRules = PAPER_WIDTHS
+) -> Architecture:
     """The architecture at `position` of a training run, with the widths drawn for it.
 
     A pure function of its arguments: any part of a run can be made again, in any order and on any machine.
     """
     architecture, program = sample_program("train", train_index(seed, position))
-    num_params = count_params(architecture, LARGE_FORM) if large_images else program.num_params_with_unused
-    return draw_widths(architecture, num_params, seed, position)
+    large = large_images and not rules.as_small_form
+    num_params = count_params(architecture, LARGE_FORM) if large else program.num_params_with_unused
+    return draw_widths(architecture, num_params, seed, position, rules)
 
 
-def width_candidates(architecture: Architecture, num_params: int) -> tuple[int, ...]:
+def width_candidates(architecture: Architecture, num_params: int, rules: WidthRules = PAPER_WIDTHS) -> tuple[int, ...]:
     """Candidates for `C` of a network that has `num_params` parameters at 32 channels."""
     cells = architecture.n_cells
     large_kernels = architecture.genotype.uses("conv_5x5", "conv_7x7")
-    if num_params > 800_000 or not architecture.glob_avg or large_kernels or cells > 12:
+    if num_params > rules.most_params or not architecture.glob_avg or large_kernels or cells > rules.most_cells:
         return WIDTHS[:1]
     if num_params > 400_000 or cells > 10:
-        return WIDTHS[:2]
+        return WIDTHS[: rules.medium]
     if num_params > 200_000 or cells > 8:
-        return WIDTHS[:3]
+        return WIDTHS[: rules.small]
     return WIDTHS
 
 
@@ -238,14 +266,16 @@ def head_widths(candidates: tuple[int, ...], width: int) -> tuple[int, ...]:
     return FC_WIDTHS if candidates == WIDTHS and width <= 64 else FC_WIDTHS[:4]
 
 
-def draw_widths(architecture: Architecture, num_params: int, seed: int, position: int) -> Architecture:
+def draw_widths(
+    architecture: Architecture, num_params: int, seed: int, position: int, rules: WidthRules = PAPER_WIDTHS
+) -> Architecture:
     """`architecture`, which has `num_params` parameters at 32 channels, with the widths drawn for a position.
 
     Source: appendix A; the candidates are those of the published loader, which allows a wide head (`fc_dim` above 256)
     only to small networks of up to 64 channels.
     """
     draws = _Draws(GENERATOR_VERSION, _WIDTH_STREAM, seed, position)
-    candidates = width_candidates(architecture, num_params)
+    candidates = width_candidates(architecture, num_params, rules)
     width = draws.choice(candidates)
     return dataclasses.replace(architecture, C=width, fc_dim=draws.choice(head_widths(candidates, width)))
 

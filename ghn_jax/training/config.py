@@ -66,6 +66,7 @@ class TrainConfig:
         float32 always.
       max_multiply_adds: architectures that cost more per image are passed over; None takes all.
       fixed_width: channels of all training networks; None draws them as in the paper.
+      wider_networks: draw them as for GHN-3, from wider ranges (`deepnets.sampler.WIDER`).
       max_minutes: stop with a checkpoint after so many minutes of training, those before an interruption included; None
         for no limit; the learning rate follows `steps`.
       checkpoint_minutes: a checkpoint is written this often.
@@ -102,6 +103,7 @@ class TrainConfig:
     compute_dtype: str = "float32"
     max_multiply_adds: int | None = None
     fixed_width: int | None = None
+    wider_networks: bool = False
     max_minutes: float | None = None
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 3
@@ -168,6 +170,7 @@ _RULES = {
     "compute_dtype": OneOf("float32", "bfloat16"),
     "max_multiply_adds": Maybe(Whole(1, 1 << 62)),
     "fixed_width": Maybe(Whole(1, 1 << 14)),
+    "wider_networks": Flag(),
     "max_minutes": Maybe(_MINUTES),
     "checkpoint_minutes": _MINUTES,
     "keep_checkpoints": Whole(1, 1000),

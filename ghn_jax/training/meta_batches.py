@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, train_architecture, train_index
+from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, PAPER_WIDTHS, WIDER, train_architecture, train_index
 from ghn_jax.networks.architecture import ArchitectureError, Task
 from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.network import Network
@@ -65,7 +65,9 @@ _PATIENCE = 1000
 
 def _target(config: TrainConfig, task: Task, step: int, position: int) -> Network | None:
     """The network at a position of the stream as a step runs it, None if it costs too much on images of full size."""
-    architecture = train_architecture(config.seed, position, task.large_images)
+    architecture = train_architecture(
+        config.seed, position, task.large_images, WIDER if config.wider_networks else PAPER_WIDTHS
+    )
     if config.fixed_width is not None:
         architecture = dataclasses.replace(architecture, C=config.fixed_width)
     program = lower(architecture, task)

@@ -365,6 +365,37 @@ def test_candidates_for_the_width(architecture, num_params, last):
     assert sampler.width_candidates(architecture, num_params) == tuple(range(32, last + 1, 16))
 
 
+@pytest.mark.parametrize(
+    ("architecture", "num_params", "last"),
+    [
+        (network(), 2_000_001, 32),
+        (network(), 2_000_000, 80),
+        (network(), 400_001, 80),
+        (network(), 400_000, 96),
+        (network(), 200_000, 128),
+        (network(n_cells=9), 1, 96),
+        (network(n_cells=14), 1, 80),
+        (network(n_cells=15), 1, 32),
+        (network(glob_avg=False), 1, 32),
+        (network("conv_5x5"), 1, 32),
+    ],
+)
+def test_candidates_for_the_width_of_ghn3(architecture, num_params, last):
+    """Thresholds and ranges of its published loader."""
+    assert sampler.width_candidates(architecture, num_params, sampler.WIDER) == tuple(range(32, last + 1, 16))
+
+
+def test_wider_networks_are_the_same_but_for_their_widths():
+    pairs = [
+        [sampler.train_architecture(3, i, rules=r) for i in range(40)] for r in (sampler.PAPER_WIDTHS, sampler.WIDER)
+    ]
+    for paper, wider in zip(*pairs, strict=True):
+        assert dataclasses.replace(wider, C=paper.C, fc_dim=paper.fc_dim) == paper
+    assert sum(a.C for a in pairs[1]) > 1.1 * sum(a.C for a in pairs[0])
+    large = {sampler.train_architecture(3, i, large_images=True, rules=sampler.WIDER) for i in range(40)}
+    assert large == set(pairs[1])  # of GHN-3, which counts parameters of the small form
+
+
 def with_widths(architecture, position, large_images=False):
     plain = dataclasses.replace(architecture, C=32, fc_dim=256)
     num_params = count_params(plain, sampler.LARGE_FORM if large_images else sampler.SMALL_FORM)

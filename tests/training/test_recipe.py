@@ -12,6 +12,7 @@ import optax
 import pytest
 from small_runs import PLAIN, SMALL, small_config
 
+from ghn_jax.deepnets import sampler
 from ghn_jax.execution import whole
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.ghn.hypernetwork import param_shapes
@@ -153,6 +154,14 @@ def test_networks_are_the_same_with_smaller_images_at_first():
     assert 16 in sizes[0] and sizes[3:] == [{32}, {32}]
     resumed = next(meta_batches(small, CIFAR10, again[2].after, first_step=3))
     assert {t.program.task.image_size for t in resumed.targets} == {32}
+
+
+def test_wider_networks_are_those_of_ghn3():
+    config = TrainConfig(meta_batch=8, seed=3, wider_networks=True)
+    (drawn,) = itertools.islice(meta_batches(config, CIFAR10), 1)
+    expected = [sampler.train_architecture(3, position, rules=sampler.WIDER) for position in range(8)]
+    assert [target.architecture for target in drawn.targets] == expected
+    assert expected != [sampler.train_architecture(3, position) for position in range(8)]
 
 
 SHORT = dataclasses.replace(PLAIN, n_cells=1, C=8, fc_dim=16)
