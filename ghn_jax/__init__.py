@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ghn_jax.images.errors import ImageError
     from ghn_jax.networks.architecture import Architecture, ArchitectureError, Genotype, ResNet, Task, named
     from ghn_jax.networks.program_graph import build_graph
+    from ghn_jax.prediction.embed import embed
     from ghn_jax.prediction.predict import predict_params, warm_up
     from ghn_jax.prediction.report import Report, Verdict, report
     from ghn_jax.tracing.calibrate import CalibrationError, calibrate
@@ -59,6 +60,7 @@ _MODULE_OF = {
     "build_graph": "networks.program_graph",
     "calibrate": "tracing.calibrate",
     "edge_table": "graphs.tables",
+    "embed": "prediction.embed",
     "fill": "tracing.fill",
     "find_architecture": "deepnets.lookup",
     "from_hub": "weights.hub",
@@ -102,6 +104,7 @@ __all__ = [
     "build_graph",
     "calibrate",
     "edge_table",
+    "embed",
     "fill",
     "find_architecture",
     "from_hub",

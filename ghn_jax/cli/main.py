@@ -25,6 +25,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "predict": Command("predict", "predict the parameters of a model or architecture and write them to a file"),
     "report": Command("report", "print how each parameter of a model or architecture would be predicted"),
+    "embed": Command("embed", "print a model or architecture as a vector"),
     "evaluate": Command("evaluate", "measure the accuracy of predicted networks beside He initialization"),
     "train": Command("train", "train a hypernetwork"),
     "plot": Command("plot", "draw training runs into one picture"),

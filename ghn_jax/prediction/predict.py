@@ -78,7 +78,7 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
     >>> params['fc.weight'].shape
     (2048, 10)
     """
-    ghn = _chosen(ghn, "predict_params")
+    ghn = chosen_ghn(ghn, "predict_params")
     padding.check_graph(graph)
     seed = taken(seed, _SEEDS, GraphError, "seed")
     strict = taken(strict, Flag(), GraphError, "strict")
@@ -96,7 +96,7 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
     return dict(zip(names, tensors, strict=True))
 
 
-def _chosen(ghn: GHN | None, function: str) -> GHN:
+def chosen_ghn(ghn: GHN | None, function: str) -> GHN:
     """The hypernetwork given to a function, or the one in the package.
 
     Raises:
@@ -210,7 +210,7 @@ def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Grap
 
     >>> ghn_jax.warm_up(max_nodes=63)
     """
-    ghn = _chosen(ghn, "warm_up")
+    ghn = chosen_ghn(ghn, "warm_up")
     for graph in graphs:
         padding.check_graph(graph)
     max_nodes = taken(max_nodes, Whole(1, LARGEST_SIZE), GraphError, "max_nodes")
