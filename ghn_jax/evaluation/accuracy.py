@@ -75,7 +75,11 @@ class ByOperation:
 
 
 def accuracy(
-    logits: Callable[[np.ndarray], np.ndarray], split: Split, dataset: Dataset, num_images: int | None = None
+    logits: Callable[[np.ndarray], np.ndarray],
+    split: Split,
+    dataset: Dataset,
+    num_images: int | None = None,
+    noise: float = 0.0,
 ) -> float:
     """Top-1 accuracy (0..1) on the first `num_images` images of `split` (None: all), in batches of 64.
 
@@ -84,18 +88,23 @@ def accuracy(
       split: images to classify.
       dataset: what they are normalised with.
       num_images: how many of them.
+      noise: standard deviation of noise on images scaled to 0..1 (`images.eval_batches`).
     """
-    return accuracies(logits, split, dataset, num_images)[0]
+    return accuracies(logits, split, dataset, num_images, noise)[0]
 
 
 def accuracies(
-    logits: Callable[[np.ndarray], np.ndarray], split: Split, dataset: Dataset, num_images: int | None = None
+    logits: Callable[[np.ndarray], np.ndarray],
+    split: Split,
+    dataset: Dataset,
+    num_images: int | None = None,
+    noise: float = 0.0,
 ) -> tuple[float, float]:
     """Top-1 and top-5 accuracy, as `accuracy`; of equal logits the first ones count as the largest."""
     total = len(split.labels) if num_images is None else min(num_images, len(split.labels))
     split = Split(split.images[:total], split.labels[:total])
     correct, among_five = 0, 0
-    for batch, count in eval_batches(split, dataset, min(BATCH_SIZE, total)):
+    for batch, count in eval_batches(split, dataset, min(BATCH_SIZE, total), noise):
         values, labels = logits(batch.images)[:count], batch.labels[:count]
         correct += int(np.sum(np.argmax(values, -1) == labels))
         largest = np.argsort(-values, axis=-1, kind="stable")[:, :5]

@@ -60,7 +60,7 @@ def crop_and_mirror(
 
 
 def normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """(images / 255 - mean) / std: uint8 [n, h, w, c] -> float32 [n, h, w, c]; `mean` and `std` of c numbers."""
+    """(images / 255 - mean) / std: [n, h, w, c] in 0..255 -> float32 [n, h, w, c]; `mean` and `std` of c numbers."""
     count, height, width, channels = images.shape
     means, stds = np.asarray(mean, np.float64), np.asarray(std, np.float64)
     # NumPy is many times faster along a row of pixels than along the channels of one.
@@ -68,6 +68,23 @@ def normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...
     rows *= np.tile(1 / (255 * stds), width).astype(np.float32)
     rows -= np.tile(means / stds, width).astype(np.float32)
     return rows.reshape(images.shape)
+
+
+def with_noise(images: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
+    """Images with Gaussian noise on every channel of every pixel, cut off at black and white.
+
+    Args:
+      images: uint8 [n, h, w, c] in 0..255.
+      sigma: standard deviation, for images scaled to 0..1.
+      rng: draws the noise.
+
+    Returns:
+      float32 [n, h, w, c] in 0..255.
+
+    Source: paper, section 5.2 (0.08 for CIFAR-10).
+    """
+    noise = rng.standard_normal(images.shape, np.float32)
+    return np.clip(images + np.float32(255 * sigma) * noise, 0, 255)
 
 
 def smaller(images: np.ndarray, size: int) -> np.ndarray:

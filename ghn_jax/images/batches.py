@@ -9,12 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ghn_jax.images.augment import Augmentation, augment, normalise
+from ghn_jax.checks.fields import Real, taken
+from ghn_jax.images.augment import Augmentation, augment, normalise, with_noise
 from ghn_jax.images.dataset import Dataset
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photo_views import PhotoAugmentation, centre_views, random_views
 from ghn_jax.images.photos import Photos
 from ghn_jax.images.split import Split
+
+_NOISE_STREAM = 1
+"""Begins the seed of the noise of a batch, the position of its first image follows."""
 
 
 class Batch(NamedTuple):
@@ -60,24 +64,29 @@ def train_batch(dataset: Dataset, batch_size: int, seed: int, step: int) -> Batc
     return Batch(normalise(images, dataset.mean, dataset.std), dataset.train.labels[chosen])
 
 
-def eval_batches(split: Split, dataset: Dataset, batch_size: int) -> Iterator[tuple[Batch, int]]:
+def eval_batches(split: Split, dataset: Dataset, batch_size: int, noise: float = 0.0) -> Iterator[tuple[Batch, int]]:
     """Batches of `split`, one of `dataset`'s, in order, each with the number of its images that count.
 
     Batch norm takes its statistics from the batch, so all batches are full: the last one is filled up with
-    the first images, which do not count again.
+    the first images, which do not count again.  With `noise` above 0, images have Gaussian noise of that standard
+    deviation (for images scaled to 0..1), the same whenever a batch is asked for.
 
     Raises:
-      ImageError: a batch size that is not in 1..number of images.
+      ImageError: a batch size that is not in 1..number of images, or noise that is not in 0..1.
     """
     _check_batch_size(batch_size, split)
-    return _eval_batches(split, dataset, batch_size)
+    noise = taken(noise, Real(0, 1), ImageError, "noise")
+    return _eval_batches(split, dataset, batch_size, noise)
 
 
-def _eval_batches(split: Split, dataset: Dataset, batch_size: int) -> Iterator[tuple[Batch, int]]:
+def _eval_batches(split: Split, dataset: Dataset, batch_size: int, noise: float) -> Iterator[tuple[Batch, int]]:
     total = len(split.labels)
     for first in range(0, total, batch_size):
         chosen = np.arange(first, first + batch_size) % total
-        images = normalise(_as_evaluated(split.images[chosen], dataset), dataset.mean, dataset.std)
+        pixels = _as_evaluated(split.images[chosen], dataset)
+        if noise > 0:
+            pixels = with_noise(pixels, noise, np.random.default_rng(np.random.SeedSequence([_NOISE_STREAM, first])))
+        images = normalise(pixels, dataset.mean, dataset.std)
         yield Batch(images, split.labels[chosen]), min(batch_size, total - first)
 
 
