@@ -1,0 +1,242 @@
+"""Many networks trained by SGD, a step at a time: the ground truth that properties of networks are predicted from.
+
+Every network is trained from He initialization and, if a hypernetwork is given, from the parameters that it predicts,
+with the same batches in the same order.  A pool of networks takes every step together, so that a batch is made once.
+
+Source: paper, section 5.2 and appendix B.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ghn_jax import images
+from ghn_jax.checks import fields
+from ghn_jax.checks.fields import Maybe, Whole
+from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.errors import GHNError
+from ghn_jax.evaluation import json_lines
+from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
+from ghn_jax.evaluation.fine_tuning import InTraining, Protocol, Trainer
+from ghn_jax.execution.compiling import Programs
+from ghn_jax.ghn.model import GHN
+from ghn_jax.images import Dataset, Split
+from ghn_jax.networks.initialization import he_init
+from ghn_jax.networks.lowering import lower
+from ghn_jax.networks.network import Network, make_network
+from ghn_jax.prediction.predict import predict_params
+
+HE, PREDICTED = "he", "predicted"
+
+NOISE = 0.08
+"""Standard deviation of the noise on noisy images, which are scaled to 0..1."""
+
+Row = dict[str, Any]
+"""A network from one start, as it is stored; `train` says what is in it."""
+
+
+class StudyError(GHNError):
+    """A study that cannot be made with what it was given."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What is measured of every network.
+
+    Attributes:
+      protocol: how networks are trained.
+      measure_at: numbers of steps after which accuracy is measured; 0 is before the first.
+      train_images: how many of the training images make an epoch, None for all.
+      test_images: how many test images are classified, None for all.
+      seed: of the order of images, augmentation and dropout.
+
+    Raises:
+      StudyError: naming the field, its value and what was expected.
+    """
+
+    protocol: Protocol
+    measure_at: tuple[int, ...]
+    train_images: int | None = None
+    test_images: int | None = None
+    seed: int = 0
+
+    def __post_init__(self):
+        many = Maybe(Whole(1, 1 << 40))
+        fields.check(self, StudyError, train_images=many, test_images=many, seed=Whole(0, 1 << 40))
+        if not self.measure_at or not all(0 <= step <= self.protocol.steps for step in self.measure_at):
+            raise StudyError(f"measure_at={self.measure_at}: expected steps from 0 to {self.protocol.steps}")
+
+    def about(self, dataset: Dataset) -> Row:
+        """What rows must have in common to be compared."""
+        return {"dataset": dataset.name, **dataclasses.asdict(self.protocol)} | {
+            "train_images": self.train_images, "test_images": self.test_images, "seed": self.seed,
+        }  # fmt: skip
+
+
+class Entry(NamedTuple):
+    """A network of a split."""
+
+    split: str
+    number: int
+
+
+def entries(splits: Iterable[str], num: int, dataset: Dataset, most: int | None = None, first: int = 0) -> list[Entry]:
+    """The first networks of splits, those of all splits in turns.
+
+    Args:
+      splits: of DeepNets-1M.
+      num: how many of each.
+      dataset: what they classify.
+      most: only networks of at most so many multiply-adds an image, None for all.
+      first: number in its split of the first one that is considered.
+
+    Raises:
+      StudyError: a split has not as many such networks.
+    """
+
+    def of(split: str) -> list[Entry]:
+        found = []
+        for number in itertools.count(first):
+            if len(found) == num:
+                return found
+            try:
+                architecture = sample_architecture(split, number, dataset.task.large_images)
+            except ValueError as error:
+                raise StudyError(f"{split} has {len(found)} such networks, expected {num}: {error}") from None
+            if most is None or lower(architecture, dataset.task).multiply_adds <= most:
+                found.append(Entry(split, number))
+        raise AssertionError
+
+    return [entry for turn in zip(*(of(split) for split in splits), strict=True) for entry in turn]
+
+
+def train(
+    chosen: Sequence[Entry],
+    dataset: Dataset,
+    plan: Measurement,
+    path: Path,
+    *,
+    ghn: GHN | None = None,
+    checkpoint: str = "",
+    pool: int = 4,
+    workers: int = 1,
+    finished: Callable[[int], object] = lambda rows: None,
+) -> list[Row]:
+    """Trains networks; those that a file does not have yet are added to it, a pool at a time.
+
+    Args:
+      chosen: networks.
+      dataset: its training images are used with the data set's augmentation.
+      plan: what is measured.
+      path: a file with a JSON line for every network and start.
+      ghn: predicts the parameters of the second start; None for He initialization alone.
+      checkpoint: name of the hypernetwork, which rows of predicted parameters are stored with.
+      pool: how many networks are trained together.
+      workers: how many of these take their step at the same time, on the devices of this process in turns.
+      finished: called with the number of rows that came.
+
+    Returns:
+      The rows of the networks asked for, in their order.  A row has what was asked for, the size and cost of the
+      network, "accuracy" and "noisy_accuracy" (0..1, with batch statistics) by number of steps, and for every step
+      "loss" (None if it is not finite) and "train_accuracy"; "seconds" are those that its thread computed.
+    """
+    about = plan.about(dataset)
+    starts = [HE] if ghn is None else [HE, PREDICTED]
+    keys = [
+        about | entry._asdict() | {"start": start} | ({"checkpoint": checkpoint} if start == PREDICTED else {})
+        for entry in chosen
+        for start in starts
+    ]
+    stored = _index(json_lines.resume(path, split=str, number=int, start=str, accuracy=dict), about, plan)
+    missing = [key for key in keys if _name(key) not in stored]
+    trainer, data = Trainer(plan.protocol, Programs()), _with_train_images(dataset, plan.train_images)
+    with concurrent.futures.ThreadPoolExecutor(workers) as threads:
+        for place in range(0, len(missing), pool):
+            rows = _train_pool(missing[place : place + pool], data, plan, trainer, ghn, threads)
+            for row in rows:
+                json_lines.append(path, row)
+                stored[_name(row)] = row
+            finished(len(rows))
+    return [stored[_name(key)] for key in keys]
+
+
+def _name(row: Row) -> tuple[Any, ...]:
+    return row["split"], row["number"], row["start"], row.get("checkpoint")
+
+
+def _index(rows: Iterable[Row], about: Row, plan: Measurement) -> dict[tuple[Any, ...], Row]:
+    """Those rows that were measured in this way, by name."""
+    steps = {str(step) for step in plan.measure_at}
+    return {_name(row): row for row in rows if row.items() >= about.items() and row["accuracy"].keys() >= steps}
+
+
+def _with_train_images(dataset: Dataset, count: int | None) -> Dataset:
+    train = Split(dataset.train.images[:count], dataset.train.labels[:count])
+    return dataset if count is None else dataclasses.replace(dataset, train=train)
+
+
+class _Member(NamedTuple):
+    """A network of a pool: its row so far, what it is, and its training."""
+
+    row: Row
+    network: Network
+    training: InTraining
+
+
+def _train_pool(
+    keys: Sequence[Row],
+    dataset: Dataset,
+    plan: Measurement,
+    trainer: Trainer,
+    ghn: GHN | None,
+    threads: concurrent.futures.Executor,
+) -> list[Row]:
+    """Trains the networks of these rows together."""
+    devices = len(trainer.programs.devices)
+
+    def begin(place: int, key: Row) -> _Member:
+        architecture = sample_architecture(key["split"], key["number"], dataset.task.large_images)
+        network = make_network(key["number"], architecture, dataset.task)
+        if key["start"] == PREDICTED:
+            assert ghn is not None
+            params = predict_params(network.graph, ghn)
+        else:
+            params = he_init(network.program, network.number)
+        about = {"parameters": network.program.num_params, "multiply_adds": network.program.multiply_adds}
+        measured = {"accuracy": {}, "noisy_accuracy": {}, "loss": [], "train_accuracy": [], "seconds": 0.0}
+        return _Member(key | about | measured, network, trainer.begin(network.program, params, place % devices))
+
+    members = [begin(place, key) for place, key in enumerate(keys)]
+    test = Split(dataset.test.images[: plan.test_images], dataset.test.labels[: plan.test_images])
+    evaluators = ByOperation(min(BATCH_SIZE, len(test.labels)), trainer.programs)
+
+    def advance(member: _Member, step: int, batch: images.Batch | None, key: jax.Array) -> None:
+        began = time.thread_time()
+        row = member.row
+        if batch is not None:
+            loss = member.training.step(batch, key)
+            row["loss"].append(round(float(loss.loss), 4) if np.isfinite(loss.loss) else None)
+            row["train_accuracy"].append(round(int(loss.correct) / len(batch.labels), 4))
+        if step in plan.measure_at:
+            logits = evaluators(member.network.program, member.training.params)
+            row["accuracy"][str(step)] = accuracy(logits, test, dataset)
+            row["noisy_accuracy"][str(step)] = accuracy(logits, test, dataset, noise=NOISE)
+        row["seconds"] += time.thread_time() - began
+
+    for step in range(max(plan.measure_at) + 1):
+        batch = None
+        if step > 0:
+            batch = images.train_batch(dataset, plan.protocol.batch_size, plan.seed, step - 1)
+        key = jax.random.fold_in(jax.random.key(plan.seed), step)
+        list(threads.map(functools.partial(advance, step=step, batch=batch, key=key), members))
+    return [member.row | {"seconds": round(member.row["seconds"], 2)} for member in members]
