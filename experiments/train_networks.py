@@ -1,8 +1,8 @@
 """Trains many networks of DeepNets-1M by SGD: the ground truth for predicting properties of networks.
 
     python experiments/train_networks.py --dataset=cifar10 --splits val test --num=150 --out=sgd
-    python experiments/train_networks.py --dataset=fashion_mnist --splits val test --num=60 --max_multiply_adds=20000000 \
-        --steps=100 --batch_size=32 --measure_at 0 25 100 --test_images=512 --checkpoint=ghn2_fashion_mnist --out=sgd
+    python experiments/train_networks.py --dataset=fashion_mnist --num=60 --max_multiply_adds=20000000 --steps=100 \\
+        --measure_at 0 25 100 --batch_size=32 --test_images=512 --checkpoint=ghn2_fashion_mnist --out=sgd
 
 By default as in the paper: SGD with momentum 0.9, a rate that falls from 0.025 to 0 along a cosine, batches of 96,
 weight decay 3e-4, clipping to 5, 50 epochs.  With --checkpoint every network is also trained from the parameters that
