@@ -1,10 +1,12 @@
 """Compares this package with figures computed by the published PyTorch implementation.
 
     python benchmarks/check_parity.py --reference=../shared/reference
+    python benchmarks/check_parity.py --published=DIR --data_dir=CIFAR10
 
 Prints a line for each kind of figure: how many were checked and the worst error.  Figures of GHN-3 are looked for in a
 folder `ghn3` beside the others.  Ends with status 1, naming file, key and value, if one is off.  Takes three minutes on
-two idle CPU cores.
+two idle CPU cores.  With `--published` it compares with what was published about weights that anybody can get; see
+`published_figures.py` for the files it looks for.
 """
 
 from __future__ import annotations
@@ -20,11 +22,15 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
+import published_figures
 import tqdm
 from flax import traverse_util
 
+import ghn_jax
+from ghn_jax import images
 from ghn_jax.deepnets.files.matching import MismatchError, match_nodes
 from ghn_jax.deepnets.files.nodes import node_labels
+from ghn_jax.errors import GHNError
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs import torch_layout
@@ -340,11 +346,7 @@ def _matched(reference: Reference, key: str, dataset: str) -> tuple[Graph, np.nd
 @functools.cache
 def _as_stored(reference: Reference, key: str, dataset: str) -> Graph:
     """The graph as the published implementation reads it, which pairs the i-th node listed with the i-th distances."""
-    graph, order = _matched(reference, key, dataset)
-    place = np.argsort(order)
-    tensors = tuple(dataclasses.replace(tensor, node=int(place[tensor.node])) for tensor in graph.tensors)
-    distances = reference.graph(key, dataset).distances
-    return Graph(graph.node_types[order], graph.node_shapes[order], distances, tensors)
+    return published_figures.as_listed(*_matched(reference, key, dataset), reference.graph(key, dataset).distances)
 
 
 def _statistics(values: np.ndarray, fewer: int) -> np.ndarray:
@@ -370,27 +372,89 @@ def _same_shape(section: Section, place: str, stored: np.ndarray, ours: np.ndarr
     return stored.shape == ours.shape
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs all checks; returns the exit status."""
-    parser = argparse.ArgumentParser(description="Compare with figures of the published PyTorch implementation.")
-    parser.add_argument("--reference", type=pathlib.Path, required=True, help="folder of the figures")
-    reference_folder = parser.parse_args(arguments).reference
-    start = time.monotonic()
-    try:
-        reference = Reference(reference_folder)
-        well = check_shapes(reference).show()
-        well &= check_graphs(reference).show()
-        well &= check_logits(reference).show()
-        hypernetworks = [load_hypernetworks(figures) for figures in reference.figures]
-    except ParityError as error:
-        print(f"{reference_folder}: {error}", file=sys.stderr)
-        return 1
+def check_published_norms(folder: pathlib.Path) -> Section:
+    """Norms of what the weights of GHN-3's hub predict for models of torchvision."""
+    section = Section("norms of parameters predicted for models of torchvision", published_figures.NORM_TOLERANCE)
+    norms = published_figures.published_norms(folder)
+    for file in published_figures.hub_files(folder):
+        ghn = ghn_jax.load(folder / file)
+
+        def check(name: str, file=file, ghn=ghn) -> None:
+            error = abs(published_figures.predicted_norm(published_figures.TWINS[name](), ghn) - norms[name][file])
+            section.within(f"{published_figures.RESULTS}: {name} of {file}", error, section.tolerance)
+
+        section.each(file, [name for name in published_figures.TWINS if name in norms], check)
+    return section
+
+
+def check_published_accuracies(folder: pathlib.Path, data_dir: str | None) -> Section:
+    """Mean accuracies of the published networks with the parameters that GHN-2 predicts."""
+    section = Section("mean accuracies of GHN-2 on CIFAR-10", published_figures.ACCURACY_TOLERANCE)
+    dataset = images.load("cifar10", data_dir)
+    ghn = ghn_jax.load(folder / published_figures.CIFAR10_WEIGHTS)
+
+    def check(split: str) -> None:
+        error = abs(
+            published_figures.mean_accuracy(folder, split, ghn, dataset) - published_figures.CIFAR10_ACCURACIES[split]
+        )
+        section.within(f"{published_figures.CIFAR10_WEIGHTS}: {split}", error, section.tolerance)
+
+    return section.each(published_figures.CIFAR10_WEIGHTS, published_figures.CIFAR10_ACCURACIES, check)
+
+
+def check_published(folder: pathlib.Path, data_dir: str | None) -> bool:
+    """All that there are files for; whether all is well.
+
+    Raises:
+      ParityError: there are none.
+    """
+    well = True
+    if published_figures.hub_files(folder):
+        well &= check_published_norms(folder).show()
+    if (folder / published_figures.CIFAR10_WEIGHTS).exists():
+        well &= check_published_accuracies(folder, data_dir).show()
+    return well
+
+
+def check_reference(folder: pathlib.Path) -> bool:
+    """All figures of a folder; whether all is well.
+
+    Raises:
+      ParityError: the folder cannot be read.
+    """
+    reference = Reference(folder)
+    well = check_shapes(reference).show()
+    well &= check_graphs(reference).show()
+    well &= check_logits(reference).show()
+    hypernetworks = [load_hypernetworks(figures) for figures in reference.figures]
     for figures, ghns in zip(reference.figures, hypernetworks, strict=True):
         well &= check_embeddings(reference, figures, ghns).show()
         for section in check_predictions(reference, figures, ghns):
             well &= section.show()
         if (checkpoints := check_checkpoints(figures)) is not None:
             well &= checkpoints.show()
+    return well
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs all checks; returns the exit status."""
+    parser = argparse.ArgumentParser(description="Compare with figures of the published PyTorch implementation.")
+    parser.add_argument("--reference", type=pathlib.Path, help="folder of the figures")
+    parser.add_argument("--published", type=pathlib.Path, help="folder of published weights and results")
+    parser.add_argument("--data_dir", help="where CIFAR-10 is, for accuracies of published weights")
+    args = parser.parse_args(arguments)
+    if args.reference is None and args.published is None:
+        parser.error("expected --reference or --published")
+    start, well = time.monotonic(), True
+    for folder, check in (
+        (args.reference, check_reference),
+        (args.published, functools.partial(check_published, data_dir=args.data_dir)),
+    ):
+        try:
+            well &= folder is None or check(folder)
+        except GHNError as error:
+            print(f"{folder}: {error}", file=sys.stderr)
+            return 1
     print(f"{'all agree' if well else 'something is off'}, after {time.monotonic() - start:.0f} s")
     return 0 if well else 1
 

@@ -9,10 +9,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def load(path: str) -> ModuleType:
-    """The script at a path such as "experiments/pack.py", without running its `main`."""
+    """The script at a path such as "experiments/pack.py", without running its `main`; it may import its neighbours."""
     name = "script_" + Path(path).stem
     spec = importlib.util.spec_from_file_location(name, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
+    sys.path.insert(0, str((ROOT / path).parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.pop(0)
     return module
