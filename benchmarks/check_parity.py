@@ -53,7 +53,7 @@ from ghn_jax.studies.parity import (
     Reference,
 )
 from ghn_jax.weights import conversion
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 LOGITS_TOLERANCE = 1e-4
 EMBEDDINGS_TOLERANCE = 1e-4

@@ -39,7 +39,7 @@ from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.optimizer import make_optimizer
 from ghn_jax.training.step import TrainState, init_state, update
 from ghn_jax.training.watch import METRICS, Watch
-from ghn_jax.weights import checkpoint
+from ghn_jax.weights import checkpoint, run_checkpoints
 from ghn_jax.weights.checkpoint import Description
 
 _ROWS = 512
@@ -157,7 +157,7 @@ def main() -> None:
             watch.bar.set_postfix(minutes=f"{minutes:.1f}", loss=f"{fields['loss']:.3f}", refresh=False)
             watch.bar.update()
     description = Description(ghn, dataset.task, step, dataclasses.asdict(config))
-    checkpoint.save(args.out / checkpoint.FOLDER, description, {"params": state.params})
+    run_checkpoints.save(args.out / checkpoint.FOLDER, description, {"params": state.params})
     print(f"{step} steps in {minutes:.1f} minutes, {unrolled.compile_seconds / 60:.1f} of them compiling: {args.out}")
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ghn_jax.tracing.errors import TraceError
     from ghn_jax.tracing.fill import fill
     from ghn_jax.tracing.frontends import trace
-    from ghn_jax.weights.checkpoint import CheckpointError
+    from ghn_jax.weights.errors import CheckpointError
     from ghn_jax.weights.hub import HubError, from_hub, push_to_hub
     from ghn_jax.weights.loading import load, provenance
     from ghn_jax.weights.saving import load_params, save
@@ -41,7 +41,7 @@ _MODULE_OF = {
     "Architecture": "networks.architecture",
     "ArchitectureError": "networks.architecture",
     "CalibrationError": "tracing.calibrate",
-    "CheckpointError": "weights.checkpoint",
+    "CheckpointError": "weights.errors",
     "CompilationError": "execution.compiling",
     "ConfigError": "ghn.config",
     "ExecutionError": "execution.operations",

@@ -49,7 +49,7 @@ def run(code, blocked):
 
 
 def test_prediction_needs_neither_extras_nor_what_training_needs():
-    done = run(PREDICTION, f"{EXTRAS},{REST},optax")
+    done = run(PREDICTION, f"{EXTRAS},{REST},optax,orbax")
     assert done.stdout == "predicted\n", done.stderr
 
 

@@ -37,9 +37,11 @@ from ghn_jax.training.signals import Stop, asked_to_stop
 from ghn_jax.training.step import Metrics, TrainState, init_state
 from ghn_jax.training.validation import Validation
 from ghn_jax.training.watch import METRICS, VALIDATION, Watch
-from ghn_jax.weights import checkpoint, loading
-from ghn_jax.weights.checkpoint import CheckpointError, Checkpoints, Description
+from ghn_jax.weights import checkpoint, loading, run_checkpoints
+from ghn_jax.weights.checkpoint import Description
+from ghn_jax.weights.errors import CheckpointError
 from ghn_jax.weights.other_classes import with_classes
+from ghn_jax.weights.run_checkpoints import Checkpoints
 
 MAX_SKIPPED = 5
 """So many steps in a row without an update end a run."""
@@ -199,7 +201,7 @@ def _start(config: TrainConfig, hypernet: HypernetConfig, optimizer) -> tuple[Tr
     if steps := checkpoint.saved_steps(folder):  # first of all: arrays of another run would look damaged
         with contextlib.suppress(CheckpointError):  # if it is damaged itself, that is dealt with below
             _check_same_run(config, checkpoint.describe(folder / str(steps[-1])))
-    restored = checkpoint.restore_newest(folder, _arrays(fresh), warn=print, check=_check_progress)
+    restored = run_checkpoints.restore_newest(folder, _arrays(fresh), warn=print, check=_check_progress)
     if restored is None:
         return init_state(start_params(config, hypernet), optimizer, average=average), Progress()
     _check_same_run(config, restored.description)

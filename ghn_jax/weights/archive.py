@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 from ghn_jax.checks import files
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 MOST_ENTRIES = 100_000
 """Of an archive."""

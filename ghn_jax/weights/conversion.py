@@ -22,7 +22,7 @@ from ghn_jax.ghn.embedders.graphormer import EDGE_ROWS, MAX_DEGREE, MAX_INPUT_DI
 from ghn_jax.ghn.shape_encoder import channel_vocabulary, spatial_vocabulary
 from ghn_jax.graphs.graph import NODE_TYPES
 from ghn_jax.weights import joblib_file, torch_file
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 from ghn_jax.weights.torch_pickle import Stored
 
 CONFIG_ENTRY = "__config__"

@@ -13,7 +13,7 @@ import numpy as np
 from ghn_jax.errors import extra
 from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import model_card, pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 WEIGHTS = "ghn.npz"
 """The file with the weights in a repository."""

@@ -17,7 +17,7 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.runtime import own_settings
 from ghn_jax.weights import pretrained, safetensors_file
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 _ABOUT = "ghn_jax"
 """The entry of the metadata with configuration and provenance, as JSON."""

@@ -21,7 +21,7 @@ import numpy as np
 
 from ghn_jax.checks import files
 from ghn_jax.weights import torch_file
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 from ghn_jax.weights.torch_pickle import Machine, Name, Storage, Stored
 
 _LOAD = "torch.storage _load_from_bytes"

@@ -15,7 +15,7 @@ from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET, Task
 from ghn_jax.runtime import own_settings
 from ghn_jax.weights import checkpoint, conversion, hypernetwork_file, pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 EXPECTED = (
     "the name of a hypernetwork in the package, a checkpoint folder of experiments/train.py, an .npz or "

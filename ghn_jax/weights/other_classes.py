@@ -12,7 +12,7 @@ from flax import traverse_util
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.ghn.shape_encoder import channel_vocabulary
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 _CHANNELS = "shape_encoder/channels"
 

@@ -28,7 +28,7 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.runtime import own_settings
 from ghn_jax.weights import archive
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 DEFAULT = Path(__file__).parent / "data" / "ghn2_fashion_mnist.npz"
 _ABOUT = "__about__"

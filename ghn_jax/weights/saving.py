@@ -20,7 +20,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from orbax.checkpoint import v1 as ocp
 
 from ghn_jax.checks import files
 from ghn_jax.errors import GHNError, extra
@@ -29,7 +28,7 @@ from ghn_jax.graphs.graph import Graph, Tensor
 from ghn_jax.graphs.torch_layout import from_torch, to_torch
 from ghn_jax.runtime import own_settings
 from ghn_jax.weights import archive, hypernetwork_file, pretrained, safetensors_file, torch_file
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 from ghn_jax.weights.torch_pickle import Stored
 
 LAYOUTS = ("jax", "torch")
@@ -232,6 +231,8 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:
             plain: dict[str, Any] = {n: v.astype(np.float32) if v.dtype.kind == "V" else v for n, v in arrays.items()}
             np.savez(path, **plain)
         case "":
+            from orbax.checkpoint import v1 as ocp  # slow to import
+
             ocp.save(os.fspath(path), traverse_util.unflatten_dict(dict(arrays), sep="/"))
         case _:
             with extra("torch"):
@@ -270,6 +271,8 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
 def _read_orbax(path: Path) -> dict[str, np.ndarray]:
     if not (path / _ORBAX_MARK).is_file():
         raise CheckpointError(f"{path} is no folder of Orbax: expected one that ghn_jax.save wrote")
+    from orbax.checkpoint import v1 as ocp  # slow to import
+
     try:
         tree: Any = ocp.load(os.fspath(path.absolute()))
     except Exception as error:

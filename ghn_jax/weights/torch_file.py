@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ghn_jax.weights import archive, torch_pickle
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 from ghn_jax.weights.torch_pickle import Stored
 
 # PyTorch before 1.6 wrote no archive, but a pickle of this number first.

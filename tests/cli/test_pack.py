@@ -13,7 +13,7 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.training.loop import Progress
-from ghn_jax.weights import checkpoint
+from ghn_jax.weights import checkpoint, run_checkpoints
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 
@@ -27,7 +27,7 @@ def run(tmp_path):
         config |= {"steps": 1200, "decay_at": [0.5, 0.8], "workdir": "/somewhere/else"}
         progress = Progress(step, minutes=3.21).to_json()
         description = checkpoint.Description(SMALL, CIFAR10, step, config | fields, progress)
-        checkpoint.save(tmp_path / name, description, {"params": GHN.init(SMALL, step).params})
+        run_checkpoints.save(tmp_path / name, description, {"params": GHN.init(SMALL, step).params})
         return tmp_path / name
 
     return make

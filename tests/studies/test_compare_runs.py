@@ -14,7 +14,7 @@ from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.studies import compare_runs
 from ghn_jax.training.loop import Progress
-from ghn_jax.weights import checkpoint
+from ghn_jax.weights import checkpoint, run_checkpoints
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 
@@ -54,7 +54,7 @@ def run(tmp_path):
     def make(name: str, losses: float, seed: int = 1) -> str:
         config = {"seed": seed, "dataset": "digits", "batch_size": 8}
         description = checkpoint.Description(SMALL, CIFAR10, 1, config, Progress(1).to_json())
-        checkpoint.save(tmp_path / name, description, {"params": GHN.init(SMALL, 0).params})
+        run_checkpoints.save(tmp_path / name, description, {"params": GHN.init(SMALL, 0).params})
         rows = lines({7: losses, 8: losses})
         (tmp_path / name / METRICS).write_text("".join(json.dumps(row) + "\n" for row in rows))
         return str(tmp_path / name)

@@ -36,8 +36,8 @@ from ghn_jax.training.loop import NonFiniteLossError
 from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.step import init_state
-from ghn_jax.weights import checkpoint, pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights import checkpoint, pretrained, run_checkpoints
+from ghn_jax.weights.errors import CheckpointError
 
 ROOT = scripts.ROOT
 TARGETS = (
@@ -302,7 +302,7 @@ def test_two_steps(tmp_path, small_hypernetwork):
 
 def test_start_from_a_checkpoint(tmp_path, ghn, small_hypernetwork):
     changed = jax.tree.map(lambda x: x + 0.5, ghn.params)
-    checkpoint.save(tmp_path / "first", checkpoint.Description(SMALL, CIFAR10, 1, {}), {"params": changed})
+    run_checkpoints.save(tmp_path / "first", checkpoint.Description(SMALL, CIFAR10, 1, {}), {"params": changed})
     config = smoke_config(tmp_path / "run", start=str(tmp_path / "first"))
     jax.tree.map(np.testing.assert_array_equal, loop.start_params(config, SMALL), changed)
     other = dataclasses.replace(SMALL, hid=16)

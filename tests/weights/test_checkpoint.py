@@ -11,8 +11,8 @@ import pytest
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10
-from ghn_jax.weights import checkpoint
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights import checkpoint, run_checkpoints
+from ghn_jax.weights.errors import CheckpointError
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 
@@ -25,21 +25,21 @@ def ghn():
 def test_checkpoint_round_trip(tmp_path, ghn):
     path = tmp_path / "run" / checkpoint.FOLDER
     description = checkpoint.Description(SMALL, CIFAR10, 7, {"seed": 0}, {"minutes": 1.5})
-    checkpoint.save(path, description, {"params": ghn.params, "opt_state": [np.arange(3)]})
+    run_checkpoints.save(path, description, {"params": ghn.params, "opt_state": [np.arange(3)]})
     for place in (tmp_path / "run", path, path / "7"):
         assert checkpoint.describe(place) == description
     loaded = checkpoint.load_ghn(path)
     assert loaded.config == SMALL
     jax.tree.map(np.testing.assert_array_equal, loaded.params, ghn.params)
     changed = jax.tree.map(lambda x: x + 1, ghn.params)
-    checkpoint.save(path, dataclasses.replace(description, step=8), {"params": changed})
+    run_checkpoints.save(path, dataclasses.replace(description, step=8), {"params": changed})
     assert checkpoint.describe(path).step == 8
     jax.tree.map(np.testing.assert_array_equal, checkpoint.load_ghn(path).params, changed)
     assert sorted(p.name for p in path.iterdir()) == ["7", "8"]
 
 
 def test_newest_and_best_checkpoints_stay(tmp_path, ghn):
-    checkpoints = checkpoint.Checkpoints(tmp_path, keep=2)
+    checkpoints = run_checkpoints.Checkpoints(tmp_path, keep=2)
     for step, accuracy in enumerate((0.3, 0.9, None, 0.5, None, 0.4, None)):
         description = checkpoint.Description(SMALL, CIFAR10, step, {}, {}, accuracy)
         checkpoints.save(description, {"params": jax.tree.map(lambda x, step=step: x + step, ghn.params)})
@@ -48,14 +48,14 @@ def test_newest_and_best_checkpoints_stay(tmp_path, ghn):
     assert checkpoint.describe(tmp_path).step == 1  # the most accurate
     best = checkpoint.load_ghn(tmp_path).params
     jax.tree.map(np.testing.assert_array_equal, best, jax.tree.map(lambda x: x + 1, ghn.params))
-    restored = checkpoint.restore_newest(tmp_path, {"params": ghn.params}, warn=pytest.fail)
+    restored = run_checkpoints.restore_newest(tmp_path, {"params": ghn.params}, warn=pytest.fail)
     assert restored.description.step == 6
 
 
 def test_a_process_waits_for_no_other(tmp_path, monkeypatch):
     """Processes begin at different times: the one that is ready before the first one finds its folder missing."""
     monkeypatch.setattr(jax, "process_index", lambda: 1)
-    checkpoints = checkpoint.Checkpoints(tmp_path / "run" / checkpoint.FOLDER)
+    checkpoints = run_checkpoints.Checkpoints(tmp_path / "run" / checkpoint.FOLDER)
     checkpoints.check_space({"params": np.zeros(3)})
     with pytest.raises(CheckpointError, match="free space, expected at least"):
         checkpoints.check_space({"params": jax.ShapeDtypeStruct((1 << 60,), "float32")})
@@ -70,7 +70,7 @@ def test_bad_checkpoints(tmp_path, ghn):
     (tmp_path / "foreign").mkdir()
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         checkpoint.load_ghn(tmp_path / "foreign")
-    checkpoint.save(tmp_path / "run", checkpoint.Description(SMALL, CIFAR10, 1, {}), {"params": ghn.params})
+    run_checkpoints.save(tmp_path / "run", checkpoint.Description(SMALL, CIFAR10, 1, {}), {"params": ghn.params})
     path = tmp_path / "run" / "1"
     about = path / "_CHECKPOINT_METADATA"
     text = about.read_text()

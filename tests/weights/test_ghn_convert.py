@@ -16,8 +16,8 @@ from ghn_jax.ghn.config import ConfigError, HypernetConfig, ghn1
 from ghn_jax.ghn.embedders import EMBEDDERS
 from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import conversion
-from ghn_jax.weights.checkpoint import CheckpointError
 from ghn_jax.weights.conversion import ConversionError
+from ghn_jax.weights.errors import CheckpointError
 
 SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, ve=True, layernorm=True, hid=8)
 

@@ -14,7 +14,7 @@ import ghn_jax
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import hub, model_card, pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 from ghn_jax.weights.hub import HubError
 
 huggingface_hub = pytest.importorskip("huggingface_hub", reason="the hub needs huggingface_hub")

@@ -24,7 +24,7 @@ from torch_files import (
 )
 
 from ghn_jax.weights import joblib_file, torch_file, torch_pickle
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 VALUES = np.arange(12, dtype=np.float32)
 SAVED = storage_bytes(VALUES)

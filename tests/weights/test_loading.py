@@ -12,8 +12,8 @@ import ghn_jax
 from ghn_jax.ghn.config import HypernetConfig, ghn2
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET, Task
-from ghn_jax.weights import checkpoint, conversion, loading, pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights import checkpoint, conversion, loading, pretrained, run_checkpoints
+from ghn_jax.weights.errors import CheckpointError
 
 SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, ve=True, layernorm=True, hid=8)
 
@@ -72,7 +72,7 @@ def test_a_checkpoint_folder(tmp_path):
     ghn = random_ghn(SMALL)
     task = Task(num_classes=5, image_size=28)
     run = {"dataset": "digits", "seed": 3, "data_dir": "/home/someone/data"}
-    checkpoint.save(tmp_path / "checkpoint", checkpoint.Description(SMALL, task, 7, run), {"params": ghn.params})
+    run_checkpoints.save(tmp_path / "checkpoint", checkpoint.Description(SMALL, task, 7, run), {"params": ghn.params})
     same(ghn_jax.load(tmp_path / "checkpoint"), ghn)
     same(ghn_jax.load(str(tmp_path / "checkpoint")), ghn)
     assert loading.task(tmp_path / "checkpoint", SMALL) == task

@@ -17,7 +17,7 @@ from ghn_jax import build_graph, named, predict_params
 from ghn_jax.ghn.config import HypernetConfig, ghn2
 from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import pretrained
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
 

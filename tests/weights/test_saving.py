@@ -16,7 +16,7 @@ from torch_files import archived, random_ghn, state_dict
 import ghn_jax
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.weights import safetensors_file
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 GRAPH = ghn_jax.build_graph(ghn_jax.ResNet(depths=(1, 1), width=4))
 NAMES = ["a.safetensors", "a.npz", "a"]

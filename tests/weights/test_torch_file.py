@@ -29,7 +29,7 @@ from torch_files import (
 )
 
 from ghn_jax.weights import torch_file, torch_pickle
-from ghn_jax.weights.checkpoint import CheckpointError
+from ghn_jax.weights.errors import CheckpointError
 
 VALUES = np.arange(12, dtype=np.float32)
 STORAGE = {"ghn/data/0": VALUES.tobytes()}
