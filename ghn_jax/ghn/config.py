@@ -179,21 +179,21 @@ def _max_shape(task: Task) -> tuple[int, int, int, int]:
     return (64, 64, 16, 16) if task.large_images else (64, 64, 11, 11)
 
 
-class Recipe(NamedTuple):
+class Kind(NamedTuple):
     """A hypernetwork of the literature: its name there, and its configuration for a task."""
 
     title: str
     make: Callable[[Task], HypernetConfig]
 
 
-RECIPES = {
-    "ghn1": Recipe("GHN-1", ghn1),
-    "ghn2": Recipe("GHN-2", ghn2),
-    "ghn3t": Recipe("GHN-3-T", ghn3),
-    "ghn3s": Recipe("GHN-3-S", functools.partial(ghn3, hid=128, layers=5, heads=16)),
-    "ghn3l": Recipe("GHN-3-L", functools.partial(ghn3, hid=256, layers=12, heads=16)),
-    "ghn3xl": Recipe("GHN-3-XL", functools.partial(ghn3, hid=384, layers=24, heads=16)),
-    "mlp": Recipe("MLP", mlp),
+HYPERNETWORKS = {
+    "ghn1": Kind("GHN-1", ghn1),
+    "ghn2": Kind("GHN-2", ghn2),
+    "ghn3t": Kind("GHN-3-T", ghn3),
+    "ghn3s": Kind("GHN-3-S", functools.partial(ghn3, hid=128, layers=5, heads=16)),
+    "ghn3l": Kind("GHN-3-L", functools.partial(ghn3, hid=256, layers=12, heads=16)),
+    "ghn3xl": Kind("GHN-3-XL", functools.partial(ghn3, hid=384, layers=24, heads=16)),
+    "mlp": Kind("MLP", mlp),
 }
 """By the name that a training configuration gives them."""
 
@@ -206,9 +206,9 @@ def title(config: HypernetConfig) -> str:
     """
     free = ("max_shape", "num_classes", "embedder_dtype")
     for names in (free, (*free, "hid", "heads", "layers")):
-        for recipe in RECIPES.values():
-            made = recipe.make(CIFAR10)
+        for kind in HYPERNETWORKS.values():
+            made = kind.make(CIFAR10)
             if dataclasses.replace(config, **{name: getattr(made, name) for name in names}) == made:
                 # Of titles such as GHN-3-T, the last part says the size.
-                return recipe.title if names == free else recipe.title[:5]
+                return kind.title if names == free else kind.title[:5]
     return config.hypernet

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from ghn_jax.checks import fields
 from ghn_jax.checks.fields import Flag, Maybe, OneOf, Real, Several, Text, Whole
 from ghn_jax.deepnets.sampler import SPLITS
-from ghn_jax.ghn.config import RECIPES, ConfigError, HypernetConfig
+from ghn_jax.ghn.config import HYPERNETWORKS, ConfigError, HypernetConfig
 from ghn_jax.networks.architecture import Architecture, Task
 
 MAY_CHANGE = frozenset(
@@ -39,7 +39,7 @@ class TrainConfig:
       workdir: where checkpoint, metrics and plots go.
       seed: of everything random in the run.
       steps: updates of the hypernetwork.
-      ghn: one of `ghn.config.RECIPES`: "ghn1", "ghn2", "ghn3t" to "ghn3xl", or "mlp".
+      ghn: one of `ghn.config.HYPERNETWORKS`: "ghn1", "ghn2", "ghn3t" to "ghn3xl", or "mlp".
       batch_size: images in a step.
       meta_batch: architectures in a step, whose losses are averaged.
       own_images: every architecture of a step sees images of its own, which the gradient gains from at no cost; in the
@@ -138,7 +138,7 @@ class TrainConfig:
             raise ConfigError(
                 f"config.small_images={self.small_images}: expected a divisor of the images' {task.image_size} pixels"
             )
-        return RECIPES[self.ghn].make(task)
+        return HYPERNETWORKS[self.ghn].make(task)
 
 
 _SOME = Real(0, 1e30, with_low=False)
@@ -149,7 +149,7 @@ _RULES = {
     "workdir": Text(),
     "seed": Whole(0, (1 << 31) - 1),
     "steps": Whole(1, 10**9),
-    "ghn": OneOf(*RECIPES),
+    "ghn": OneOf(*HYPERNETWORKS),
     "batch_size": Whole(1, 1 << 20),
     "meta_batch": Whole(1, 1 << 16),
     "own_images": Flag(),

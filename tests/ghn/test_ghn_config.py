@@ -5,7 +5,7 @@ import pytest
 
 from ghn_jax import build_graph, named
 from ghn_jax.ghn import config as hypernet_config
-from ghn_jax.ghn.config import RECIPES, ConfigError, HypernetConfig, ghn1, ghn2, ghn3, mlp, title
+from ghn_jax.ghn.config import HYPERNETWORKS, ConfigError, HypernetConfig, ghn1, ghn2, ghn3, mlp, title
 from ghn_jax.ghn.embedders import EMBEDDERS
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET
@@ -73,7 +73,7 @@ def test_titles_are_those_of_the_paper():
     ]
     assert title(dataclasses.replace(ghn2(), hid=12)) == "GHN-2"
     assert title(dataclasses.replace(ghn2(), ve=False)) == "gatedgnn"
-    assert [title(RECIPES[f"ghn3{size}"].make(IMAGENET)) for size in ("t", "s", "l", "xl")] == [
+    assert [title(HYPERNETWORKS[f"ghn3{size}"].make(IMAGENET)) for size in ("t", "s", "l", "xl")] == [
         *("GHN-3-T", "GHN-3-S", "GHN-3-L", "GHN-3-XL")
     ]
     assert title(dataclasses.replace(ghn3(), embedder_dtype="bfloat16")) == "GHN-3-T"

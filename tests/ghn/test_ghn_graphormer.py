@@ -8,7 +8,7 @@ import pytest
 import scipy.special
 from example_graphs import random_graph
 
-from ghn_jax.ghn.config import RECIPES, HypernetConfig, ghn2
+from ghn_jax.ghn.config import HYPERNETWORKS, HypernetConfig, ghn2
 from ghn_jax.ghn.decoders.conv import ConvDecoder
 from ghn_jax.ghn.decoders.conv3 import CenteredConvDecoder
 from ghn_jax.ghn.decoders.vector import VectorDecoder
@@ -171,7 +171,7 @@ def test_bfloat16_rounds_the_factors_of_products_alone(variables):
     ],
 )
 def test_numbers_of_parameters_are_the_published_ones(name, task, expected):
-    assert sum(leaf.size for leaf in jax.tree.leaves(param_shapes(RECIPES[name].make(task)))) == expected
+    assert sum(leaf.size for leaf in jax.tree.leaves(param_shapes(HYPERNETWORKS[name].make(task)))) == expected
 
 
 def test_embeddings_start_with_a_deviation_that_depends_on_their_length():

@@ -23,11 +23,11 @@ from torch_files import (
 )
 
 import ghn_jax
-from ghn_jax.ghn.config import RECIPES, HypernetConfig
+from ghn_jax.ghn.config import HYPERNETWORKS, HypernetConfig
 from ghn_jax.networks.architecture import IMAGENET
 from ghn_jax.weights import conversion
-from ghn_jax.weights.checkpoint import CheckpointError
 from ghn_jax.weights.conversion import inferred_config
+from ghn_jax.weights.errors import CheckpointError
 
 GHN3 = HypernetConfig(
     max_shape=(6, 4, 3, 3),
@@ -87,7 +87,7 @@ def test_decoders_may_have_convolutions_or_linear_layers(tmp_path):
 
 @pytest.mark.parametrize("name", ["ghn3t", "ghn3s", "ghn3l", "ghn3xl", "ghn2"])
 def test_configurations_of_published_sizes_follow_from_shapes(name):
-    config = RECIPES[name].make(IMAGENET)
+    config = HYPERNETWORKS[name].make(IMAGENET)
     shapes = {name: entry.also or entry.shape for name, entry in conversion.entries(config).items()}
     assert inferred_config(shapes) == config
 
