@@ -5,7 +5,7 @@
 
 import sys
 
-from ghn_jax.cli.main import main
+from ghn_jax.__main__ import main
 
 if __name__ == "__main__":
     main(["deepnets", "make", *sys.argv[1:]])

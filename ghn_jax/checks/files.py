@@ -105,6 +105,21 @@ def refuse_to_replace(path: str | os.PathLike[str]) -> None:
         raise FileError(f"the folder {path} stays as it is: this program did not write {foreign[0]} in it")
 
 
+def refuse_unwritable(path: str | os.PathLike[str]) -> None:
+    """Checks that a file or folder can be made at `path`, by making one beside it, or where its folder will be.
+
+    Raises:
+      FileError: it cannot.
+    """
+    place = Path(os.path.realpath(path)).parent
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix=".", suffix=".new", dir=place))
+    except OSError as error:
+        raise FileError(f"{os.fspath(path)} cannot be written: {error.strerror} in {place}") from error
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> Iterator[Path]:
     """A temporary name for a file or folder that takes the place of `path` when it is complete.

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
@@ -84,27 +83,6 @@ def _end_output() -> None:
     """Lets Python's own flush of standard output, at its end, do no harm."""
     with contextlib.suppress(OSError, ValueError):  # it may be no file of the system
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-@contextlib.contextmanager
-def ends_at_once() -> Iterator[None]:
-    """Within the context Ctrl-C ends the process by the signal, as in a program in C.
-
-    Nothing waits for threads, and no exception comes out of the middle of an import.  For code that leaves nothing
-    half done.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # somebody has other plans
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def make_parser(description: str, command: str | None = None) -> argparse.ArgumentParser:
@@ -218,14 +196,16 @@ def load_several(entries: Iterable[str], dataset: str, data_dir: str | None) -> 
 
 
 def refuse_existing(path: Path | None, overwrite: bool) -> None:
-    """Checks that nothing would be replaced unasked, or could not be replaced in the end.
+    """Checks that nothing would be replaced unasked, or could not be written in the end.
 
     Raises:
       CommandError: there is something at `path`.
-      FileError: with `overwrite`, something that this program did not write (`files.refuse_to_replace`).
+      FileError: with `overwrite`, something that this program did not write (`files.refuse_to_replace`); or nothing
+        can be written there.
     """
     if path is None:
         return
     if os.path.lexists(path) and not overwrite:
         raise CommandError(f"--out={path} exists; --overwrite replaces it")
     files.refuse_to_replace(path)
+    files.refuse_unwritable(path)

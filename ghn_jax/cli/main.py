@@ -5,6 +5,7 @@ A command's module is imported when that command runs, so help and errors are im
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import sys
@@ -12,7 +13,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import ghn_jax
-from ghn_jax.cli.common import clean_exit, ends_at_once
+from ghn_jax.cli.common import clean_exit
+from ghn_jax.cli.interrupts import ends_at_once, ends_at_second
 
 
 class Command(NamedTuple):
@@ -42,10 +44,15 @@ GROUPS = frozenset(name.partition(" ")[0] for name in COMMANDS if " " in name)
 """First words of commands of two words."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line `ghn-jax ARGUMENTS`, by default with those of this process."""
+def main(arguments: Sequence[str] | None = None, program: bool = False) -> None:
+    """Runs the command line `ghn-jax ARGUMENTS`.
+
+    Args:
+      arguments: by default those of this process.
+      program: this process does nothing else (`ghn_jax.__main__`).
+    """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    with clean_exit(at_once=arguments is None):
+    with clean_exit(at_once=program):
         if words == ["--version"]:
             print(f"ghn_jax {ghn_jax.__version__}")
             return
@@ -53,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if name in COMMANDS:
             with ends_at_once():
                 module = importlib.import_module(f"ghn_jax.cli.{COMMANDS[name].module}")
-            module.main(words[len(name.split()) :])
+            with ends_at_second() if program else contextlib.nullcontext():
+                module.main(words[len(name.split()) :])
             return
         if set(words[len(name.split()) :]) <= {"-h", "--help"} and (not name or name in GROUPS):
             print(overview(known for known in COMMANDS if known.startswith(name)))

@@ -26,7 +26,8 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 import ghn_jax
-from ghn_jax.cli.common import CommandError, ends_at_once, make_parser
+from ghn_jax.cli.common import CommandError, make_parser
+from ghn_jax.cli.interrupts import ends_at_once
 from ghn_jax.runtime import keep_freed_memory, use_compilation_cache
 from ghn_jax.training import parallel
 from ghn_jax.training.config import config_dict, from_fields

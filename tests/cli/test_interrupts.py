@@ -1,0 +1,81 @@
+"""Ctrl-C in a program, at any moment: no traceback, nothing half written, and the second one ends it."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ghn_jax.checks.files import FileError, refuse_unwritable
+from ghn_jax.cli.main import main
+
+PROGRAM = "import ghn_jax, os; os.write(1, b'.'); from ghn_jax.__main__ import main; main({words})"
+
+
+def interrupted(words, folder, seconds, cache):
+    """Output, exit status, and the seconds that a program lived on after the last Ctrl-C of two.
+
+    Args:
+      seconds: from the beginning to the first Ctrl-C.
+      cache: where compiled programs are kept.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment |= {"XDG_CACHE_HOME": str(cache), "JAX_PLATFORMS": "cpu"}
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(words=words)],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    ) as process:  # fmt: skip
+        assert os.read(process.stdout.fileno(), 1) == b"."
+        time.sleep(seconds)
+        for _ in range(2):
+            process.send_signal(signal.SIGINT)
+            sent = time.monotonic()
+            try:
+                process.wait(0.5)
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        output = process.communicate(timeout=100)[0].decode()
+        return output, process.returncode, time.monotonic() - sent
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.5, 1, 2, 4, 7, 11])
+def test_predicting(seconds, tmp_path):
+    out = tmp_path / "out" / "params.npz"
+    words = ["predict", "--arch=resnet50", f"--out={out}"]
+    output, status, lived = interrupted(words, tmp_path, seconds, tmp_path / "cache")
+    assert "Traceback" not in output and "Exception ignored" not in output, output
+    assert status in (-signal.SIGINT, 128 + signal.SIGINT, 0) and lived < 2, output
+    assert not out.parent.exists() or list(out.parent.iterdir()) in ([], [out])
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("seconds", [0.1, 1, 3, 6, 10, 16, 24, 32])
+def test_training(seconds, tmp_path):
+    words = ["train", "--config=configs/digits.py", "--config.workdir=run"]
+    output, status, lived = interrupted(words, tmp_path, seconds, tmp_path / "cache")
+    assert "Traceback" not in output and "Exception ignored" not in output, output
+    assert status in (-signal.SIGINT, 128 + signal.SIGINT) and lived < 2, output
+
+
+def test_a_signal_of_the_import_is_no_exception(tmp_path):
+    output, status, _ = interrupted(["models"], tmp_path, 0.05, tmp_path)
+    assert (output, status) in [("", -signal.SIGINT), ("interrupted\n", 130)]
+
+
+@pytest.mark.parametrize("out", ["/proc/x", "/proc/a/b/x.npz", "/dev/full/x.npz"])
+def test_a_place_where_nothing_can_be_written(out, monkeypatch, capsys):
+    with pytest.raises(FileError, match=f"{out} cannot be written: .* in /"):
+        refuse_unwritable(out)
+    monkeypatch.setattr("ghn_jax.cli.predict.load_hypernetwork", lambda what: pytest.fail("it went on"))
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", "--arch=resnet50", f"--out={out}"])
+    assert f"{out} cannot be written" in ended.value.code
+
+
+def test_a_place_that_can_be_written_stays_as_it_was(tmp_path):
+    refuse_unwritable(tmp_path / "new" / "folder" / "x.npz")
+    assert list(tmp_path.iterdir()) == []
