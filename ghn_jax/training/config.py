@@ -62,8 +62,8 @@ class TrainConfig:
       small_images: in the first steps images are scaled down to so many pixels, which costs a fraction; None for full
         size from the start.
       small_until: share of the run after which images have their full size.
-      compute_dtype: of activations in the networks, "float32" or "bfloat16"; weights and gradients of weights are
-        float32 always.
+      compute_dtype: of activations in the networks, and of the factors of a Graphormer's products, "float32" or
+        "bfloat16"; decoders, weights and gradients of weights are float32 always.
       max_multiply_adds: architectures that cost more per image are passed over; None takes all.
       fixed_width: channels of all training networks; None draws them as in the paper.
       wider_networks: draw them as for GHN-3, from wider ranges (`deepnets.sampler.WIDER`).
@@ -138,7 +138,10 @@ class TrainConfig:
             raise ConfigError(
                 f"config.small_images={self.small_images}: expected a divisor of the images' {task.image_size} pixels"
             )
-        return HYPERNETWORKS[self.ghn].make(task)
+        ghn = HYPERNETWORKS[self.ghn].make(task)
+        if ghn.hypernet == "graphormer":
+            ghn = dataclasses.replace(ghn, embedder_dtype=self.compute_dtype)
+        return ghn
 
 
 _SOME = Real(0, 1e30, with_low=False)

@@ -250,10 +250,10 @@ def start_params(config: TrainConfig, hypernet: HypernetConfig) -> Any:
     if config.start == "random":
         return GHN.init(hypernet, config.seed).params
     ghn = loading.load(config.start)
-    if dataclasses.replace(ghn.config, num_classes=hypernet.num_classes) != hypernet:
+    free = {name: getattr(hypernet, name) for name in ("num_classes", "embedder_dtype")}
+    if dataclasses.replace(ghn.config, **free) != hypernet:
         raise ConfigError(f"config.start={config.start!r} is {ghn.config}, expected {hypernet}")
-    if ghn.config != hypernet:
-        before = ghn.config.num_classes
+    if (before := ghn.config.num_classes) != hypernet.num_classes:
         print(f"{config.start} predicts {before} classes: layers for {hypernet.num_classes} are new, others kept")
     return with_classes(ghn, hypernet.num_classes, config.seed).params
 

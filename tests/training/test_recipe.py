@@ -14,7 +14,7 @@ from small_runs import PLAIN, SMALL, small_config
 
 from ghn_jax.deepnets import sampler
 from ghn_jax.execution import whole
-from ghn_jax.ghn.config import ConfigError
+from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.hypernetwork import param_shapes
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images.augment import smaller
@@ -162,6 +162,24 @@ def test_wider_networks_are_those_of_ghn3():
     expected = [sampler.train_architecture(3, position, rules=sampler.WIDER) for position in range(8)]
     assert [target.architecture for target in drawn.targets] == expected
     assert expected != [sampler.train_architecture(3, position) for position in range(8)]
+
+
+def test_types_of_ghn3():
+    """A Graphormer multiplies in the type that the networks compute in, also from weights that began in another."""
+    for name in ("float32", "bfloat16"):
+        assert TrainConfig(ghn="ghn3t", compute_dtype=name).hypernetwork(CIFAR10).embedder_dtype == name
+        assert TrainConfig(ghn="ghn2", compute_dtype=name).hypernetwork(CIFAR10).embedder_dtype == "float32"
+
+
+def test_a_start_may_have_another_type(tmp_path):
+    given = HypernetConfig(
+        max_shape=(6, 4, 3, 3), hypernet="graphormer", decoder="conv3", weight_norm=True, ve=True, layernorm=True,
+        hid=8, heads=2, layers=1,
+    )  # fmt: skip
+    params = GHN.init(given, seed=0).params
+    checkpoint.save(tmp_path, checkpoint.Description(given, CIFAR10, 1, {}), {"params": params})
+    found = loop.start_params(TrainConfig(start=str(tmp_path)), dataclasses.replace(given, embedder_dtype="bfloat16"))
+    jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
 SHORT = dataclasses.replace(PLAIN, n_cells=1, C=8, fc_dim=16)
