@@ -29,7 +29,7 @@ from ghn_jax.training.engine import Engine
 from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.optimizer import averaged, make_optimizer, make_schedule, matrices
 from ghn_jax.training.step import init_state, update
-from ghn_jax.weights import checkpoint
+from ghn_jax.weights import checkpoint, run_checkpoints
 
 
 def test_optimizer_is_adam_with_l2_and_clipping():
@@ -177,7 +177,7 @@ def test_a_start_may_have_another_type(tmp_path):
         hid=8, heads=2, layers=1,
     )  # fmt: skip
     params = GHN.init(given, seed=0).params
-    checkpoint.save(tmp_path, checkpoint.Description(given, CIFAR10, 1, {}), {"params": params})
+    run_checkpoints.save(tmp_path, checkpoint.Description(given, CIFAR10, 1, {}), {"params": params})
     found = loop.start_params(TrainConfig(start=str(tmp_path)), dataclasses.replace(given, embedder_dtype="bfloat16"))
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
