@@ -4,24 +4,29 @@
 
 Eight threads predict parameters of known networks; others trace random models, load weights of which every tenth file
 is damaged, and start training runs that are killed at random and gone on with.  Every result is compared with the
-first one, bit for bit; every error must be one of this package.  After a warm-up memory may grow by 10%, and no
-program may be compiled.  The exit status is 1 if anything else was seen.
+first one, bit for bit; every error must be one of this package.  After a warm-up no program may be compiled, and memory
+must be flat: what the C library keeps of freed memory is handed back before it is measured, every `--every` minutes,
+and the mean of the last third of the measurements may be at most 3% above that of the first third.  The exit status is
+1 if anything else was seen.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import ctypes
+import gc
 import os
 import pathlib
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -37,6 +42,8 @@ NETWORKS = 12
 WIDTHS = (8, 16, 24, 32)
 STEPS = 30
 """Of a training run."""
+GROWTH = 1.03
+"""Of memory, from the first to the last third of a run."""
 
 
 class Seen:
@@ -57,8 +64,23 @@ class Seen:
         print(f"WRONG: {what}", flush=True)
 
 
-def memory_mib() -> float:
-    """Resident memory of this process."""
+class Memory(NamedTuple):
+    """Of this process, in MiB: resident, and resident when freed memory has been handed back to the system."""
+
+    resident: float
+    in_use: float
+
+
+def memory() -> Memory:
+    """Measures, and hands freed memory back: many threads leave each arena of malloc with holes."""
+    gc.collect()
+    resident = _resident_mib()
+    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        trim(0)
+    return Memory(resident, _resident_mib())
+
+
+def _resident_mib() -> float:
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
@@ -181,25 +203,31 @@ def main() -> None:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--minutes", type=float, default=5.0, help="after the warm-up")
     parser.add_argument("--warm_up", type=float, default=3.0, help="minutes before anything is counted")
+    parser.add_argument("--every", type=float, default=2.0, help="minutes between measurements of memory")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
+    if args.minutes < 3 * args.every:
+        parser.error(f"--minutes={args.minutes}: expected at least three times --every={args.every}")
     seen, began = Seen(), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         place = pathlib.Path(folder)
         tasks = [*[Predicting()] * 8, Tracing(), Tracing(), Loading(place), Loading(place), Training(place)]
         ghn_jax.warm_up()
         run(tasks[:-1], 60 * args.warm_up, args.seed, seen)
-        before = memory_mib()
-        print(f"after the warm-up: {before:,.0f} MiB", flush=True)
+        print(f"after the warm-up: {memory().in_use:,.0f} MiB", flush=True)
+        measured = []
         with counted() as compilations:
-            left = args.minutes
-            while left > 0:
-                run(tasks, 60 * min(left, 5), args.seed + int(1000 * left), seen)
-                left -= 5
+            for part in range(round(args.minutes / args.every)):
+                run(tasks, 60 * args.every, args.seed + 1000 * (part + 1), seen)
+                measured.append(now := memory())
                 minutes = (time.monotonic() - began) / 60
-                print(f"{minutes:.0f} minutes: {memory_mib():,.0f} MiB, {seen.done}", flush=True)
-    if memory_mib() > 1.1 * before:
-        seen.fault(f"memory grew from {before:,.0f} to {memory_mib():,.0f} MiB")
+                sizes = f"{now.in_use:,.0f} MiB in use, {now.resident - now.in_use:,.0f} MiB freed and kept"
+                print(f"{minutes:.0f} minutes: {sizes}, {seen.done}", flush=True)
+    third = len(measured) // 3
+    first, last = (statistics.fmean(one.in_use for one in some) for some in (measured[:third], measured[-third:]))
+    print(f"memory of the first third {first:,.1f} MiB, of the last {last:,.1f} MiB: {last / first - 1:+.1%}")
+    if last > GROWTH * first:
+        seen.fault(f"memory grew from {first:,.1f} to {last:,.1f} MiB")
     if compilations:
         seen.fault(f"{len(compilations)} programs were compiled after the warm-up")
     print(f"{len(seen.wrong)} things went wrong")
