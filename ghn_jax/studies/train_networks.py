@@ -12,7 +12,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
-import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,7 +54,8 @@ class Measurement:
 
     Attributes:
       protocol: how networks are trained.
-      measure_at: numbers of steps after which accuracy is measured; 0 is before the first.
+      measure_at: numbers of steps after which accuracy is measured, on noisy images after the last of them; 0 is before
+        the first step, where only predicted parameters are measured, on noisy images too.
       train_images: how many of the training images make an epoch, None for all.
       test_images: how many test images are classified, None for all.
       seed: of the order of images, augmentation and dropout.
@@ -75,6 +75,10 @@ class Measurement:
         fields.check(self, StudyError, train_images=many, test_images=many, seed=Whole(0, 1 << 40))
         if not self.measure_at or not all(0 <= step <= self.protocol.steps for step in self.measure_at):
             raise StudyError(f"measure_at={self.measure_at}: expected steps from 0 to {self.protocol.steps}")
+
+    def steps_of(self, start: str) -> tuple[int, ...]:
+        """When a network from this start is measured; random parameters before the first step classify by chance."""
+        return tuple(step for step in self.measure_at if step > 0 or start == PREDICTED)
 
     def about(self, dataset: Dataset) -> Row:
         """What rows must have in common to be compared."""
@@ -148,7 +152,7 @@ def train(
     Returns:
       The rows of the networks asked for, in their order.  A row has what was asked for, the size and cost of the
       network, "accuracy" and "noisy_accuracy" (0..1, with batch statistics) by number of steps, and for every step
-      "loss" (None if it is not finite) and "train_accuracy"; "seconds" are those that its thread computed.
+      "loss" (None if it is not finite) and "train_accuracy".
     """
     about = plan.about(dataset)
     starts = [HE] if ghn is None else [HE, PREDICTED]
@@ -157,7 +161,8 @@ def train(
         for entry in chosen
         for start in starts
     ]
-    stored = _index(json_lines.resume(path, split=str, number=int, start=str, accuracy=dict), about, plan)
+    rows = json_lines.resume(path, split=str, number=int, start=str, accuracy=dict)
+    stored = {_name(row): row for row in rows if row.items() >= about.items() and _complete(row, plan)}
     missing = [key for key in keys if _name(key) not in stored]
     trainer, data = Trainer(plan.protocol, Programs()), _with_train_images(dataset, plan.train_images)
     with concurrent.futures.ThreadPoolExecutor(workers) as threads:
@@ -174,10 +179,9 @@ def _name(row: Row) -> tuple[Any, ...]:
     return row["split"], row["number"], row["start"], row.get("checkpoint")
 
 
-def _index(rows: Iterable[Row], about: Row, plan: Measurement) -> dict[tuple[Any, ...], Row]:
-    """Those rows that were measured in this way, by name."""
-    steps = {str(step) for step in plan.measure_at}
-    return {_name(row): row for row in rows if row.items() >= about.items() and row["accuracy"].keys() >= steps}
+def _complete(row: Row, plan: Measurement) -> bool:
+    """Whether a row has all that is asked for."""
+    return all(str(step) in row["accuracy"] for step in plan.steps_of(row["start"]))
 
 
 def _with_train_images(dataset: Dataset, count: int | None) -> Dataset:
@@ -213,7 +217,7 @@ def _train_pool(
         else:
             params = he_init(network.program, network.number)
         about = {"parameters": network.program.num_params, "multiply_adds": network.program.multiply_adds}
-        measured = {"accuracy": {}, "noisy_accuracy": {}, "loss": [], "train_accuracy": [], "seconds": 0.0}
+        measured = {"accuracy": {}, "noisy_accuracy": {}, "loss": [], "train_accuracy": []}
         return _Member(key | about | measured, network, trainer.begin(network.program, params, place % devices))
 
     members = [begin(place, key) for place, key in enumerate(keys)]
@@ -221,17 +225,16 @@ def _train_pool(
     evaluators = ByOperation(min(BATCH_SIZE, len(test.labels)), trainer.programs)
 
     def advance(member: _Member, step: int, batch: images.Batch | None, key: jax.Array) -> None:
-        began = time.thread_time()
         row = member.row
         if batch is not None:
             loss = member.training.step(batch, key)
             row["loss"].append(round(float(loss.loss), 4) if np.isfinite(loss.loss) else None)
             row["train_accuracy"].append(round(int(loss.correct) / len(batch.labels), 4))
-        if step in plan.measure_at:
+        if step in plan.steps_of(row["start"]):
             logits = evaluators(member.network.program, member.training.params)
             row["accuracy"][str(step)] = accuracy(logits, test, dataset)
-            row["noisy_accuracy"][str(step)] = accuracy(logits, test, dataset, noise=NOISE)
-        row["seconds"] += time.thread_time() - began
+            if step in (0, max(plan.measure_at)):
+                row["noisy_accuracy"][str(step)] = accuracy(logits, test, dataset, noise=NOISE)
 
     for step in range(max(plan.measure_at) + 1):
         batch = None
@@ -239,4 +242,4 @@ def _train_pool(
             batch = images.train_batch(dataset, plan.protocol.batch_size, plan.seed, step - 1)
         key = jax.random.fold_in(jax.random.key(plan.seed), step)
         list(threads.map(functools.partial(advance, step=step, batch=batch, key=key), members))
-    return [member.row | {"seconds": round(member.row["seconds"], 2)} for member in members]
+    return [member.row for member in members]

@@ -66,11 +66,13 @@ def test_a_pool_takes_the_steps_that_each_would_take_alone(digits, tmp_path):
         )
         losses = []
         alone = tuner(network.program, params, digits, [0, 4], num_test_images=64, made_step=losses.append)
-        assert row["accuracy"] == {"0": alone[0], "4": alone[4]}
+        assert row["accuracy"] == {str(step): alone[step] for step in ((4,) if row["start"] == "he" else (0, 4))}
         np.testing.assert_allclose(row["loss"], losses, atol=1e-3)
         assert row["parameters"] == network.program.num_params
-        logits = as_a_whole(network.program, params)
-        assert row["noisy_accuracy"]["0"] == pytest.approx(accuracy(logits, digits.test, digits, 64, 0.08), abs=0.02)
+        if row["start"] == "predicted":
+            noisy = accuracy(as_a_whole(network.program, params), digits.test, digits, 64, 0.08)
+            assert row["noisy_accuracy"]["0"] == pytest.approx(noisy, abs=0.02)
+        assert "4" in row["noisy_accuracy"]
     assert (
         train_networks.train(chosen, digits, plan, path, ghn=ghn, checkpoint="mine", finished=finished.append) == rows
     )

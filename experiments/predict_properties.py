@@ -1,0 +1,70 @@
+"""Predicts properties of networks from embeddings of their graphs, and compares predictors by Kendall's tau.
+
+    python experiments/predict_properties.py sgd/networks.jsonl --times=sgd/times.json --out=properties \\
+        GHN-2=ghn2_fashion_mnist GHN-1=ghn1_fashion_mnist MLP=mlp_fashion_mnist
+
+The networks, and their properties, are those of `experiments/train_networks.py` and `experiments/time_networks.py`.  A
+support vector regression is fitted to those of one split and judged on another one.  An untrained GHN-2 and the counts
+of operations are always compared.  `properties.md`, `properties.json` and a scatter plot of the first hypernetwork are
+written.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from ghn_jax.checks.files import replacing
+from ghn_jax.cli.common import clean_exit, make_parser
+from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.evaluation import json_lines
+from ghn_jax.ghn.config import ghn2
+from ghn_jax.ghn.model import GHN
+from ghn_jax.networks.program_graph import build_graph
+from ghn_jax.prediction.embed import embed
+from ghn_jax.runtime import use_compilation_cache
+from ghn_jax.studies import properties
+from ghn_jax.weights import loading
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("networks", type=Path, help="networks.jsonl")
+    parser.add_argument("hypernetworks", nargs="+", metavar="TITLE=WHAT", help="a title and what ghn_jax.load takes")
+    parser.add_argument("--times", type=Path, help="seconds an image, by network")
+    parser.add_argument("--reach", type=float, default=0.7, help="training accuracy of convergence (%(default)s)")
+    parser.add_argument("--fit", default="val", help="split that is fitted to (%(default)s)")
+    parser.add_argument("--judge", default="test", help="split that tau is of (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
+    use_compilation_cache()
+    ghns = loading.load_titled(args.hypernetworks, 10) | {"untrained GHN-2": GHN.init(ghn2(), seed=0)}
+    rows = list(json_lines.read(args.networks, split=str, number=int, start=str, accuracy=dict))
+    rows = [row for row in rows if row["split"] in (args.fit, args.judge)]
+    known = properties.collect(rows, json.loads(args.times.read_text()) if args.times else {}, args.reach)
+    graphs = {}
+    for name in known.properties["accuracy"]:
+        split, _, number = name.partition("/")
+        graphs[name] = build_graph(sample_architecture(split, int(number)))
+    embeddings = {title: {name: embed(graph, ghn) for name, graph in graphs.items()} for title, ghn in ghns.items()}
+    embeddings["counts of operations"] = {name: properties.operation_counts(graph) for name, graph in graphs.items()}
+    found = properties.compare(embeddings, known, args.fit, args.judge)
+    text = properties.table(found)
+    args.out.mkdir(parents=True, exist_ok=True)
+    taus = {what: {title: one.taus for title, one in titles.items()} for what, titles in found.items()}
+    with replacing(args.out / "properties.md") as temporary:
+        temporary.write_text(text)
+    with replacing(args.out / "properties.json") as temporary:
+        temporary.write_text(json.dumps(taus, indent=1) + "\n")
+    with replacing(args.out / "properties.png") as temporary:
+        properties.plot(temporary, found, next(iter(ghns)))
+    print(f"Kendall's tau on {args.judge}, mean +- deviation of five repetitions\n\n{text}\nwritten: {args.out}")
+
+
+if __name__ == "__main__":
+    with clean_exit():
+        main()
