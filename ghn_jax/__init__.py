@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ghn_jax.deepnets.lookup import find_architecture
     from ghn_jax.errors import GHNError
     from ghn_jax.evaluation.accuracy import measure_accuracy
+    from ghn_jax.evaluation.best_start import Start, StartError, best_start
     from ghn_jax.execution.compiling import CompilationError
     from ghn_jax.execution.operations import ExecutionError
     from ghn_jax.ghn.config import ConfigError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ghn_jax.networks.architecture import Architecture, ArchitectureError, Genotype, ResNet, Task, named
     from ghn_jax.networks.program_graph import build_graph
     from ghn_jax.prediction.embed import embed
+    from ghn_jax.prediction.forecast import Forecast
     from ghn_jax.prediction.predict import predict_params, warm_up
     from ghn_jax.prediction.report import Report, Verdict, report
     from ghn_jax.tracing.calibrate import CalibrationError, calibrate
@@ -45,6 +47,7 @@ _MODULE_OF = {
     "CompilationError": "execution.compiling",
     "ConfigError": "ghn.config",
     "ExecutionError": "execution.operations",
+    "Forecast": "prediction.forecast",
     "GHN": "ghn.model",
     "GHNError": "errors",
     "Genotype": "networks.architecture",
@@ -54,9 +57,12 @@ _MODULE_OF = {
     "ImageError": "images.errors",
     "Report": "prediction.report",
     "ResNet": "networks.architecture",
+    "Start": "evaluation.best_start",
+    "StartError": "evaluation.best_start",
     "Task": "networks.architecture",
     "TraceError": "tracing.errors",
     "Verdict": "prediction.report",
+    "best_start": "evaluation.best_start",
     "build_graph": "networks.program_graph",
     "calibrate": "tracing.calibrate",
     "edge_table": "graphs.tables",
@@ -89,6 +95,7 @@ __all__ = [
     "CompilationError",
     "ConfigError",
     "ExecutionError",
+    "Forecast",
     "GHN",
     "GHNError",
     "Genotype",
@@ -98,9 +105,12 @@ __all__ = [
     "ImageError",
     "Report",
     "ResNet",
+    "Start",
+    "StartError",
     "Task",
     "TraceError",
     "Verdict",
+    "best_start",
     "build_graph",
     "calibrate",
     "edge_table",

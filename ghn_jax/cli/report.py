@@ -1,4 +1,6 @@
-"""Says of every parameter of a model or architecture how it would be predicted, without predicting it.
+"""Says of every parameter of a model or architecture how it would be predicted, and what that is likely to be worth.
+
+Nothing is predicted, and no image is needed.
 
 ghn-jax report --model=examples.models.resnet:resnet50 --input=1,224,224,3
 ghn-jax report --arch=resnet50
@@ -21,4 +23,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     check_model(parser, args)
     ghn, task = load_hypernetwork(args.checkpoint)
-    print(report(make_graph(args, task), ghn))
+    found = report(make_graph(args, task), ghn)
+    print(found, found.forecast, sep="\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import functools
 import math
 import re
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from ghn_jax.ghn.model import GHN
 from ghn_jax.ghn.shape_encoder import channel_table, channel_vocabulary, spatial_table, spatial_vocabulary
 from ghn_jax.graphs.graph import NODE_TYPES, Graph, Role, Tensor
 from ghn_jax.graphs.tree import ParameterTree
+from ghn_jax.prediction.forecast import Forecast, features_of, forecast
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.weights import pretrained
 
@@ -68,6 +70,27 @@ class Report:
     rows: tuple[Row, ...]
     remarks: tuple[str, ...]
     num_nodes: int
+    subject: tuple[Graph, GHN] | None = dataclasses.field(default=None, repr=False, compare=False)
+
+    @functools.cached_property
+    def features(self) -> np.ndarray:
+        """What the forecast is made of, `[F]` in the order of `ghn_jax.prediction.forecast.FEATURES`.
+
+        The first ones of a hypernetwork take seconds: its embeddings of training networks are computed.
+        """
+        assert self.subject is not None
+        graph, ghn = self.subject
+        return features_of(graph, ghn, self._share(Verdict.EXTRAPOLATING), self._share(Verdict.INITIALISED))
+
+    @property
+    def forecast(self) -> Forecast:
+        """What the prediction is likely to be worth, said before any image is seen."""
+        return forecast(self.features)
+
+    def _share(self, verdict: Verdict) -> float:
+        """Share of the elements in parameters that have this verdict."""
+        total = sum(row.size for row in self.rows if row.verdict is not Verdict.STATE)
+        return sum(row.size for row in self.of(verdict)) / total if total else 0.0
 
     def of(self, verdict: Verdict) -> tuple[Row, ...]:
         """The rows with this verdict."""
@@ -76,8 +99,7 @@ class Report:
     @property
     def share_predicted(self) -> float:
         """Share of the elements in parameters that are predicted; states are none."""
-        total = sum(row.size for row in self.rows if row.verdict is not Verdict.STATE)
-        return 1 - sum(row.size for row in self.of(Verdict.INITIALISED)) / total if total else 1.0
+        return 1 - self._share(Verdict.INITIALISED)
 
     @property
     def summary(self) -> str:
@@ -121,12 +143,13 @@ def report(graph: Graph, ghn: GHN | None = None, *, scales: bool = False) -> Rep
     >>> print(ghn_jax.report(graph).summary)
     161 parameter tensors, 23,520,842 elements, 126 nodes: seen 161 tensors (100.0%)
     """
-    config = (pretrained.load() if ghn is None else ghn).config
+    ghn = pretrained.load() if ghn is None else ghn
+    config = ghn.config
     if graph.tree is None:
         rows = [
             _row(tensor.name, tensor.shape, tensor.size, [tensor], graph, config, [], None) for tensor in graph.tensors
         ]
-        return Report(tuple(rows), (), graph.num_nodes)
+        return Report(tuple(rows), (), graph.num_nodes, (graph, ghn))
     tree = graph.tree
     owned: dict[int, list[Tensor]] = {}
     for tensor in graph.tensors:
@@ -144,7 +167,7 @@ def report(graph: Graph, ghn: GHN | None = None, *, scales: bool = False) -> Rep
     remarks = [f"extrapolating: input {text} is no batch of RGB images" for text in tree.inputs if not _is_image(text)]
     remarks += [f"unknown operation: {place}" for place in tree.unsupported]
     remarks += tree.notes
-    return Report(tuple(rows), tuple(remarks), graph.num_nodes)
+    return Report(tuple(rows), tuple(remarks), graph.num_nodes, (graph, ghn))
 
 
 def _scales(graph: Graph, tree: ParameterTree, ghn: GHN | None) -> dict[int, str]:

@@ -185,8 +185,8 @@ def kendall(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.nd
     """Kendall's tau-b, 0 where one of both has a single value."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tau = float(stats.kendalltau(first, second).statistic)
-    return 0.0 if np.isnan(tau) else tau
+        tau, _ = stats.kendalltau(first, second)
+    return 0.0 if np.isnan(tau) else float(tau)
 
 
 def compare(

@@ -70,7 +70,8 @@ def test_models_into_a_closed_pipe():
 
 def test_report():
     done = run("report", "--arch=resnet50")
-    assert done.returncode == 0 and "seen 161 tensors (100.0%)" in done.stdout.splitlines()[-1]
+    *_, summary, forecast = done.stdout.splitlines()
+    assert done.returncode == 0 and "seen 161 tensors (100.0%)" in summary and forecast.startswith("forecast: ")
     done = run("report", "--arch=resnet51")
     assert done.returncode == 1 and done.stderr.startswith("no architecture 'resnet51': expected")
     assert len(done.stderr.splitlines()) == 1
