@@ -33,6 +33,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data_dir", help="where its files are")
     parser.add_argument("--splits", nargs="+", default=["val", "test"], choices=sorted(SPLITS))
     parser.add_argument("--num", type=int, default=150, help="networks of every split (%(default)s)")
+    parser.add_argument("--image_size", type=int, help="images are scaled down to this")
     parser.add_argument("--max_multiply_adds", type=int, help="only networks of at most so many an image")
     parser.add_argument("--checkpoint", help="also train from what this hypernetwork predicts")
     parser.add_argument("--steps", type=int, help="of the schedule; 50 epochs without")
@@ -56,6 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
     use_compilation_cache()
     dataset = images.load(args.dataset, args.data_dir)
+    if args.image_size:
+        dataset = train_networks.scaled(dataset, args.image_size)
     ghn = load_hypernetwork(args.checkpoint)[0] if args.checkpoint else None
     epoch = (args.train_images or len(dataset.train.labels)) // args.batch_size
     steps = args.steps or EPOCHS[-1] * epoch

@@ -185,7 +185,7 @@ def kendall(first: Sequence[float] | np.ndarray, second: Sequence[float] | np.nd
     """Kendall's tau-b, 0 where one of both has a single value."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        tau, _ = stats.kendalltau(first, second)
+        tau = getattr(stats.kendalltau(first, second), "statistic")  # noqa: B009
     return 0.0 if np.isnan(tau) else float(tau)
 
 

@@ -29,7 +29,9 @@ from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
 from ghn_jax.evaluation.fine_tuning import InTraining, Protocol, Trainer
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.model import GHN
-from ghn_jax.images import Dataset, Split
+from ghn_jax.images import Dataset, Photos, Split
+from ghn_jax.images.augment import smaller
+from ghn_jax.networks.architecture import ArchitectureError
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.network import Network, make_network
@@ -82,7 +84,7 @@ class Measurement:
 
     def about(self, dataset: Dataset) -> Row:
         """What rows must have in common to be compared."""
-        return {"dataset": dataset.name, **dataclasses.asdict(self.protocol)} | {
+        return {"dataset": dataset.name, "image_size": dataset.image_size, **dataclasses.asdict(self.protocol)} | {
             "train_images": self.train_images, "test_images": self.test_images, "seed": self.seed,
         }  # fmt: skip
 
@@ -94,8 +96,26 @@ class Entry(NamedTuple):
     number: int
 
 
+def scaled(dataset: Dataset, size: int) -> Dataset:
+    """A data set whose images are scaled down, by means over squares of pixels.
+
+    Raises:
+      ImageError: a size that does not divide that of the images.
+      StudyError: photographs on disk.
+    """
+
+    def of(split: Split) -> Split:
+        if isinstance(split.images, Photos):
+            raise StudyError(f"{dataset.name} has photographs on disk: expected images in memory")
+        pixels = [smaller(part, size) for part in np.array_split(split.images, 1 + len(split.images) // 4096)]
+        return Split(np.rint(np.concatenate(pixels)).astype(np.uint8), split.labels)
+
+    splits = {name: of(getattr(dataset, name)) for name in ("train", "val", "test")}
+    return dataclasses.replace(dataset, image_size=size, **splits)
+
+
 def entries(splits: Iterable[str], num: int, dataset: Dataset, most: int | None = None, first: int = 0) -> list[Entry]:
-    """The first networks of splits, those of all splits in turns.
+    """The first networks of splits that fit the images, those of all splits in turns.
 
     Args:
       splits: of DeepNets-1M.
@@ -117,7 +137,11 @@ def entries(splits: Iterable[str], num: int, dataset: Dataset, most: int | None 
                 architecture = sample_architecture(split, number, dataset.task.large_images)
             except ValueError as error:
                 raise StudyError(f"{split} has {len(found)} such networks, expected {num}: {error}") from None
-            if most is None or lower(architecture, dataset.task).multiply_adds <= most:
+            try:
+                cost = lower(architecture, dataset.task).multiply_adds
+            except ArchitectureError:  # made for images of another size
+                continue
+            if most is None or cost <= most:
                 found.append(Entry(split, number))
         raise AssertionError
 

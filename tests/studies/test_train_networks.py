@@ -12,6 +12,7 @@ from ghn_jax.evaluation.fine_tuning import FineTuner, Protocol
 from ghn_jax.execution.operations import ExecutionError
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
+from ghn_jax.images import ImageError
 from ghn_jax.networks.architecture import Architecture, Genotype
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.network import make_network
@@ -112,6 +113,24 @@ def test_networks_of_bounded_cost_in_turns(digits):
     assert chosen(["val"], 1, digits, None, 2) == [("val", 2)]
     with pytest.raises(StudyError, match="val has 2 such networks, expected 3"):
         chosen(["val"], 3, digits, cost(1))
+
+
+def test_smaller_images_and_networks_that_do_not_fit_them(digits, monkeypatch):
+    small = train_networks.scaled(digits, 16)
+    assert small.task.image_size == 16 and small.train.images.shape == (len(digits.train.labels), 16, 16, 3)
+    block = digits.test.images[3, 4:6, 8:10].astype(np.float64).mean((0, 1))
+    np.testing.assert_allclose(small.test.images[3, 2, 4], block, atol=0.5)
+    with pytest.raises(ImageError, match="cannot be scaled down to 5"):
+        train_networks.scaled(digits, 5)
+    edges = (("msa", 0), ("none", 1))
+    attentive = Architecture(Genotype(edges, (2,), edges, (2,)), n_cells=1, C=8)
+    monkeypatch.setattr(
+        train_networks,
+        "sample_architecture",
+        lambda *of: attentive if of[1] == 0 else architecture(of[0], of[1], False),
+    )
+    assert train_networks.entries(["val"], 1, digits) == [Entry("val", 0)]
+    assert train_networks.entries(["val"], 1, small) == [Entry("val", 1)]
 
 
 def test_bad_fields():
