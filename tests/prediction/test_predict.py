@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from example_graphs import random_graph, reorder
+from random_ghns import CONFIGS, SMALL, random_ghn
 
-from ghn_jax.ghn.config import ConfigError, HypernetConfig, ghn2
+from ghn_jax.ghn.config import ConfigError, ghn2
 from ghn_jax.ghn.fit import fit
 from ghn_jax.ghn.hypernetwork import Hypernetwork
 from ghn_jax.ghn.model import GHN
@@ -15,25 +16,6 @@ from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import GraphError, Role
 from ghn_jax.prediction.predict import embed_nodes, predict_params
 from ghn_jax.weights import conversion
-
-SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), num_classes=10, weight_norm=True, ve=True, layernorm=True, hid=8)
-CONFIGS = [
-    SMALL,
-    dataclasses.replace(SMALL, decoder="mlp"),
-    dataclasses.replace(SMALL, hypernet="mlp"),
-    dataclasses.replace(SMALL, weight_norm=False, ve=False, layernorm=False),
-    dataclasses.replace(SMALL, hypernet="graphormer", decoder="conv3", heads=2, layers=2),
-]
-
-
-def random_ghn(config: HypernetConfig, seed: int = 0) -> GHN:
-    """A hypernetwork with random weights, larger than those it would begin training with."""
-    rng = np.random.default_rng(seed)
-    state = {
-        name: (rng.standard_normal(entry.shape) / 4).astype(np.float32)
-        for name, entry in conversion.entries(config).items()
-    }
-    return GHN(config, conversion.from_torch(state, config))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import pytest
 import scripts
 from example_graphs import random_graph
 from flax import linen as nn
-from test_predict import CONFIGS, SMALL, random_ghn
+from random_ghns import CONFIGS, SMALL, random_ghn
 
 import ghn_jax
 from ghn_jax.graphs.graph import GraphError

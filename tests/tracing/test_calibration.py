@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from test_predict import SMALL, random_ghn
+from random_ghns import SMALL, random_ghn
 
 import ghn_jax
 from ghn_jax import CalibrationError

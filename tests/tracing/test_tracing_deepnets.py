@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_predict import SMALL, random_ghn
+from random_ghns import SMALL, random_ghn
 from traced import assert_same_graph
 
 import ghn_jax

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from test_predict import SMALL, random_ghn
+from random_ghns import SMALL, random_ghn
 from traced import assert_same_graph, counts, edges, node_types
 
 import ghn_jax

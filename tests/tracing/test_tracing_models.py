@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scripts
 from flax import linen as nn
-from test_predict import SMALL, random_ghn
+from random_ghns import SMALL, random_ghn
 from traced import assert_tree, counts
 
 import ghn_jax

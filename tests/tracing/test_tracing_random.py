@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_predict import SMALL, random_ghn
+from random_ghns import SMALL, random_ghn
 from traced import assert_tree, counts, edges
 
 import ghn_jax

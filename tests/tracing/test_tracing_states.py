@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from test_predict import SMALL, random_ghn
+from random_ghns import SMALL, random_ghn
 from traced import counts
 
 import ghn_jax
