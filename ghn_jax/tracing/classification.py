@@ -65,6 +65,7 @@ def classify(staged: Staged, params: Named, num_states: int, arguments: Named, p
     found = _states_by_name(params, patterns)
     parameters = [index for index in range(len(params.names)) if index not in found]
     aside, taken = _arguments_by_name(staged, arguments, patterns)
+    aside |= _returned_collections(params.tree, staged.output)
 
     def read(outputs: Sequence[int], closed_over: bool = False, doubted: Collection[int] = ()):
         given = {first + index for index in range(len(arguments.names)) if index not in taken}
@@ -106,6 +107,13 @@ def _states_by_name(params: Named, patterns: Sequence[str]) -> dict[int, str]:
         if reason is not None:
             found[index] = reason
     return found
+
+
+def _returned_collections(tree: Any, output: Any) -> set[int]:
+    """The outputs that are collections from beside the parameters, all of them or one."""
+    collections = {key: tree[key] for key in sorted(states.collections_of(tree))}
+    found = {index for part in (collections, *collections.values()) for index in states.returned(part, output)}
+    return found if len(found) < len(jax.tree.leaves(output)) else set()
 
 
 def _states_by_use(params: Named, equations: Equations, uses: states.Uses) -> dict[int, str]:

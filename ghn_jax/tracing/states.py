@@ -86,20 +86,28 @@ def returned(argument: Any, output: Any, known: bool = False) -> list[int]:
 
     Only as a part of the output, and only of an argument that is a container, unless it is `known` to be a state.
     """
-    like = [(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(argument) if hasattr(leaf, "shape")]
+    like = _described(argument)
     if not like or (_is_leaf(argument) and not known):
         return []
-    structure = jax.tree.structure(argument)
     children = list(output) if isinstance(output, (tuple, list)) else []
     if isinstance(output, Mapping):
         children = [output[key] for key in sorted(output)]
     start, found = 0, []
     for child in children:
-        leaves = jax.tree.leaves(child)
-        if jax.tree.structure(child) == structure and [(leaf.shape, leaf.dtype) for leaf in leaves] == like:
-            found = list(range(start, start + len(leaves)))
-        start += len(leaves)
+        number = len(jax.tree.leaves(child))
+        if _described(child) == like:
+            found = list(range(start, start + number))
+        start += number
     return found
+
+
+def _described(tree: Any) -> list[tuple[str, tuple[int, ...], Any]]:
+    """Paths, shapes and types of the arrays of a tree, whatever its containers are."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf.shape, leaf.dtype)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if hasattr(leaf, "shape")
+    ]
 
 
 def _is_leaf(tree: Any) -> bool:

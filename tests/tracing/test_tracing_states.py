@@ -86,6 +86,37 @@ def test_running_statistics_wherever_they_are(spelling):
     assert values["stats"]["count"] == 5 and not np.allclose(values["params"]["scale"], 1)
 
 
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        x = nn.BatchNorm(use_running_average=False)(nn.Conv(8, (3, 3), use_bias=False)(x))
+        return nn.Dense(10)(nn.relu(x).mean((1, 2)))
+
+
+RETURNED = {
+    "beside the output": lambda output, states: (output, states),
+    "one collection": lambda output, states: (output, dict(states["batch_stats"])),
+    "in a dictionary": lambda output, states: {"logits": output, "batch_stats": states["batch_stats"]},
+}
+
+
+@pytest.mark.parametrize("kind", RETURNED)
+def test_running_statistics_among_the_parameters_that_come_back(kind):
+    """As in the models of transformers, whose `params` hold them; they are no outputs of the model."""
+
+    def run(variables, x):
+        return RETURNED[kind](*Normed().apply(variables, x, mutable=["batch_stats"]))
+
+    x = ones(2, 8, 8, 3)
+    variables = Normed().init(jax.random.key(0), x)
+    graph = ghn_jax.trace(run, variables, x, strict=True)
+    assert counts(graph) == {"input": 1, "conv": 2, "bn": 1, "glob_avg": 1, "bias": 1}
+    params = predict_params(graph, GHN)
+    alone = predict_params(ghn_jax.trace(Normed(), x, strict=True), GHN)
+    jax.tree.map(np.testing.assert_array_equal, params["params"], alone)
+    jax.tree.map(np.testing.assert_array_equal, params["batch_stats"], variables["batch_stats"])
+
+
 def test_batch_norm_of_two_steps_over_a_mapped_axis():
     def run(p, x):
         def one(x):
