@@ -84,7 +84,7 @@ def corrections(equations: Equations, number: int, leaf: int, vector: bool) -> t
     Returns:
       Corrections of this and of other parameters, in order; or why no values of it can be found.
     """
-    function = _function_of(equations, number)
+    function = function_of(equations, number)
     own = equations.inputs[leaf]
     names = _names_on_the_way(function, own)
     if not names:
@@ -113,7 +113,7 @@ def scaled(leaf: int, factor: float) -> Correction:
     return Correction(leaf, lambda values: values[leaf] * np.float32(factor))
 
 
-def _function_of(equations: Equations, number: int) -> _Function | None:
+def function_of(equations: Equations, number: int) -> _Function | None:
     """The value as a function of parameters; None if it depends on anything else that is not known."""
     needed, kept, constants = {number}, [], {}
     for equation in reversed(equations.equations):

@@ -22,6 +22,7 @@ from ghn_jax.graphs.tree import Leaf
 from ghn_jax.networks.convolution import native_operations
 from ghn_jax.tracing.classification import NO_INPUT, Kinds, Named, classify
 from ghn_jax.tracing.errors import TraceError
+from ghn_jax.tracing.initial_values import Magnitudes, of_arrays, of_program
 from ghn_jax.tracing.layout import View
 from ghn_jax.tracing.network import About, TracedNetwork
 from ghn_jax.tracing.reading import read
@@ -41,6 +42,7 @@ class Call:
       function: `function(params, states, *args, **kwargs)`, its outputs.
       params, states: pytrees of arrays or of their shapes and types; other leaves are static.
       initial: as in `tree.ParameterTree`.
+      magnitudes: of the initial values.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Call:
     params: Any
     states: Any
     initial: Callable[[Sequence[int], int], list[Any]]
+    magnitudes: Magnitudes
 
 
 def trace(model: Any, *inputs: Any, strict: bool = False, state: Sequence[str | int] = (), **kwargs: Any) -> Graph:
@@ -104,12 +107,12 @@ def _call(model: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[
         raise TraceError(f"expected a Linen or NNX module or a function, got {type(model).__name__}")
     if any(_is_array(leaf) for leaf in jax.tree.leaves(model)):
         name = type(model).__name__
-        return Call(name, lambda tree, _, *args, **kw: tree(*args, **kw), model, (), _given(model)), inputs
+        return _with_values(name, lambda tree, _, *args, **kw: tree(*args, **kw), model, ()), inputs
     if not inputs:
         raise TraceError("trace(function, params, *inputs): the parameters are missing")
     params, *args = inputs
     name = getattr(model, "__name__", type(model).__name__)
-    return Call(name, lambda tree, _, *args, **kw: model(tree, *args, **kw), params, (), _given(params)), tuple(args)
+    return _with_values(name, lambda tree, _, *args, **kw: model(tree, *args, **kw), params, ()), tuple(args)
 
 
 def _linen(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
@@ -134,11 +137,15 @@ def _linen(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
     def initialise(seed, arrays):
         return fixed.bind(lambda *a, **k: init(seed, *a, **k))(arrays)
 
-    variables, needs = given, Needs()
-    if variables is None:
+    if given is None:
         what = f"{name}.init({fixed.text})"
         staged = stage(what, initialise, jax.ShapeDtypeStruct((), np.int32), fixed.arrays)
         variables, needs = staged.output, staged.needs
+        numbers = jax.tree.unflatten(jax.tree.structure(variables), range(len(jax.tree.leaves(variables))))
+        magnitudes = of_program(staged.jaxpr, jax.tree.leaves(numbers.get("params", {})))
+    else:
+        variables, needs = given, Needs()
+        magnitudes = of_arrays(jax.tree.leaves(given.get("params", {})))
     states = {collection: values for collection, values in variables.items() if collection != "params"}
 
     def apply(params, states, *args, **kw):
@@ -160,7 +167,7 @@ def _linen(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
             return [leaves[index] for index in indices]
         return compiled(tuple(indices))(seed, [np.zeros(array.shape, array.dtype) for array in fixed.arrays])
 
-    return Call(name, apply, variables.get("params", {}), states, initial)
+    return Call(name, apply, variables.get("params", {}), states, initial, magnitudes)
 
 
 def _nnx(nnx: Any, module: Any, kwargs: dict[str, Any]) -> Call:
@@ -171,14 +178,18 @@ def _nnx(nnx: Any, module: Any, kwargs: dict[str, Any]) -> Call:
         merged = nnx.merge(graphdef, params, states)
         return getattr(merged, method)(*args, **kw)
 
-    return Call(type(module).__name__, apply, params, states, _given(params))
+    return _with_values(type(module).__name__, apply, params, states)
 
 
-def _given(params: Any) -> Callable[[Sequence[int], int], list[Any]]:
-    """Parameters that exist are their own initial values."""
+def _with_values(name: str, function: Callable[..., Any], params: Any, states: Any) -> Call:
+    """A model whose parameters exist: they are their own initial values.  Shapes alone have none."""
     leaves = [leaf for leaf in jax.tree.leaves(params) if _is_array(leaf)]
     values = [None if isinstance(leaf, jax.ShapeDtypeStruct) else leaf for leaf in leaves]
-    return lambda indices, seed: [values[index] for index in indices]
+
+    def initial(indices: Sequence[int], seed: int) -> list[Any]:
+        return [values[index] for index in indices]
+
+    return Call(name, function, params, states, initial, of_arrays(leaves))
 
 
 class _Arguments:
@@ -238,7 +249,9 @@ def _graph(call: Call, arguments: _Arguments, patterns: tuple[str, ...], strict:
     if not reached:
         raise TraceError(f"the outputs of {call.name} depend on none of its parameters")
     inputs = [_text(arguments.arrays[index]) for index in kinds.inputs]
-    about = About(params.rebuild, call.initial, reached, tuple(inputs), kinds.states, kinds.notes)
+    about = About(
+        params.rebuild, call.initial, call.magnitudes, reached, tuple(inputs), kinds.states, kinds.notes
+    )  # fmt: skip
     try:
         return network.graph(outputs, equations, about, padding.NODE_BUCKETS[-1] - 1 if strict else None)
     except GraphError as error:

@@ -17,6 +17,7 @@ from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, GraphError, Role,
 from ghn_jax.graphs.tree import Correction, Leaf, ParameterTree, Place, whole
 from ghn_jax.tracing.corrections import corrections, scaled
 from ghn_jax.tracing.equations import Equations
+from ghn_jax.tracing.initial_values import Magnitudes, beyond
 from ghn_jax.tracing.layout import View
 
 NO_SHAPE = (0, 0, 0, 0)
@@ -64,11 +65,13 @@ class About(NamedTuple):
 
     Attributes:
       rebuild, initial, inputs, states, notes: as in `ParameterTree`.
+      magnitudes: of the initial values.
       reached: indices of the leaves that the outputs depend on.
     """
 
     rebuild: Callable[..., Any]
     initial: Callable[..., Any]
+    magnitudes: Magnitudes
     reached: set[int]
     inputs: tuple[str, ...]
     states: Mapping[int, str]
@@ -200,6 +203,8 @@ class TracedNetwork:
         edges = [(number[parent], number[node]) for node in live for parent in self.nodes[node].parents]
         owned, ties = self._owned(number)
         unpredicted = self._unpredicted(owned, about)
+        for index, reason in beyond(_roles(owned, unpredicted), about.magnitudes).items():
+            unpredicted[index], owned[index] = reason, []
         remarks: dict[int, str] = {}
         found = self._corrections(owned, ties, equations, unpredicted, remarks)
         tensors = self._tensors(owned, number, classes, remarks)
@@ -323,6 +328,15 @@ class TracedNetwork:
             place = whole(claim.place.leaf, leaf) if plain else claim.place
             tensors.append(Tensor(name, number[claim.node], role, shape, place))
         return tuple(tensors)
+
+
+def _roles(owned: Mapping[int, Sequence[Claim]], unpredicted: Mapping[int, str]) -> dict[int, Role]:
+    """The role of every leaf that is predicted, and used, as it is."""
+    roles = {}
+    for index, claims in owned.items():
+        if claims and index not in unpredicted and all(claim.use is None for claim in claims):
+            roles[index] = claims[0].role
+    return roles
 
 
 def _disjoint(rows: tuple[frozenset[int] | None, ...], other: tuple[frozenset[int] | None, ...]) -> bool:
