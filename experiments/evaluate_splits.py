@@ -27,6 +27,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--num_images", type=int, default=128, help="images for every network")
     parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS)
     parser.add_argument("--num", type=int, help="at most so many networks of every split")
+    parser.add_argument("--noise", type=float, default=0.0, help="deviation of noise on images scaled to 0..1")
     parser.add_argument("--out", required=True, type=Path, help="folder for results")
     args = parser.parse_args(arguments)
     if args.num_images < BATCH_SIZE or args.num_images % BATCH_SIZE:
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ghns, dataset = load_several(args.hypernetworks, args.dataset, args.data_dir)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "networks.jsonl"
-    evaluate_splits.measure(ghns, dataset, path, args.num_images, args.splits, args.num)
+    evaluate_splits.measure(ghns, dataset, path, args.num_images, args.splits, args.num, args.noise)
     titles = [*ghns, HE]
     found = evaluate_splits.collect(path, titles)
     text = evaluate_splits.table(found, titles)
@@ -55,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         temporary.write_text(json.dumps(figures, indent=1) + "\n")
     with replacing(args.out / "splits.png") as temporary:
         evaluate_splits.plot(temporary, found, titles, args.dataset)
-    print(f"\nTop-1 accuracy in %, mean +- standard error, best; {args.num_images} test images a network\n\n{text}")
+    noisy = f" with noise {args.noise}" if args.noise else ""
+    about = f"{args.num_images} test images{noisy} a network"
+    print(f"\nTop-1 accuracy in %, mean +- standard error, best; {about}\n\n{text}")
     print(f"written: {args.out}/networks.jsonl, splits.md, splits.json, splits.png")
 
 

@@ -42,11 +42,16 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         choices=("auto", "operations", "whole"),
         help="operation by operation, or a compiled program for every network (auto: for a single one)",
     )
+    parser.add_argument(
+        "--noise", type=float, default=0.0, help="deviation of noise on images scaled to 0..1; the paper has 0.08"
+    )
     add_images(parser)
     parser.add_argument("--out", help="folder for results (the run's, or evaluations/)")
     args = parser.parse_args(arguments)
     if args.num < 1 or (args.num_images is not None and args.num_images < 1):
         parser.error("--num and --num_images: expected at least 1")
+    if not 0 <= args.noise <= 1:
+        parser.error(f"--noise={args.noise}: expected 0 to 1")
     return args
 
 
@@ -69,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     split = getattr(setting.dataset, args.image_split)
     about = {"dataset": setting.dataset.name, "image_split": args.image_split}
     about |= {"num_images": args.num_images or len(split.labels)}
+    about |= {"noise": args.noise} if args.noise else {}
     about |= {"checkpoint": args.checkpoint, "trained": setting.provenance}
     for label, group in groups.items():
         write(out / f"evaluation_{label}", evaluate(setting, group, args), about, label)
@@ -83,13 +89,16 @@ def evaluate(setting: Setting, group: Sequence[FoundArchitecture], args: argpars
         def show(_: Result) -> None:
             bar.update()
 
-        return accuracy.evaluate(setting.ghn, networks, setting.dataset, split, args.num_images, show, args.mode)
+        return accuracy.evaluate(
+            setting.ghn, networks, setting.dataset, split, args.num_images, show, args.mode, args.noise
+        )
 
 
 def write(stem: Path, results: Sequence[Result], about: Mapping[str, Any], label: str) -> None:
     """Prints results and writes them to two files."""
     measured = "Top-1 accuracy" if results[0].predicted_top5 is None else "Top-1 and top-5 accuracy"
-    print(f"\n{measured} on {about['num_images']} {about['image_split']} images of {about['dataset']}\n")
+    noisy = f", noise {about['noise']}" if "noise" in about else ""
+    print(f"\n{measured} on {about['num_images']} {about['image_split']} images of {about['dataset']}{noisy}\n")
     print(table(results))
     stem.parent.mkdir(parents=True, exist_ok=True)
     write_json(stem.with_suffix(".json"), results, about)

@@ -155,6 +155,7 @@ def evaluate(
     num_images: int | None,
     report: Callable[[Result], None],
     mode: str = "auto",
+    noise: float = 0.0,
 ) -> list[Result]:
     """Predicts the parameters of every target and measures them beside He initialisation.
 
@@ -167,9 +168,10 @@ def evaluate(
       report: called with every result when it is there.
       mode: "operations" (operation by operation), "whole" (a program for every network), or "auto": operations for
         several networks, whole for one.
+      noise: standard deviation of noise on images scaled to 0..1 (`images.eval_batches`).
 
     Raises:
-      ImageError: photographs that do not fit into memory, or a damaged one.
+      ImageError: photographs that do not fit into memory, or a damaged one; noise that is not in 0..1.
     """
     programs = [target.program for _, target in targets]
     if mode == "auto":
@@ -180,7 +182,7 @@ def evaluate(
     results = []
     for name, target in targets:
         predicted, random = (
-            accuracies(run_network(target.program, params), split, dataset)
+            accuracies(run_network(target.program, params), split, dataset, noise=noise)
             for params in (predict_params(target.graph, ghn), he_init(target.program, target.number))
         )
         top5 = (predicted[1], random[1]) if dataset.num_classes > TOP5_ABOVE else ()

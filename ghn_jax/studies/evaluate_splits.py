@@ -69,6 +69,7 @@ def measure(
     num_images: int,
     splits: Iterable[str] = SPLITS,
     most: int | None = None,
+    noise: float = 0.0,
 ) -> None:
     """Adds the accuracies that a file does not have yet, network by network, and those of He initialization.
 
@@ -79,11 +80,12 @@ def measure(
       num_images: for each network, a multiple of 64.
       splits: those to measure.
       most: at most so many networks of each, None for all.
+      noise: standard deviation of noise on images scaled to 0..1.
 
     Raises:
-      StoredResultsError: the file has accuracies on another number of images.
+      StoredResultsError: the file has accuracies on another number of images, or with other noise.
     """
-    done = _measured(path, num_images)
+    done = _measured(path, num_images, noise)
     for split in splits:
         found = networks_of(split, most, dataset.task.large_images)
         missing = {number: [title for title in (*ghns, HE) if title not in done[split, number]] for number, _ in found}
@@ -94,10 +96,13 @@ def measure(
         for network in tqdm(networks, desc=split, unit="network"):
             own = own_images(dataset.test, network.number, count)
             accuracies = {
-                title: accuracy(run_network(network.program, _params(network, ghns.get(title))), own, dataset)
+                title: accuracy(
+                    run_network(network.program, _params(network, ghns.get(title))), own, dataset, noise=noise
+                )
                 for title in missing[network.number]
             }
             row = {"split": split, "number": network.number, "parameters": network.program.num_params, "images": count}
+            row |= {"noise": noise} if noise else {}
             json_lines.append(path, {**row, "accuracy": accuracies})
 
 
@@ -105,13 +110,17 @@ _ROW = {"split": str, "number": int, "images": int, "accuracy": dict}
 """Fields of a stored row."""
 
 
-def _measured(path: Path, num_images: int) -> collections.defaultdict[tuple[str, int], set[str]]:
+def _measured(path: Path, num_images: int, noise: float = 0.0) -> collections.defaultdict[tuple[str, int], set[str]]:
     """Titles whose accuracy a file has, by split and number of the network."""
     done = collections.defaultdict(set)
     for row in json_lines.resume(path, **_ROW):
         if row["images"] != images_of(row["split"], num_images):
             raise StoredResultsError(
                 f"{path} has accuracies on {row['images']} images, other than --num_images={num_images}"
+            )
+        if row.get("noise", 0.0) != noise:
+            raise StoredResultsError(
+                f"{path} has accuracies with noise {row.get('noise', 0.0)}, other than --noise={noise}"
             )
         done[row["split"], row["number"]].update(row["accuracy"])
     return done

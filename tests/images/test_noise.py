@@ -36,3 +36,12 @@ def test_batches_with_noise():
     assert not np.allclose(noisy[0], noisy[1])
     with pytest.raises(ImageError, match="noise=-0.1: expected a number from 0 to 1"):
         images.eval_batches(split, digits, 20, -0.1)
+
+
+def test_command_refuses_noise_that_is_none(capsys):
+    from ghn_jax.cli import evaluate
+
+    assert evaluate.parse_args(["--noise=0.08"]).noise == 0.08
+    with pytest.raises(SystemExit):
+        evaluate.parse_args(["--noise=2"])
+    assert "--noise=2.0: expected 0 to 1" in capsys.readouterr().err

@@ -78,6 +78,11 @@ def test_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
     assert run(2, f"first={tmp_path / '0.npz'}", f"second={tmp_path / '1.npz'}") == rows
     with pytest.raises(GHNError, match="has accuracies on 64 images, other than --num_images=128"):
         run(2, f"first={tmp_path / '0.npz'}", "--num_images=128")
+    with pytest.raises(GHNError, match=r"has accuracies with noise 0.0, other than --noise=0.08"):
+        run(2, f"first={tmp_path / '0.npz'}", "--noise=0.08")
+    (tmp_path / "networks.jsonl").unlink()
+    (row,) = run(1, f"first={tmp_path / '0.npz'}", "--noise=0.08")
+    assert row["noise"] == 0.08 and "test images with noise 0.08" in capsys.readouterr().out
     assert evaluate_splits.images_of("test", 64) == 64 and evaluate_splits.images_of("predefined", 64) == 1024
 
 
