@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,6 +28,8 @@ from ghn_jax.prediction.report import Verdict, report
 PREDICTED, RANDOM, SEEN, BODY, ORTHOGONAL = "predicted", "random", "seen tensors", "body", "orthogonal"
 """Starts: all predicted; all random; predicted where the hypernetwork has seen such tensors; predicted but for the
 class layers; predicted, with noise and orthogonal weights (`orthogonalise`)."""
+
+STARTS = (PREDICTED, RANDOM, SEEN, BODY, ORTHOGONAL)
 
 _UNTIL = 1 << 30
 """Steps of the schedule: in a few of them the rate does not fall."""
@@ -79,6 +82,7 @@ def best_start(
     *,
     loss: Callable[[Any, Any], jax.Array] | None = None,
     ghn: GHN | None = None,
+    starts: Collection[str] | None = None,
     learning_rate: float = 0.025,
     seed: int = 0,
 ) -> Start:
@@ -93,12 +97,13 @@ def best_start(
         size; otherwise whatever `loss` takes.
       loss: for the graph of a model: a function of its parameters and a batch, which JAX can differentiate.
       ghn: the hypernetwork; None takes the one shipped with the package.
+      starts: names of those to try, such as "predicted" and "random"; None for all that differ.
       learning_rate: of SGD.
       seed: of random parameters, noise and dropout.
 
     Raises:
       StartError: fewer than 2 batches, batches of several sizes, a graph without a loss or an architecture with one, a
-        rate or seed that is none, or no start with a finite loss.
+        rate, seed or start that is none, or no start with a finite loss.
       GraphError, ConfigError: as for `predict_params`.
 
     >>> import numpy as np
@@ -123,22 +128,27 @@ def best_start(
     else:
         candidates = _of_an_architecture(model, batches, ghn, rate, seed)
     judged = max(1, len(batches) // 4)
-    losses, starts = {}, {}
-    for name, candidate in candidates:
-        starts[name] = candidate.params
+    losses, tried = {}, {}
+    for name, make in candidates:
+        if starts is not None and name not in starts:
+            continue
+        candidate = make()
+        tried[name] = candidate.params
         values = np.array([candidate.step(batch) for batch in batches])[-judged:]
         losses[name] = float(values.mean()) if np.isfinite(values).all() else float("inf")
+    if not losses:
+        raise StartError(f"starts={starts}: expected some of {', '.join(STARTS)}")
     best = min(losses, key=losses.__getitem__)
     if losses[best] == float("inf"):
         raise StartError(
             f"no start has a finite loss after {len(batches)} steps: expected a lower learning_rate={rate}"
         )
-    return Start(best, starts[best], losses)
+    return Start(best, tried[best], losses)
 
 
 def _of_an_architecture(
     architecture: AnyArchitecture, batches: Sequence[Any], ghn: GHN, rate: float, seed: int
-) -> Iterator[tuple[str, _Candidate]]:
+) -> Iterator[tuple[str, Callable[[], _Candidate]]]:
     """The starts of a network that runs operation by operation."""
     shapes = {(np.shape(images), np.shape(labels)) for images, labels in batches}
     if len(shapes) > 1:
@@ -160,7 +170,7 @@ def _of_an_architecture(
         return _Candidate(params, step)
 
     for name, params in _starts_of(network, ghn, seed).items():
-        yield name, candidate(params)
+        yield name, functools.partial(candidate, params)
 
 
 def _starts_of(network: Network, ghn: GHN, seed: int) -> dict[str, dict[str, Any]]:
@@ -181,7 +191,7 @@ def _starts_of(network: Network, ghn: GHN, seed: int) -> dict[str, dict[str, Any
 
 def _of_a_model(
     graph: Graph, loss: Callable[[Any, Any], jax.Array], ghn: GHN, rate: float, seed: int
-) -> Iterator[tuple[str, _Candidate]]:
+) -> Iterator[tuple[str, Callable[[], _Candidate]]]:
     """The starts of a model of a user's own."""
     tree = graph.tree
     if tree is None:
@@ -205,10 +215,10 @@ def _of_a_model(
 
     predicted = predict_params(graph, ghn, seed=seed)
     arrays = tree.arrays(predicted)
-    yield PREDICTED, candidate(predicted)
+    yield PREDICTED, functools.partial(candidate, predicted)
     initial = tree.initial(range(len(tree.leaves)), seed)
     if all(values is not None for values in initial):
-        yield RANDOM, candidate(tree.rebuild(list(initial)))
+        yield RANDOM, functools.partial(candidate, tree.rebuild(list(initial)))
         classes = {
             tensor.placed.leaf for tensor in graph.tensors if tensor.role in (Role.CLASS_WEIGHT, Role.CLASS_BIAS)
         }
@@ -220,8 +230,8 @@ def _of_a_model(
         for name, chosen in chosen_of.items():
             if chosen and len(chosen) < len(arrays):
                 mixed = [arrays[index] if index in chosen else initial[index] for index in range(len(arrays))]
-                yield name, candidate(tree.rebuild(mixed))
+                yield name, functools.partial(candidate, tree.rebuild(mixed))
     orthogonal = orthogonalise(graph, predicted, seed=seed)
     pairs = zip(tree.arrays(orthogonal), arrays, strict=True)
     if any(not np.array_equal(mine, other) for mine, other in pairs):
-        yield ORTHOGONAL, candidate(orthogonal)
+        yield ORTHOGONAL, functools.partial(candidate, orthogonal)

@@ -60,8 +60,8 @@ def test_a_start_that_diverges_is_not_taken(batches, monkeypatch):
 
     predict = module.predict_params
     monkeypatch.setattr(module, "predict_params", broken)
-    start = best_start(NETWORK, batches[:2])
-    assert start.name == "random" and start.losses["predicted"] == float("inf")
+    start = best_start(NETWORK, batches[:2], starts=["predicted", "random"])
+    assert start.name == "random" and start.losses["predicted"] == float("inf") and len(start.losses) == 2
     graph, ghn = ghn_jax.build_graph(NETWORK), ghn_jax.load("ghn2_fashion_mnist")
     monkeypatch.setattr(module, "he_init", lambda program, seed: broken(graph, ghn))
     with pytest.raises(StartError, match="no start has a finite loss after 2 steps"):
@@ -107,6 +107,7 @@ def test_bad_input(batches):
         (NETWORK, [batches[0], (batches[0].images[:3], batches[0].labels[:3])], {}, "expected one size"),
         (NETWORK, [(np.zeros((4, 8)), np.zeros(4))] * 2, {}, r"images of shape \(4, 8\)"),
         (NETWORK, batches, {"learning_rate": -1.0}, "learning_rate=-1.0: expected"),
+        (NETWORK, batches, {"starts": ["he"]}, r"starts=\['he'\]: expected some of predicted, random"),
         (NETWORK, batches, {"seed": "a"}, "seed='a': expected"),
     ):
         with pytest.raises(StartError, match=message):

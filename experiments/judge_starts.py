@@ -1,0 +1,42 @@
+"""Measures how often `ghn_jax.best_start` is right about networks that were trained from both starts.
+
+    python experiments/judge_starts.py sgd/networks.jsonl --dataset=fashion_mnist
+
+The file is one of `experiments/train_networks.py` with --checkpoint.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ghn_jax.cli.common import add_hypernetwork, add_images, clean_exit, load_setting, make_parser
+from ghn_jax.evaluation import json_lines
+from ghn_jax.runtime import use_compilation_cache
+from ghn_jax.studies import judge_starts
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("networks", type=Path, help="networks.jsonl")
+    add_hypernetwork(parser)
+    add_images(parser)
+    parser.add_argument("--batches", type=int, default=8, help="that every start is tried on (%(default)s)")
+    parser.add_argument("--batch_size", type=int, default=32)
+    args = parser.parse_args(arguments)
+    if args.batches < 2 or args.batch_size < 1:
+        parser.error("--batches and --batch_size: expected at least 2 and 1")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
+    use_compilation_cache()
+    ghn, _, dataset, _ = load_setting(args.checkpoint, args.dataset, args.data_dir)
+    rows = json_lines.read(args.networks, split=str, number=int, start=str, accuracy=dict)
+    found = judge_starts.judge(rows, dataset, ghn, args.batches, args.batch_size)
+    print(f"After {args.batches} batches of {args.batch_size} images; accuracies in %\n\n{judge_starts.table(found)}")
+
+
+if __name__ == "__main__":
+    with clean_exit():
+        main()
