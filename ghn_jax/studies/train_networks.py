@@ -12,7 +12,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ import numpy as np
 from ghn_jax import images
 from ghn_jax.checks import fields
 from ghn_jax.checks.fields import Maybe, Whole
-from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
@@ -114,7 +114,7 @@ def scaled(dataset: Dataset, size: int) -> Dataset:
     return dataclasses.replace(dataset, image_size=size, **splits)
 
 
-def entries(splits: Iterable[str], num: int, dataset: Dataset, most: int | None = None, first: int = 0) -> list[Entry]:
+def entries(splits: Sequence[str], num: int, dataset: Dataset, most: int | None = None, first: int = 0) -> list[Entry]:
     """The first networks of splits that fit the images, those of all splits in turns.
 
     Args:
@@ -125,8 +125,11 @@ def entries(splits: Iterable[str], num: int, dataset: Dataset, most: int | None 
       first: number in its split of the first one that is considered.
 
     Raises:
-      StudyError: a split has not as many such networks.
+      StudyError: no such split, or one that has not as many such networks.
     """
+    for split in splits:
+        if split not in ALL_SPLITS:
+            raise StudyError(f"there is no split {split!r}: expected one of {', '.join(ALL_SPLITS)}")
 
     def of(split: str) -> list[Entry]:
         found = []

@@ -1,0 +1,74 @@
+"""Searches a split of DeepNets-1M for the network of the best predicted accuracy, and trains it beside random ones.
+
+    python experiments/search.py sgd/networks.jsonl --dataset=cifar10 --num=1000 --best=3 --random=10 --out=search
+
+The regression is fitted to the networks of a file of `experiments/train_networks.py`; give the options of that command
+again, so that the chosen networks are trained in the same way.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from ghn_jax import images
+from ghn_jax.checks.files import replacing
+from ghn_jax.cli.common import add_hypernetwork, clean_exit, load_hypernetwork, make_parser
+from ghn_jax.evaluation import json_lines
+from ghn_jax.evaluation.fine_tuning import Protocol
+from ghn_jax.runtime import use_compilation_cache
+from ghn_jax.studies import properties, search, train_networks
+from ghn_jax.studies.train_networks import HE, Entry, Measurement
+
+
+def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = make_parser(__doc__ or "")
+    parser.add_argument("networks", type=Path, help="networks.jsonl")
+    add_hypernetwork(parser)
+    parser.add_argument("--dataset", required=True, help="images to classify")
+    parser.add_argument("--data_dir", help="where its files are")
+    parser.add_argument("--image_size", type=int, help="images are scaled down to this")
+    parser.add_argument("--split", default="search", help="split that is searched (%(default)s)")
+    parser.add_argument("--num", type=int, default=1000, help="its first so many networks (%(default)s)")
+    parser.add_argument("--max_multiply_adds", type=int, help="only networks of at most so many an image")
+    parser.add_argument("--best", type=int, default=3, help="networks of the best predicted accuracy that are trained")
+    parser.add_argument("--random", type=int, default=5, help="networks drawn at random that are trained")
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--batch_size", type=int, default=96)
+    parser.add_argument("--test_images", type=int, help="accuracy on the first so many test images")
+    parser.add_argument("--pool", type=int, default=4, help="networks that are trained together (%(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="of which so many take their step at the same time")
+    parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    args = parser.parse_args(arguments)
+    if min(args.num, args.best, args.random, args.steps) < 1:
+        parser.error("--num, --best, --random and --steps: expected at least 1")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
+    use_compilation_cache()
+    ghn, _ = load_hypernetwork(args.checkpoint)
+    dataset = images.load(args.dataset, args.data_dir)
+    dataset = train_networks.scaled(dataset, args.image_size) if args.image_size else dataset
+    rows = list(json_lines.read(args.networks, split=str, number=int, start=str, accuracy=dict))
+    measured = properties.collect(rows, {}, reach=1.0).properties["accuracy"]
+    fitted = [Entry(row["split"], row["number"]) for row in rows if row["start"] == HE]
+    vectors = search.look_at(fitted, ghn, dataset).vectors
+    entries = train_networks.entries([args.split], args.num, dataset, args.max_multiply_adds)
+    candidates = search.look_at(entries, ghn, dataset)
+    chosen = search.choose(candidates, measured, vectors, best=args.best, random=args.random)
+    plan = Measurement(Protocol(args.steps, args.batch_size), (args.steps,), test_images=args.test_images)
+    args.out.mkdir(parents=True, exist_ok=True)
+    trained = train_networks.train(
+        list(dict.fromkeys(entry for group in chosen.values() for entry in group)),
+        dataset, plan, args.out / "networks.jsonl", pool=args.pool, workers=args.workers,
+    )  # fmt: skip
+    text = search.table(chosen, trained)
+    with replacing(args.out / "search.md") as temporary:
+        temporary.write_text(text)
+    print(f"The best of {args.num} networks of {args.split}, fitted to {len(measured)} networks\n\n{text}")
+
+
+if __name__ == "__main__":
+    with clean_exit():
+        main()
