@@ -130,6 +130,7 @@ def _two_statistics(
         return Statistic(
             node=second.node if first.node is None else first.node,
             over_batch=first.over_batch or second.over_batch,
+            first_alone=first.first_alone or second.first_alone,
             largest=first.largest and second.largest,
             window=first.window or second.window,
             root=first.root or second.root,
@@ -156,6 +157,7 @@ def _with_statistic(
     if own and statistic.root and name in PRODUCTS:
         over_batch = statistic.over_batch or statistic.node is None
         normed = layers.normalise(network, value.node, over_batch, statistic.scales, scope)
+        network.nodes[normed.node].first_alone = statistic.first_alone
         for shift in statistic.shifts:
             normed = layers.add_parameter(network, normed, shift, scope)
         return normed

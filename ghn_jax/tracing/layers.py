@@ -121,6 +121,8 @@ def scale_by_parameter(network: TracedNetwork, value: Activation, parameter: Tra
     node = network.nodes[value.node]
     if value.direct and node.type in ("bn", "ln") and not node.weighted:
         number, remark = value.node, ""
+        if node.first_alone and parameter.view.varied:
+            node.type = "ln" if parameter.view.varied == (0,) else "bn"
     elif parameter.size == 1:
         leave(network, parameter, "it is a single number that scales activations, no norm layer")
         return Activation(value.node)

@@ -35,6 +35,7 @@ class Node:
       features: output features of a layer.
       weighted, shifted: whether a norm layer has its weight and its bias.
       bare: it only scales, nothing is normalised.
+      first_alone: a norm layer over the first axis alone: whether that is the batch, its weight tells.
     """
 
     type: str
@@ -45,6 +46,7 @@ class Node:
     weighted: bool = False
     shifted: bool = False
     bare: bool = False
+    first_alone: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -349,8 +349,11 @@ class _Reader:
                 return relayout.reduce(value, reduced, self.shape(equation.outputs[0]))
             case Activation(node):
                 over_batch = 0 in reduced and len(reduced) < len(shape)
+                first_alone = over_batch and tuple(reduced) == (0,)
                 largest = equation.name in ("reduce_max", "argmax", "pmax")
-                return Statistic(node, over_batch, largest, tuple(shape[axis] for axis in axes))
+                if first_alone and sum(size > 1 for size in shape[1:]) > 1:
+                    over_batch = False  # positions keep statistics of their own
+                return Statistic(node, over_batch, first_alone, largest, tuple(shape[axis] for axis in axes))
         return value
 
     def window(self, equation: Equation, values: list[Value]) -> Value:
@@ -365,7 +368,7 @@ class _Reader:
         extent = self.shape(equation.inputs[0])
         average = equation.name == "reduce_window_sum" or "add" in str(params.get("jaxpr", ""))
         if average and all(sizes[axis] == extent[axis] for axis in spatial) and 0 not in spatial:
-            return Statistic(value.node, False, False, tuple(sizes[axis] for axis in spatial))
+            return Statistic(value.node, window=tuple(sizes[axis] for axis in spatial))
         # Height and width are the axes around the last of the window: 1 along the one that it does not pool.
         height, width = _window_size(sizes, spatial)
         pool = "avg_pool" if average else "max_pool"

@@ -71,6 +71,7 @@ class Statistic:
     Attributes:
       node: where the activation comes from; None for running statistics, which are given.
       over_batch: the batch is reduced too.
+      first_alone: only the first axis is reduced, which is the batch or, in a model of one image, its channels.
       largest: it is a maximum.
       window: sizes of the reduced axes.
       root: a square root was taken: dividing by it normalises.
@@ -79,6 +80,7 @@ class Statistic:
 
     node: int | None
     over_batch: bool = False
+    first_alone: bool = False
     largest: bool = False
     window: tuple[int, ...] = ()
     root: bool = False

@@ -504,3 +504,47 @@ def test_a_constant_table_sliced_where_the_input_says():
 
     graph = ghn_jax.trace(Net(), shape(2, 8))
     assert set(tensors(graph)) == {"Dense_0/kernel", "Dense_0/bias"}
+
+
+def over_first(x):
+    return (x - x.mean(0, keepdims=True)) * jax.lax.rsqrt(x.var(0, keepdims=True) + 1e-5)
+
+
+FIRST_AXIS = {
+    # shape of a sample, shape of weight and bias, what it is
+    "channels of an image": ((8, 5, 6), (8, 1, 1), "ln"),
+    "channels of tokens": ((8, 5), (8, 1), "ln"),
+    "a batch of vectors": ((5, 8), (8,), "bn"),
+    "a batch of sequences, every position": ((5, 6, 8), (8,), "bn"),
+    "a batch of sequences, weights of positions": ((5, 6, 8), (6, 8), "bn"),
+}
+
+
+@pytest.mark.parametrize("kind", FIRST_AXIS)
+@pytest.mark.parametrize("spelling", ["mul, add", "one step", "weight alone"])
+def test_norms_over_the_first_axis_alone(kind, spelling):
+    """The first axis is a batch, or the channels of a model that is given one image."""
+    sample, shape, expected = FIRST_AXIS[kind]
+
+    def run(params, x):
+        x = jnp.tanh(x * 2)
+        if spelling == "mul, add":
+            return over_first(x) * params["scale"] + params["shift"]
+        if spelling == "one step":
+            x, scale = jnp.broadcast_arrays(over_first(x), params["scale"])
+            return params["shift"] + scale * x
+        return params["scale"] * over_first(x)
+
+    params = {"scale": jnp.zeros(shape), "shift": jnp.ones(shape)}
+    if spelling == "weight alone":
+        del params["shift"]
+    graph = ghn_jax.trace(run, params, jnp.ones(sample), strict=True)
+    assert counts(graph) == {"input": 1, expected: 1}
+    predicted = predict_params(graph, GHN)
+    assert predicted["scale"].shape == shape and 0 < predicted["scale"].min() <= predicted["scale"].max() < 2
+
+
+def test_norms_without_weights_over_the_first_axis_alone():
+    for sample, expected in {(8, 5, 6): "ln", (5, 8): "bn"}.items():
+        graph = ghn_jax.trace(lambda w, x: over_first(x) @ w, jnp.ones((sample[-1], 3)), jnp.ones(sample), strict=True)
+        assert counts(graph) == {"input": 1, expected: 1, "conv": 1}
