@@ -1,0 +1,88 @@
+"""A second prediction for the same graph compiles nothing, whatever has to be computed beside the hypernetwork."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+from flax import nnx
+from random_ghns import SMALL, random_ghn
+
+import ghn_jax
+from ghn_jax.prediction.predict import predict_params
+
+GHN = random_ghn(SMALL)
+
+
+class Plain(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(10)(nn.relu(nn.Dense(7)(x)))
+
+
+class Left(nn.Module):
+    """Its temperature and its slopes keep their initial values, one of them random."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.PReLU()(nn.Dense(7)(x))
+        return nn.Dense(10)(x) * jnp.exp(self.param("temperature", nn.initializers.normal(), ()))
+
+
+class Changed(nn.Module):
+    """Its scale is solved for, its kernel goes through a normalisation, its table is tied."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.LayerNorm(use_scale=False, use_bias=False)(nn.WeightNorm(nn.Dense(7, name="inner"))(x))
+        x = x * jax.nn.softplus(self.param("g", nn.initializers.zeros, (7,)))
+        return nn.SpectralNorm(nn.Dense(10, name="outer"))(x, update_stats=False)
+
+
+class Tied(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        table = nn.Embed(11, 7)
+        return table.attend(nn.Dense(7)(table(jnp.int32(x * 10))))
+
+
+class Stacked(nnx.Module):
+    def __init__(self):
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def layers(key):
+            return nnx.Linear(8, 8, rngs=nnx.Rngs(key))
+
+        self.layers = layers(jax.random.split(jax.random.key(0), 3))
+
+    def __call__(self, x):
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def step(x, layer):
+            return nnx.relu(layer(x))
+
+        return step(x, self.layers)
+
+
+MODELS = {"plain": Plain, "left": Left, "changed": Changed, "tied": Tied, "stacked": Stacked}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_second_prediction_compiles_nothing(kind):
+    compilations = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(kwargs)
+
+    graph = ghn_jax.trace(MODELS[kind](), jnp.ones((2, 8)))
+    first = predict_params(graph, GHN, seed=3)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        again, other = predict_params(graph, GHN, seed=3), predict_params(graph, GHN, seed=4)
+        assert compilations == []
+        jax.jit(lambda x: x * 3 + len(kind))(jnp.ones(23))
+        assert compilations  # the listener does hear compilations
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    same = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True)]
+    assert same.count(False) == (1 if kind == "left" else 0)
