@@ -77,6 +77,35 @@ class Frozen(nn.Module):
         return x @ matrix + jax.lax.stop_gradient(table)
 
 
+class Tied(nn.Module):
+    """One kernel in two layers, transposed in the second."""
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (CHANNELS, CHANNELS))
+        return nn.relu(x @ kernel) @ kernel.T
+
+
+class Either(nn.Module):
+    """A layer that the input decides about."""
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (CHANNELS, CHANNELS))
+        return jax.lax.cond(x.mean() > 0, lambda x: x @ kernel, jnp.tanh, x)
+
+
+class Average(nn.Module):
+    """A running mean of its input, beside the parameters, that shifts what comes in."""
+
+    @nn.compact
+    def __call__(self, x):
+        mean = self.variable("averages", "mean", jnp.zeros, (CHANNELS,))
+        shifted = x - mean.value
+        mean.value = 0.9 * mean.value + 0.1 * x.mean((0, 1, 2))
+        return nn.Dense(CHANNELS, use_bias=False)(shifted)
+
+
 class ScanBody(nn.Module):
     @nn.compact
     def __call__(self, x, _):
@@ -120,6 +149,9 @@ LAYERS = {
     "spectral": (lambda name: Spectral(name=name), {"conv": 1, "bias": 1}),
     "weight norm": (lambda name: Weighted(name=name), {"conv": 1, "bias": 1}),
     "frozen": (lambda name: Frozen(name=name), {}),
+    "tied": (lambda name: Tied(name=name), {"conv": 2}),
+    "either": (lambda name: Either(name=name), {"conv": 1, "sum": 1}),
+    "average": (lambda name: Average(name=name), {"conv": 1}),
     "max pool": (lambda name: lambda x: nn.max_pool(x, (3, 3), padding="SAME"), {"max_pool": 1}),
     "average pool": (lambda name: lambda x: nn.avg_pool(x, (3, 3), padding="SAME"), {"avg_pool": 1}),
     "gelu": (lambda name: nn.gelu, {}),
@@ -131,14 +163,21 @@ LAYERS = {
 NORMS = ("batch norm", "running norm", "layer norm", "group norm", "rms norm")
 
 steps = st.lists(
-    st.tuples(st.sampled_from(sorted(LAYERS)), st.sampled_from(["plain", "residual", "shared", "concat"])),
+    st.tuples(
+        st.sampled_from(sorted(LAYERS)),
+        st.sampled_from(["plain", "residual", "shared", "concat", "branches", "remat", "jit"]),
+    ),
     min_size=1,
     max_size=6,
 )
 
 
 class RandomModel(nn.Module):
-    """Layers one after the other; a step may add its input, call its layer twice or concatenate input and output."""
+    """Layers one after the other.
+
+    A step may add its input, call its layer twice, concatenate input and output, add two layers of its kind, or be
+    compiled or computed anew on the way back.
+    """
 
     steps: tuple
 
@@ -147,11 +186,17 @@ class RandomModel(nn.Module):
         x = nn.Conv(CHANNELS, (3, 3), use_bias=False, name="stem")(x)
         for index, (kind, wiring) in enumerate(self.steps):
             layer = LAYERS[kind][0](f"layer{index}")
-            y = layer(x)
+            lifted = {"remat": nn.remat, "jit": nn.jit}.get(wiring)
+            if lifted is not None and isinstance(layer, nn.Module):
+                y = lifted(lambda module, x: module(x))(layer, x)
+            else:
+                y = layer(x)
             if wiring == "shared":
                 y = layer(y)
             elif wiring == "residual":
                 y = x + y
+            elif wiring == "branches":
+                y = y + LAYERS[kind][0](f"other{index}")(x)
             elif wiring == "concat":
                 y = nn.Dense(CHANNELS, use_bias=False, name=f"mix{index}")(jnp.concatenate([x, y], axis=-1))
             x = y
@@ -167,6 +212,9 @@ def expected_counts(steps):
         if wiring == "shared":
             expected.update(nodes)
         elif wiring == "residual" and nodes:
+            expected["sum"] += 1
+        elif wiring == "branches" and nodes:
+            expected.update(nodes)
             expected["sum"] += 1
         elif wiring == "concat":
             expected["conv"] += 1
@@ -261,7 +309,9 @@ def test_predicted_parameters_run(steps):
     shapes = every.get("batch_stats", {})
     stats = {"mean": jnp.zeros, "var": jnp.ones}
     stats = jax.tree_util.tree_map_with_path(lambda path, leaf: stats.get(path[-1].key, jnp.ones)(leaf.shape), shapes)
-    constants = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), every.get("constants", {}))
-    states = {"batch_stats": stats, "constants": constants}
-    logits, _ = jax.jit(lambda p, x: model.apply({"params": p, **states}, x, mutable=["batch_stats"]))(params, images)
+    states = {
+        name: jax.tree.map(lambda leaf: jnp.ones(leaf.shape), every.get(name, {})) for name in ("constants", "averages")
+    }
+    states["batch_stats"] = stats
+    logits, _ = jax.jit(lambda p, x: model.apply({"params": p, **states}, x, mutable=list(states)))(params, images)
     assert logits.shape == (2, 10) and np.isfinite(logits).all()
