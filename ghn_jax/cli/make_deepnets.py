@@ -44,7 +44,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line `ghn-jax deepnets make ARGUMENTS`."""
     args = parse_args(arguments)
-    gc.freeze()  # what was imported is never garbage
+    _collect_rarely()
     names = EVAL_SPLITS if args.split == "eval" else (args.split,)
     path = args.out / file_name(names[0])
     try:
@@ -101,4 +101,10 @@ def _start_worker() -> None:
         os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
-    gc.freeze()
+    _collect_rarely()
+
+
+def _collect_rarely() -> None:
+    """Networks are made of thousands of tuples without circles, which the collector would look through in vain."""
+    gc.freeze()  # what was imported is never garbage
+    gc.set_threshold(100_000)

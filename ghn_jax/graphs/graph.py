@@ -177,19 +177,14 @@ def shortest_paths(edges: Sequence[tuple[int, int]], num_nodes: int, cutoff: int
         successors[start].append(end)
     # Backwards through the order, a node is one step further from everything than the nearest of its successors.
     distances = np.full((num_nodes, num_nodes), 2**14, np.int16)
-    rows = list(distances)
+    rows, one = list(distances), np.int16(1)
     for node in range(num_nodes - 1, -1, -1):
-        row = rows[node]
-        match successors[node]:
-            case []:
-                pass
-            case [successor]:
-                np.add(rows[successor], 1, out=row)
-            case [first, second, *others]:
-                np.minimum(rows[first], rows[second], out=row)
-                for successor in others:
-                    np.minimum(row, rows[successor], out=row)
-                row += 1
+        row, nearest = rows[node], successors[node]
+        if nearest:
+            closest = rows[nearest[0]]
+            for successor in nearest[1:]:
+                closest = np.minimum(closest, rows[successor], out=row)
+            np.add(closest, one, out=row)
         row[node] = 0
     distances *= distances <= min(cutoff, num_nodes)
     return distances.astype(np.int32)

@@ -16,6 +16,61 @@ def _same(cls: type[ops.Primitive], *fields, **options) -> ops.Primitive:
     return cls(*fields, **options)
 
 
+Layers = tuple[tuple[ops.Primitive, str], ...]
+"""Primitives that follow each other, each with the end of the scope of its tensors."""
+
+
+def _conv(inputs, outputs, kernel, *, stride: int | tuple[int, int] = 1, padding=None, **options) -> ops.Primitive:
+    """A dense or depthwise convolution, by default padded to keep the size."""
+    kernel = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    stride = stride if isinstance(stride, tuple) else (stride, stride)
+    padding = (kernel[0] // 2, kernel[1] // 2) if padding is None else padding
+    return _same(ops.Conv, inputs, outputs, kernel, stride, padding, **options)
+
+
+def _norm(norm: str | None, channels: int, end: str) -> Layers:
+    """The normalisation after a convolution, if there is any."""
+    return () if norm is None else ((_same(ops.BatchNorm, channels), end),)
+
+
+@functools.cache
+def _chain(operation: str, inputs: int, channels: int, stride: int, norm: str | None) -> Layers | None:
+    """The layers of an operation of a cell, None if they do not just follow each other."""
+    match operation.split("_"):
+        case ["max", "pool", "3x3"]:
+            return ((_same(ops.MaxPool, 3, stride), ""),)
+        case ["avg", "pool", "3x3"]:
+            return ((_same(ops.AvgPool, 3, stride), ""),)
+        case ["conv", "7x1", "1x7"]:  # each strides its own axis
+            return (
+                (_conv(inputs, channels, (1, 7), stride=(1, stride), relu=True), ".op.1"),
+                (_conv(channels, channels, (7, 1), stride=(stride, 1)), ".op.2"),
+                *_norm(norm, channels, ".op.3"),
+            )
+        case ["conv", size]:
+            conv = _conv(inputs, channels, int(size[0]), stride=stride, relu=True)
+            return ((conv, ".op.1"), *_norm(norm, channels, ".op.2"))
+        case ["sep", "conv", size]:  # a depthwise and a 1x1 convolution, twice
+            layers: list[tuple[ops.Primitive, str]] = []
+            for position, strides in ((1, stride), (5, 1)):
+                depthwise = _conv(channels, channels, int(size[0]), stride=strides, relu=True, depthwise=True)
+                layers += [(depthwise, f".op.{position}"), (_conv(channels, channels, 1), f".op.{position + 1}")]
+                layers += _norm(norm, channels, f".op.{position + 2}")
+            return tuple(layers)
+        case ["dil", "conv", size]:  # a depthwise convolution with holes and a 1x1 convolution
+            kernel = int(size[0])
+            depthwise = _conv(
+                channels, channels, kernel, stride=stride, padding=(kernel - 1,) * 2, relu=True, dilation=2,
+                depthwise=True,
+            )  # fmt: skip
+            return (
+                (depthwise, ".op.1"),
+                (_conv(channels, channels, 1), ".op.2"),
+                *_norm(norm, channels, ".op.3"),
+            )
+    return None
+
+
 class _Builder:
     """Collects instructions; a state is a register or None ('none' edges leave no state)."""
 
@@ -31,9 +86,9 @@ class _Builder:
         return self.shapes[register]
 
     def add(self, primitive: ops.Primitive, *inputs: int | None, scope: str = "") -> int | None:
-        parameters = primitive.parameters
-        tensors = tuple([ParameterTensor(f"{scope}.{p.suffix}", p.role, p.shape) for p in parameters])
-        shapes = tuple([None if register is None else self.shapes[register] for register in inputs])
+        tensors = tuple([ParameterTensor(f"{scope}.{end}", role, shape) for end, role, shape in primitive.parameters])
+        known = self.shapes
+        shapes = tuple([None if register is None else known[register] for register in inputs])
         if not any(shapes):
             self.unfed.extend(tensors)
             return None
@@ -44,8 +99,14 @@ class _Builder:
                 f"small, an activation of shape {shape} would be empty"
             )
         self.instructions.append(Instruction(primitive, inputs, tensors, shape))
-        self.shapes.append(shape)
-        return len(self.instructions)
+        known.append(shape)
+        return len(known) - 1
+
+    def chain(self, layers: Layers, x: int | None, scope: str) -> int | None:
+        """Adds layers one after the other."""
+        for primitive, end in layers:
+            x = self.add(primitive, x, scope=f"{scope}{end}")
+        return x
 
     def finish(self, output: int | None) -> Program:
         if output is None:
@@ -137,17 +198,15 @@ class _Cells:
     def channels(self, register: int | None) -> int:
         return self.builder.shape(register)[-1]
 
-    def conv(self, x, scope, inputs, outputs, kernel, *, stride: int | tuple[int, int] = 1, padding=None, **options):
-        """A dense or depthwise convolution, by default padded to keep the size."""
-        kernel = kernel if isinstance(kernel, tuple) else (kernel, kernel)
-        stride = stride if isinstance(stride, tuple) else (stride, stride)
-        padding = (kernel[0] // 2, kernel[1] // 2) if padding is None else padding
-        return self.builder.add(_same(ops.Conv, inputs, outputs, kernel, stride, padding, **options), x, scope=scope)
+    def conv(self, x, scope, inputs, outputs, kernel, **options):
+        return self.builder.add(_conv(inputs, outputs, kernel, **options), x, scope=scope)
 
     def norm(self, x, scope, channels):
-        if self.arch.norm is None:
-            return x
-        return self.builder.add(_same(ops.BatchNorm, channels), x, scope=scope)
+        return self.builder.chain(_norm(self.arch.norm, channels, ""), x, scope)
+
+    def relu_conv_norm(self, x, scope, inputs, channels):
+        """A 1x1 convolution at the input of a cell."""
+        return self.builder.chain(_chain("conv_1x1", inputs, channels, 1, self.arch.norm) or (), x, scope)
 
     def stem(self) -> tuple[int | None, int | None]:
         """The stem's two outputs, the inputs of the first cell."""
@@ -186,8 +245,8 @@ class _Cells:
             if reduced_before:
                 s0 = self.factorized_reduce(s0, f"{scope}.preprocess0", inputs[0], channels)
             else:
-                s0 = self.relu_conv_norm(s0, f"{scope}.preprocess0", inputs[0], channels, 1)
-            s1 = self.relu_conv_norm(s1, f"{scope}.preprocess1", inputs[1], channels, 1)
+                s0 = self.relu_conv_norm(s0, f"{scope}.preprocess0", inputs[0], channels)
+            s1 = self.relu_conv_norm(s1, f"{scope}.preprocess1", inputs[1], channels)
         elif reduced_before and s0 is not None:
             s0 = self.builder.add(ops.Subsample(2), s0)
         edges = a.genotype.reduce if reduces else a.genotype.normal
@@ -206,38 +265,19 @@ class _Cells:
 
     def edge(self, primitive, x, scope, channels, stride) -> int | None:
         """One operation of a cell; `x` may be absent, then its tensors count as unused."""
-        match primitive.split("_"):
-            case ["none"]:
+        layers = _chain(primitive, channels, channels, stride, self.arch.norm)
+        if layers is not None:
+            return self.builder.chain(layers, x, scope)
+        match primitive:
+            case "none":
                 return None
-            case ["skip", "connect"]:
+            case "skip_connect":
                 return x if stride == 1 else self.factorized_reduce(x, scope, channels, channels)
-            case ["max", "pool", "3x3"]:
-                return self.builder.add(_same(ops.MaxPool, 3, stride), x)
-            case ["avg", "pool", "3x3"]:
-                return self.builder.add(_same(ops.AvgPool, 3, stride), x)
-            case ["conv", "7x1", "1x7"]:
-                return self.double_conv(x, f"{scope}.op", channels, 7, stride)
-            case ["conv", size]:
-                return self.relu_conv_norm(x, scope, channels, channels, int(size[0]), stride)
-            case ["sep", "conv", size]:
-                return self.sep_conv(x, f"{scope}.op", channels, int(size[0]), stride)
-            case ["dil", "conv", size]:
-                return self.dil_conv(x, f"{scope}.op", channels, int(size[0]), stride)
-            case ["msa"]:
+            case "msa":
                 return self.transformer(x, scope, channels)
-            case ["cse"]:
+            case "cse":
                 return self.channel_excitation(x, scope, channels, stride)
         raise ArchitectureError(f"{scope}: unknown primitive {primitive!r}")
-
-    def relu_conv_norm(self, x, scope, inputs, channels, kernel, stride=1):
-        x = self.conv(x, f"{scope}.op.1", inputs, channels, kernel, stride=stride, relu=True)
-        return self.norm(x, f"{scope}.op.2", channels)
-
-    def double_conv(self, x, scope, channels, kernel, stride):
-        """A 1xk then a kx1 convolution, each striding its own axis."""
-        x = self.conv(x, f"{scope}.1", channels, channels, (1, kernel), stride=(1, stride), relu=True)
-        x = self.conv(x, f"{scope}.2", channels, channels, (kernel, 1), stride=(stride, 1))
-        return self.norm(x, f"{scope}.3", channels)
 
     def factorized_reduce(self, x, scope, inputs, channels):
         """Halves the size by two strided 1x1 convolutions, over the even and over the odd pixels."""
@@ -246,25 +286,6 @@ class _Cells:
             for half in (1, 2)
         )
         return self.norm(self.builder.add(ops.Concat(), even, odd), f"{scope}.bn", channels)
-
-    def sep_conv(self, x, scope, channels, kernel, stride):
-        """A depthwise and a 1x1 convolution, twice."""
-        for position, strides in ((1, stride), (5, 1)):
-            x = self.conv(
-                x, f"{scope}.{position}", channels, channels, kernel, stride=strides, relu=True, depthwise=True
-            )
-            x = self.conv(x, f"{scope}.{position + 1}", channels, channels, 1)
-            x = self.norm(x, f"{scope}.{position + 2}", channels)
-        return x
-
-    def dil_conv(self, x, scope, channels, kernel, stride):
-        """A depthwise convolution with holes and a 1x1 convolution."""
-        x = self.conv(
-            x, f"{scope}.1", channels, channels, kernel, stride=stride, padding=(kernel - 1,) * 2, relu=True,
-            dilation=2, depthwise=True,
-        )  # fmt: skip
-        x = self.conv(x, f"{scope}.2", channels, channels, 1)
-        return self.norm(x, f"{scope}.3", channels)
 
     def transformer(self, x, scope, channels):
         """A pre-norm transformer layer over the pixels (Dosovitskiy et al. 2021)."""

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ghn_jax.graphs.graph import Role
+from ghn_jax.graphs.graph import Role, oihw
 from ghn_jax.networks.blocking import blocks
 from ghn_jax.networks.convolution import Size, Window, convolve, convolve_depthwise, linear, native_operations, pool
 
@@ -63,6 +63,14 @@ class Primitive:
     def node_type(self) -> str | None:
         """Type of its node in the graph, one of `NODE_TYPES`; every subclass says for itself if it has None."""
         raise NotImplementedError(f"{type(self).__name__} does not say which node it has")
+
+    @functools.cached_property
+    def node_shape(self) -> tuple[int, int, int, int]:
+        """The shape of its node in the graph, `(out, in, h, w)` of its first parameter or `(1, 1, h, w)` of its window;
+        zeros without either."""
+        if self.parameters:
+            return oihw(self.parameters[0].role, self.parameters[0].shape)
+        return (1, 1, *self.extent) if any(self.extent) else (0, 0, 0, 0)
 
     @property
     def needs_key(self) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, Tensor, oihw, shortest_paths
 from ghn_jax.networks.architecture import CIFAR10, AnyArchitecture, Task
 from ghn_jax.networks.lowering import lower
-from ghn_jax.networks.program import INPUT, Instruction, ParameterTensor, Program
+from ghn_jax.networks.program import Instruction, ParameterTensor, Program
 
 _JOINING = ("sum", "concat")
 """Types of nodes that would join a single node with nothing."""
@@ -36,10 +36,10 @@ def graph_of(program: Program) -> Graph:
     Activations, reshapes and dropout are no nodes.
     """
     builder = _GraphBuilder()
-    source = {INPUT: builder.node("input", [])}
-    for register, instruction in enumerate(program.instructions, start=1):
+    source = [builder.node("input", [])]  # of every register
+    for instruction in program.instructions:
         inputs = [source[r] for r in instruction.inputs if r is not None]
-        source[register] = builder.append(instruction, inputs)
+        source.append(builder.append(instruction, inputs))
     return Graph(
         node_types=np.array(builder.types, np.int32),
         node_shapes=np.array(builder.shapes, np.int32),
@@ -63,25 +63,25 @@ class _GraphBuilder:
             self.edges.append((start, index))
         return index
 
-    def layer(self, node_type: str, sources: list[int], tensors: Sequence[ParameterTensor]) -> int:
-        """A node that owns `tensors`, with the shape of the first."""
-        first = tensors[0]
-        node = self.node(node_type, sources, oihw(first.role, first.shape))
-        for tensor in tensors:
-            self.tensors.append(Tensor(tensor.name, node, tensor.role, tensor.shape))
+    def layer(self, node_type: str, sources: list[int], shape, tensors: Sequence[ParameterTensor]) -> int:
+        """A node that owns `tensors`."""
+        node = self.node(node_type, sources, shape)
+        for name, role, tensor_shape in tensors:
+            self.tensors.append(Tensor(name, node, role, tensor_shape))
         return node
 
     def append(self, instruction: Instruction, inputs: list[int]) -> int:
         """Adds the nodes of one instruction; returns the node that its output comes from."""
         primitive, tensors = instruction.primitive, instruction.tensors
-        node_type, inputs = primitive.node_type, list(dict.fromkeys(inputs))
-        if node_type is None or (node_type in _JOINING and len(inputs) == 1):
+        node_type, shape = primitive.node_type, primitive.node_shape
+        if len(inputs) > 1:
+            inputs = list(dict.fromkeys(inputs))
+        if node_type is None or (len(inputs) == 1 and node_type in _JOINING):
             return inputs[0]
-        if not tensors:
-            return self.node(node_type, inputs, (1, 1, *primitive.extent) if any(primitive.extent) else (0, 0, 0, 0))
         if primitive.tensor_is_added:
-            return self.node("sum", [*inputs, self.layer(node_type, [], tensors)])
-        if not primitive.separate_bias:
-            return self.layer(node_type, inputs, tensors)
-        node = self.layer(node_type, inputs, tensors[:1])
-        return self.layer("bias", [node], tensors[1:]) if len(tensors) > 1 else node
+            return self.node("sum", [*inputs, self.layer(node_type, [], shape, tensors)])
+        if not primitive.separate_bias or len(tensors) == 1:
+            return self.layer(node_type, inputs, shape, tensors)
+        node = self.layer(node_type, inputs, shape, tensors[:1])
+        bias = tensors[1]
+        return self.layer("bias", [node], oihw(bias.role, bias.shape), tensors[1:])

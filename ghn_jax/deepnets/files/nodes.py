@@ -6,7 +6,7 @@ is called by its parameter without the cell ("_ops.1.op.2.weight"), or by its ty
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ghn_jax.deepnets.files.matching import NodeRow
@@ -36,8 +36,7 @@ def named_nodes(graph: Graph, num_cells: int) -> list[NamedNode]:
     A node without parameters belongs to the cell last met, as in the original.
     """
     nodes, cell = [], 0
-    for label in node_labels(graph):
-        node_type, name = label.split()
+    for node_type, name in _types_and_names(graph):
         if name.startswith("cells."):
             _, number, name = name.split(".", 2)
             cell = int(number)
@@ -76,18 +75,25 @@ def matching_rows(nodes: Sequence[NamedNode]) -> list[NodeRow]:
 
 def node_labels(graph: Graph) -> list[str]:
     """Type and parameter of every node ("conv_1x1 cells.0._ops.1.op.2.weight"), or the type twice ("sum sum")."""
-    labels = plain_labels(graph)
-    for node, shape in enumerate(graph.node_shapes.tolist()):
-        node_type, name = labels[node].split()
-        if node_type == "conv" and shape[2:] == [1, 1]:
-            labels[node] = f"conv_1x1 {name}"
-    return labels
+    return [f"{node_type} {name}" for node_type, name in _types_and_names(graph)]
 
 
 def plain_labels(graph: Graph) -> list[str]:
     """`node_labels` that do not set 1x1 convolutions apart."""
-    names = [NODE_TYPES[node_type] for node_type in graph.node_types.tolist()]
-    labels = [f"{name} {name}" for name in names]
-    for tensor in reversed(graph.tensors):  # the first tensor of a node is the one in its label
-        labels[tensor.node] = f"{names[tensor.node]} {tensor.name}"
-    return labels
+    types = [NODE_TYPES[node_type] for node_type in graph.node_types.tolist()]
+    return [f"{node_type} {name}" for node_type, name in zip(types, _names(graph, types), strict=True)]
+
+
+def _types_and_names(graph: Graph) -> Iterator[tuple[str, str]]:
+    """Type of every node, 1x1 convolutions set apart, and the name of its parameter, or of its type if it has none."""
+    types = [NODE_TYPES[node_type] for node_type in graph.node_types.tolist()]
+    for node_type, name, shape in zip(types, _names(graph, types), graph.node_shapes.tolist(), strict=True):
+        yield ("conv_1x1" if node_type == "conv" and shape[2:] == [1, 1] else node_type), name
+
+
+def _names(graph: Graph, types: list[str]) -> list[str]:
+    """Name of the first parameter of every node, or of its type."""
+    names = list(types)
+    for tensor in reversed(graph.tensors):
+        names[tensor.node] = tensor.name
+    return names
