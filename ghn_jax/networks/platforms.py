@@ -17,11 +17,17 @@ def platform() -> str:
     return compiled_for.value or jax.default_backend()
 
 
-def accelerator() -> Any:
-    """The device where JAX puts arrays that nobody has put anywhere (`jax.default_device`); None if that is a CPU."""
+def default_device() -> Any:
+    """The device where JAX puts arrays that nobody has put anywhere (`jax.default_device`)."""
     device: Any = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]  (made when JAX starts)
     if device is None or isinstance(device, str):
         device = jax.local_devices(backend=device)[0]
+    return device
+
+
+def accelerator() -> Any:
+    """`default_device()`; None if that is a CPU."""
+    device = default_device()
     return None if platform_of(device) == "cpu" else device
 
 

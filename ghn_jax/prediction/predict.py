@@ -14,10 +14,12 @@ import math
 import os
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
+from jax import core
+from jax._src.interpreters import pxla
 
 from ghn_jax.checks.fields import Flag, Whole, taken
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
@@ -28,7 +30,7 @@ from ghn_jax.ghn.rows import Placement, Rows, Table, request
 from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import LARGEST_SIZE, Graph, GraphError, Role, Tensor
 from ghn_jax.graphs.tree import ParameterTree
-from ghn_jax.networks.platforms import accelerator
+from ghn_jax.networks.platforms import accelerator, default_device, processors
 from ghn_jax.prediction import on_device
 from ghn_jax.runtime import check_not_forked, own_settings
 from ghn_jax.weights import pretrained
@@ -39,14 +41,29 @@ _CHUNKS = {Table.DENSE: 64, Table.DEPTHWISE: 256, Table.VECTOR: 128, Table.CLASS
 # Arrays that begin at multiples of this many bytes become JAX arrays without a copy on the CPU.
 _ALIGNMENT = 64
 
+# Graphs of a list that are decoded together.
+_TOGETHER = 16
+
 _SEEDS = Whole(-(1 << 63), (1 << 63) - 1)
 
 # Writing fewer elements than this is not worth a second thread.
 _ELEMENTS_PER_THREAD = 1 << 20
 
 
+@overload
+def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, strict: bool = False) -> Any: ...
+
+
+@overload
+def predict_params(
+    graph: Sequence[Graph], ghn: GHN | None = None, *, seed: int = 0, strict: bool = False
+) -> list[Any]: ...
+
+
 @own_settings()
-def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, strict: bool = False) -> Any:
+def predict_params(
+    graph: Graph | Sequence[Graph], ghn: GHN | None = None, *, seed: int = 0, strict: bool = False
+) -> Any:
     """All parameters of the network that `graph` describes, computed on JAX's default device.
 
     Everything is computed in full float32 on every platform.  On CPUs the arrays share one piece of memory, which lives
@@ -54,7 +71,8 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
     first time (`warm_up`).
 
     Args:
-      graph: of the network, from `ghn_jax.trace` or `build_graph`.
+      graph: of the network, from `ghn_jax.trace` or `build_graph`; or a list of graphs, whose parameters are decoded
+        together.
       ghn: the hypernetwork; None takes the one shipped with the package, which was trained on Fashion-MNIST
         (`ghn_jax.load`).
       seed: of the model's own initialisers, for parameters that the hypernetwork cannot predict
@@ -63,7 +81,7 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
 
     Returns:
       For a traced model a pytree of exactly its own parameters' structure, shapes and types.  For a graph of
-      `build_graph` a dictionary by name, in JAX layout and in the order of its tensors.
+      `build_graph` a dictionary by name, in JAX layout and in the order of its tensors.  For a list, a list of these.
 
     Raises:
       GraphError: something that is not a valid Graph, a graph that is too large, two tensors of one name, class layers
@@ -77,23 +95,34 @@ def predict_params(graph: Graph, ghn: GHN | None = None, *, seed: int = 0, stric
     >>> params = ghn_jax.predict_params(graph)
     >>> params['fc.weight'].shape
     (2048, 10)
+    >>> [len(params) for params in ghn_jax.predict_params([graph, graph])]
+    [161, 161]
     """
     ghn = chosen_ghn(ghn, "predict_params")
-    padding.check_graph(graph)
+    graphs: list[Any] = list(graph) if isinstance(graph, (list, tuple)) else [graph]
     seed = taken(seed, _SEEDS, GraphError, "seed")
     strict = taken(strict, Flag(), GraphError, "strict")
-    if graph.tree is not None:
-        return _predict_tree(graph, graph.tree, ghn, seed, strict)
-    names = [tensor.name for tensor in graph.tensors]
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise GraphError(f"two tensors are called {twice!r}")
+    for one in graphs:  # all of them, before long work
+        _check(one, strict)
+    targets = [_Named(one) if one.tree is None else _Model(one, one.tree, ghn.config, seed) for one in graphs]
     device = accelerator()
     if device is None:
-        tensors = _predict_tensors(graph, ghn)
+        found = _predict_on_cpu(targets, ghn)
     else:
-        tensors = on_device.predict_tensors(graph, ghn, device)
-    return dict(zip(names, tensors, strict=True))
+        found = [target.on_device(ghn, device) for target in targets]
+    return found if isinstance(graph, (list, tuple)) else found[0]
+
+
+def _check(graph: Graph, strict: bool) -> None:
+    """Raises `GraphError` for a graph that nothing can be predicted for."""
+    padding.check_graph(graph)
+    if graph.tree is None:
+        names = [tensor.name for tensor in graph.tensors]
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
+            raise GraphError(f"two tensors are called {twice!r}")
+    elif strict and graph.tree.shortcomings:
+        raise GraphError(f"parameters that cannot be predicted: {'; '.join(graph.tree.shortcomings)}")
 
 
 def chosen_ghn(ghn: GHN | None, function: str) -> GHN:
@@ -121,53 +150,114 @@ _finite: weakref.WeakSet[GHN] = weakref.WeakSet()
 """Hypernetworks whose weights were looked at."""
 
 
-def _predict_tree(graph: Graph, tree: ParameterTree, ghn: GHN, seed: int, strict: bool) -> Any:
-    """The parameter tree of a traced model."""
-    if strict and tree.shortcomings:
-        raise GraphError(f"parameters that cannot be predicted: {'; '.join(tree.shortcomings)}")
-    left = sorted({*tree.unpredicted, *tree.states})
-    initial = dict(zip(left, tree.initial(left, seed), strict=True)) if left else {}
-    if missing := [repr(tree.leaves[index].name) for index, values in initial.items() if values is None]:
-        raise GraphError(f"{', '.join(missing)}: not predicted, and only a shape was given; trace with arrays instead")
-    graph = _with_ordinary_classes(graph, ghn.config)
-    device = accelerator()
-    if device is None:
-        predicted = _predict_leaves(graph, tree, initial, ghn)
-    else:
-        predicted = on_device.predict_leaves(graph, tree.leaves, initial, ghn, device)
-    values = initial | predicted
-    for correction in tree.corrections:
-        leaf = tree.leaves[correction.leaf]
-        values[correction.leaf] = jax.numpy.asarray(correction.function(values), leaf.dtype)
-    return tree.rebuild([values[index] for index in range(len(tree.leaves))])
+class _Named:
+    """The parameters of a program's graph, which become a dictionary by name."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+
+    def on_device(self, ghn: GHN, device: Any) -> dict[str, jax.Array]:
+        """What is predicted on an accelerator."""
+        return self._by_name(on_device.predict_tensors(self.graph, ghn, device))
+
+    def allocate(self) -> list[np.ndarray]:
+        """An array for every tensor of the graph."""
+        self._buffers = _allocate([tensor.shape for tensor in self.graph.tensors])
+        return self._buffers
+
+    def filled(self) -> dict[str, jax.Array]:
+        """The parameters, when the arrays are filled."""
+        return self._by_name(_as_jax(self._buffers))
+
+    def _by_name(self, tensors: Sequence[jax.Array]) -> dict[str, jax.Array]:
+        return dict(zip([tensor.name for tensor in self.graph.tensors], tensors, strict=True))
 
 
-def _predict_tensors(graph: Graph, ghn: GHN) -> list[jax.Array]:
-    """The tensors of a graph, in its order."""
-    buffers = _allocate([tensor.shape for tensor in graph.tensors])
-    _predict_into(buffers, graph, ghn)
-    # All at once, and as lists: JAX would sort the names of a dictionary.
-    return jax.device_put(buffers, may_alias=True)
+class _Model:
+    """The parameters of a traced model, which become its own tree."""
+
+    def __init__(self, graph: Graph, tree: ParameterTree, config: HypernetConfig, seed: int):
+        self.graph = _with_ordinary_classes(graph, config)
+        self._tree = tree
+        left = sorted({*tree.unpredicted, *tree.states})
+        self._initial = dict(zip(left, tree.initial(left, seed), strict=True)) if left else {}
+        if missing := [repr(tree.leaves[index].name) for index, values in self._initial.items() if values is None]:
+            raise GraphError(
+                f"{', '.join(missing)}: not predicted, and only a shape was given; trace with arrays instead"
+            )
+
+    def on_device(self, ghn: GHN, device: Any) -> Any:
+        """What is predicted on an accelerator."""
+        return self._rebuilt(on_device.predict_leaves(self.graph, self._tree.leaves, self._initial, ghn, device))
+
+    def allocate(self) -> list[np.ndarray]:
+        """An array for every tensor of the graph, within that of its leaf where it can be."""
+        tensors = self.graph.tensors
+        self._leaves = _allocate([leaf.shape for leaf in self._tree.leaves])
+        self._predicted = {tensor.placed.leaf for tensor in tensors}
+        for index in self._initial.keys() & self._predicted:
+            self._leaves[index][...] = self._initial[index]  # the parts that are not predicted
+        buffers, self._apart = [], []
+        for tensor in tensors:
+            buffer = tensor.placed.buffer(self._leaves[tensor.placed.leaf], tensor.shape)
+            if buffer is None:
+                buffer = np.empty(tensor.shape, np.float32)
+                self._apart.append((tensor.placed, buffer))
+            buffers.append(buffer)
+        return buffers
+
+    def filled(self) -> Any:
+        """The parameters, when the arrays are filled."""
+        for place, buffer in self._apart:
+            place.write(self._leaves[place.leaf], buffer)
+        whole = [i for i in range(len(self._leaves)) if i in self._predicted or i not in self._initial]
+        arrays = [self._leaves[index].astype(self._tree.leaves[index].dtype, copy=False) for index in whole]
+        return self._rebuilt(dict(zip(whole, _as_jax(arrays), strict=True)))
+
+    def _rebuilt(self, predicted: Mapping[int, jax.Array]) -> Any:
+        tree, values = self._tree, {**self._initial, **predicted}
+        for correction in tree.corrections:
+            leaf = tree.leaves[correction.leaf]
+            values[correction.leaf] = jax.numpy.asarray(correction.function(values), leaf.dtype)
+        return tree.rebuild([values[index] for index in range(len(tree.leaves))])
 
 
-def _predict_leaves(graph: Graph, tree: ParameterTree, initial: Mapping[int, Any], ghn: GHN) -> dict[int, jax.Array]:
-    """The leaves, by index, that do not keep their initial values."""
-    leaves = _allocate([leaf.shape for leaf in tree.leaves])
-    predicted = {tensor.placed.leaf for tensor in graph.tensors}
-    for index in initial.keys() & predicted:
-        leaves[index][...] = initial[index]  # the parts that are not predicted
-    within = [tensor.placed.buffer(leaves[tensor.placed.leaf], tensor.shape) for tensor in graph.tensors]
-    buffers = [
-        np.empty(tensor.shape, np.float32) if buffer is None else buffer
-        for tensor, buffer in zip(graph.tensors, within, strict=True)
+def _predict_on_cpu(targets: Sequence[_Named | _Model], ghn: GHN) -> list[Any]:
+    """What is predicted for every target, in groups: decoded rows take memory too."""
+    found: list[Any] = []
+    for first in range(0, len(targets), _TOGETHER):
+        group = targets[first : first + _TOGETHER]
+        graphs = [target.graph for target in group]
+        nodes = max(padding.bucket(graph.num_nodes) for graph in graphs)
+        requests, placements = request(graphs, nodes, ghn.config)
+        embeddings = np.zeros((len(graphs), nodes, ghn.config.hid), np.float32)
+        for graph, rows in zip(graphs, embeddings, strict=True):
+            rows[: graph.num_nodes] = embed_nodes(graph, ghn)
+        decoded = _decode(ghn, embeddings.reshape(-1, ghn.config.hid), requests)
+        for target, places in zip(group, placements, strict=True):
+            _fit_all(target.allocate(), target.graph.tensors, places, decoded, ghn.config)
+            found.append(target.filled())
+    return found
+
+
+def _as_jax(arrays: list[np.ndarray]) -> list[jax.Array]:
+    """JAX arrays that share the memory of these, on the default device and uncommitted, as of `jax.device_put`.
+
+    That takes five times as long for hundreds of small arrays, and is for those of other types, which it may convert.
+    """
+    if any(array.dtype != np.float32 for array in arrays):
+        return jax.device_put(arrays, may_alias=True)
+    device = default_device()
+    sharding = jax.sharding.SingleDeviceSharding(device)
+    return [
+        pxla.batched_device_put(_float32(array.shape), sharding, [array], [device], committed=False) for array in arrays
     ]
-    _predict_into(buffers, graph, ghn)
-    for tensor, buffer, place in zip(graph.tensors, buffers, within, strict=True):
-        if place is None:
-            tensor.placed.write(leaves[tensor.placed.leaf], buffer)
-    whole = [index for index in range(len(leaves)) if index in predicted or index not in initial]
-    arrays = [leaves[index].astype(tree.leaves[index].dtype, copy=False) for index in whole]
-    return dict(zip(whole, jax.device_put(arrays, may_alias=True), strict=True))
+
+
+@functools.cache
+def _float32(shape: tuple[int, ...]) -> Any:
+    """The type of an array of this shape, as JAX knows it."""
+    return core.ShapedArray(shape, np.dtype(np.float32))
 
 
 def _with_ordinary_classes(graph: Graph, config: HypernetConfig) -> Graph:
@@ -181,14 +271,6 @@ def _as_ordinary(tensor: Tensor, config: HypernetConfig) -> Tensor:
     if tensor.role not in ordinary or tensor.shape[-1] == config.num_classes:
         return tensor
     return dataclasses.replace(tensor, role=ordinary[tensor.role])
-
-
-def _predict_into(buffers: list[np.ndarray], graph: Graph, ghn: GHN) -> None:
-    """Fills one array for every tensor of the graph."""
-    nodes = padding.bucket(graph.num_nodes)
-    requests, (placements,) = request([graph], nodes, ghn.config)
-    decoded = _decode(ghn, embed_nodes(graph, ghn), requests)
-    _fit_all(buffers, graph.tensors, placements, decoded, ghn.config)
 
 
 @own_settings()
@@ -225,13 +307,20 @@ def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Grap
 
 
 def _warm_up(ghn: GHN, buckets: Sequence[int]) -> None:
-    """Predicts for a graph of every size."""
+    """Embeds a graph of every size and decodes a row of every table; XLA compiles in several threads."""
     one = np.zeros(1, np.int32)
     graph = Graph(one, np.zeros((1, 4), np.int32), np.zeros((1, 1), np.int32), ())
-    for nodes in buckets:
+
+    @own_settings()  # they are those of a thread
+    def embed(nodes: int) -> None:
         padded = padding.stack([padding.pad(graph, nodes, ghn.config.max_distance)])
-        embeddings = np.asarray(_compiled(ghn.config, "embed")(ghn.params, padded))[0]
-    _decode(ghn, embeddings, {table: Rows(one, one) for table in Table})
+        _compiled(ghn.config, "embed")(ghn.params, padded)
+
+    with concurrent.futures.ThreadPoolExecutor(processors(), "ghn_jax_warm_up") as pool:
+        begun = [pool.submit(embed, nodes) for nodes in sorted(buckets, reverse=True)]
+        _decode(ghn, np.zeros((1, ghn.config.hid), np.float32), {table: Rows(one, one) for table in Table})
+        for future in begun:
+            future.result()
 
 
 @own_settings()

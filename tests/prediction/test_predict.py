@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from example_graphs import random_graph, reorder
+from flax import linen as nn
 from random_ghns import CONFIGS, SMALL, random_ghn
 
 from ghn_jax.ghn.config import ConfigError, ghn2
@@ -14,7 +15,9 @@ from ghn_jax.ghn.model import GHN
 from ghn_jax.ghn.rows import request
 from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import GraphError, Role
+from ghn_jax.prediction import predict
 from ghn_jax.prediction.predict import embed_nodes, predict_params
+from ghn_jax.tracing.frontends import trace
 from ghn_jax.weights import conversion
 
 
@@ -133,3 +136,40 @@ def test_weights_that_are_not_finite_are_refused(ghn):
     params = jax.tree.map(lambda leaf: leaf * jnp.nan, ghn.params)
     with pytest.raises(ConfigError, match="array .* of the hypernetwork has values that are not finite"):
         predict_params(random_graph(seed=0, nodes=20), dataclasses.replace(ghn, params=params))
+
+
+def test_a_list_of_graphs_is_predicted_like_each(ghn):
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return nn.Dense(10)(nn.relu(nn.Conv(24, (3, 3))(x)).mean((1, 2)))
+
+    graphs = [random_graph(seed, 12 + 30 * seed) for seed in range(4)]
+    graphs.append(trace(Model(), jax.ShapeDtypeStruct((1, 32, 32, 3), "float32")))
+    together = predict_params(graphs * 4, ghn)  # more than are decoded at once
+    assert len(together) == 20
+    for number, found in enumerate(together):
+        expected = predict_params(graphs[number % 5], ghn)
+        assert jax.tree.structure(found) == jax.tree.structure(expected)
+        for value, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(value, other, atol=5e-6)
+    assert predict_params([], ghn) == []
+    with pytest.raises(GraphError, match="expected a ghn_jax Graph, got str"):
+        predict_params([graphs[0], "resnet50"], ghn)
+
+
+def test_arrays_are_those_of_device_put(ghn):
+    """The short way into JAX makes what the public one does, and copies nothing either."""
+    graph = random_graph(seed=2, nodes=30)
+    device = jax.devices("cpu")[-1]
+    with jax.default_device(device):
+        for value in predict_params(graph, ghn).values():
+            expected = jax.device_put(np.asarray(value), may_alias=True)
+            assert (value.aval, value.sharding, value.committed) == (expected.aval, expected.sharding, False)
+    memory = predict._allocate([(3, 5), (7,)])
+    pointers = [array.ctypes.data for array in memory]
+    arrays = predict._as_jax(memory)
+    assert [array.unsafe_buffer_pointer() for array in arrays] == pointers
+    memory[0][:] = 2
+    del memory
+    np.testing.assert_array_equal(arrays[0], np.full((3, 5), 2))
