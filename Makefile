@@ -1,4 +1,5 @@
 # make test            run the tests
+# make test-fast       the lower floors and what keeps the house in order (about a minute), for daily work
 # make test-processes  kill training processes and let several work together (minutes)
 # make demo            train a small hypernetwork on the digits of scikit-learn, then evaluate it
 # make lint            check style and types
@@ -14,10 +15,14 @@ VENV := $(or $(VIRTUAL_ENV),.venv)
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.ghn_jax_installed
 
-.PHONY: test test-processes demo lint docs-check notebooks docs dist
+.PHONY: test test-fast test-processes demo lint docs-check notebooks docs dist
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 -q
+
+test-fast: $(INSTALLED)
+	$(PYTHON) -m pytest -n 2 -q tests/graphs tests/networks tests/ghn tests/deepnets tests/images \
+	    tests/test_layers.py tests/test_docs.py tests/test_public_names.py
 
 test-processes: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 --dist loadgroup -q -m processes
