@@ -158,6 +158,7 @@ def predict(
       StudyError: properties of other networks than the vectors, or fewer than two networks a fold.
     """
     with extra("studies"):
+        from sklearn import config_context
         from sklearn.model_selection import GridSearchCV
         from sklearn.svm import SVR
     if len(fitted) < 2 * FOLDS:
@@ -175,7 +176,8 @@ def predict(
         if repetition < repetitions - 1:
             order = np.random.default_rng(repetition).permutation(len(targets))
         search = GridSearchCV(SVR(kernel="rbf"), {k: list(v) for k, v in GRID.items()}, cv=FOLDS, refit=False)
-        search.fit(inputs[order], targets[order])
+        with config_context(skip_parameter_validation=True, assume_finite=True):  # hundreds of small fits
+            search.fit(inputs[order], targets[order])
         predicted = SVR(kernel="rbf", **search.best_params_).fit(inputs, targets).predict(others)
         taus.append(kendall(predicted, measured))
     return Prediction(tuple(taus), dict(zip(judged, predicted.tolist(), strict=True)), dict(judged))
