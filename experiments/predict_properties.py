@@ -3,10 +3,15 @@
     python experiments/predict_properties.py sgd/networks.jsonl --times=sgd/times.json --out=properties \\
         GHN-2=ghn2_fashion_mnist GHN-1=ghn1_fashion_mnist MLP=mlp_fashion_mnist
 
-The networks, and their properties, are those of `experiments/train_networks.py` and `experiments/time_networks.py`.  A
-support vector regression is fitted to those of one split and judged on another one.  An untrained GHN-2 and the counts
-of operations are always compared.  `properties.md`, `properties.json` and a scatter plot of the first hypernetwork are
-written.
+The networks, and their properties, are those of `experiments/train_networks.py` and `experiments/time_networks.py`, or
+the published ones of CIFAR-10:
+
+    python experiments/predict_properties.py results_cifar10.json --deepnets=deepnets1m_eval.hdf5 --out=properties \\
+        GHN-2=ghn2_cifar10.pt
+
+A support vector regression is fitted to those of one split and judged on another one.  An untrained GHN-2 and the
+counts of operations are always compared.  `properties.md`, `properties.json` and a scatter plot of the first
+hypernetwork are written.
 """
 
 import argparse
@@ -20,17 +25,20 @@ from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation import json_lines
 from ghn_jax.ghn.config import ghn2
 from ghn_jax.ghn.model import GHN
+from ghn_jax.graphs.graph import Graph
 from ghn_jax.networks.program_graph import build_graph
 from ghn_jax.prediction.embed import embed
 from ghn_jax.runtime import use_compilation_cache
-from ghn_jax.studies import properties
+from ghn_jax.studies import properties, published_results
+from ghn_jax.studies.properties import Networks
 from ghn_jax.weights import loading
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
-    parser.add_argument("networks", type=Path, help="networks.jsonl")
+    parser.add_argument("networks", type=Path, help="networks.jsonl, or results_cifar10.json with --deepnets")
     parser.add_argument("hypernetworks", nargs="+", metavar="TITLE=WHAT", help="a title and what ghn_jax.load takes")
+    parser.add_argument("--deepnets", type=Path, help="the published deepnets1m_eval.hdf5")
     parser.add_argument("--times", type=Path, help="seconds an image, by network")
     parser.add_argument("--reach", type=float, default=0.7, help="training accuracy of convergence (%(default)s)")
     parser.add_argument("--fit", default="val", help="split that is fitted to (%(default)s)")
@@ -39,17 +47,41 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    args = parse_args(arguments)
-    use_compilation_cache()
-    ghns = loading.load_titled(args.hypernetworks, 10) | {"untrained GHN-2": GHN.init(ghn2(), seed=0)}
-    rows = list(json_lines.read(args.networks, split=str, number=int, start=str, accuracy=dict))
+def trained(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
+    """Networks that were trained here, and their graphs."""
+    rows = json_lines.read(args.networks, split=str, number=int, start=str, accuracy=dict)
     rows = [row for row in rows if row["split"] in (args.fit, args.judge)]
     known = properties.collect(rows, json.loads(args.times.read_text()) if args.times else {}, args.reach)
     graphs = {}
     for name in known.properties["accuracy"]:
         split, _, number = name.partition("/")
         graphs[name] = build_graph(sample_architecture(split, int(number)))
+    return known, graphs
+
+
+def published(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
+    """The published networks, checked by index and number of parameters, and their graphs."""
+    from ghn_jax.deepnets.files.reading import DeepNetsFile
+
+    results = published_results.read(args.networks)
+    with DeepNetsFile(args.deepnets) as file:
+        splits = {split: file[split] for split in (args.fit, args.judge)}
+        counts = {
+            name: [split.entry(index)["num_params"]["cifar10"] for index in range(len(split))]
+            for name, split in splits.items()
+        }
+        published_results.check(results, counts)
+        graphs = {
+            f"{name}/{index}": split.graph(index) for name, split in splits.items() for index in range(len(split))
+        }
+    return published_results.networks(results, list(splits)), graphs
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parse_args(arguments)
+    use_compilation_cache()
+    ghns = loading.load_titled(args.hypernetworks, 10) | {"untrained GHN-2": GHN.init(ghn2(), seed=0)}
+    known, graphs = published(args) if args.deepnets else trained(args)
     embeddings = {title: {name: embed(graph, ghn) for name, graph in graphs.items()} for title, ghn in ghns.items()}
     embeddings["counts of operations"] = {name: properties.operation_counts(graph) for name, graph in graphs.items()}
     found = properties.compare(embeddings, known, args.fit, args.judge)

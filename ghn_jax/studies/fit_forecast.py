@@ -249,13 +249,19 @@ class Curve(NamedTuple):
         return f"{self.area:.2f} ({self.low:.2f} to {self.high:.2f}; {of})"
 
 
-def area_under_curve(scores: Sequence[float] | np.ndarray, labels: Sequence[bool], draws: int = 2000) -> Curve:
+def area_under_curve(
+    scores: Sequence[float] | np.ndarray,
+    labels: Sequence[bool] | np.ndarray,
+    draws: int = 2000,
+    names: Sequence[str] | None = None,
+) -> Curve:
     """How well scores tell networks apart: 1/2 is by chance, 1 is always.
 
     Args:
-      scores: of networks.
+      scores: of examples.
       labels: which of them are positive.
-      draws: of the bootstrap, over networks.
+      draws: of the bootstrap.
+      names: of the networks that examples are of, which are drawn with all of theirs; None for one example a network.
 
     Raises:
       StudyError: all labels are the same.
@@ -271,8 +277,12 @@ def area_under_curve(scores: Sequence[float] | np.ndarray, labels: Sequence[bool
         above = (ours[:, None] > others[None]).mean()
         return float(above + 0.5 * (ours[:, None] == others[None]).mean())
 
+    _, network = np.unique(np.arange(len(values)) if names is None else names, return_inverse=True)
+    places = [np.flatnonzero(network == one) for one in range(network.max() + 1)]
     rng = np.random.default_rng(0)
-    drawn = [area(rng.integers(0, len(values), len(values))) for _ in range(draws)]
+    drawn = [
+        area(np.concatenate([places[one] for one in rng.integers(0, len(places), len(places))])) for _ in range(draws)
+    ]
     low, high = np.nanpercentile(drawn, [2.5, 97.5])
     return Curve(area(np.arange(len(values))), float(low), float(high), int(positive.sum()), int((~positive).sum()))
 
@@ -290,7 +300,8 @@ def table(examples: Sequence[Example], accuracy: np.ndarray) -> str:
         positive = sum(bool(labels[place]) for place in known)
         if not 0 < positive < len(known):
             return f"- ({positive} against {len(known) - positive})"
-        return str(area_under_curve(accuracy[known], [bool(labels[place]) for place in known]))
+        names = [examples[place].name for place in known]
+        return str(area_under_curve(accuracy[known], [bool(labels[place]) for place in known], 500, names))
 
     half = [None if example.accuracy is None else example.accuracy >= HALF for example in examples]
     helps = [example.helps for example in examples]

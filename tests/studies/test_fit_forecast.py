@@ -103,6 +103,12 @@ def test_area_under_the_curve():
     curve = fit_forecast.area_under_curve(labels + rng.standard_normal(200), labels, draws=300)
     assert curve.low < 0.76 < curve.high and curve.high - curve.low < 0.2  # Phi(1 / sqrt 2) = 0.76
     assert str(curve).startswith(f"{curve.area:.2f} (")
+    scores = labels + rng.standard_normal(200)
+    once = fit_forecast.area_under_curve(scores, labels, 300)
+    names = [str(place % 200) for place in range(800)]
+    again = fit_forecast.area_under_curve(np.tile(scores, 4), np.tile(labels, 4), 300, names)
+    assert again.area == pytest.approx(once.area)
+    assert again.high - again.low == pytest.approx(once.high - once.low, rel=0.2)  # the same networks, four times each
 
 
 def test_whether_a_prediction_helped():

@@ -6,11 +6,13 @@ import json
 import pytest
 import scripts
 
+from ghn_jax.deepnets.files.reading import DeepNetsFile
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, Architecture, Genotype
 from ghn_jax.networks.network import make_network
 from ghn_jax.studies import inference_time
+from ghn_jax.studies.train_networks import StudyError
 from ghn_jax.weights import pretrained
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
@@ -76,3 +78,32 @@ def test_properties(tmp_path, monkeypatch, capsys):
     assert max(taus["accuracy"]["counts of operations"]) > 0.8
     assert (tmp_path / "properties.png").stat().st_size > 5000
     assert "| GHN-2 |" in capsys.readouterr().out
+
+
+def test_published_networks(tmp_path, monkeypatch, capsys):
+    """The files of the original that the tests have, with results made up for them."""
+    script = scripts.load("experiments/predict_properties.py")
+    monkeypatch.setattr(script.properties, "GRID", {"C": (10,), "gamma": ("auto",), "epsilon": (0.1,)})
+    monkeypatch.setattr(script.properties, "FOLDS", 2)
+    monkeypatch.setattr(script, "ghn2", lambda: SMALL)
+    path = scripts.ROOT / "tests" / "data" / "parity" / "deepnets1m_eval.hdf5"
+    results = {}
+    with DeepNetsFile(path) as file:
+        for split in ("val",):
+            counts = [file[split].entry(index)["num_params"]["cifar10"] for index in range(len(file[split]))]
+            results[split] = {
+                str(index): {"params": count, "time": 1.0 + index, "converge_time": 0.5}
+                | {"val_acc": 50 + count / 1e6, "val_acc_noise": 40.0 + index, "ghn2_test_acc": 30 + count / 1e6}
+                for index, count in enumerate(counts)
+            }
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    pretrained.write(tmp_path / "ghn.npz", GHN.init(SMALL, 0), {})
+    arguments = [str(tmp_path / "results.json"), f"--deepnets={path}", "--judge=val", f"GHN-2={tmp_path / 'ghn.npz'}"]
+    script.main([*arguments, f"--out={tmp_path}"])
+    taus = json.loads((tmp_path / "properties.json").read_text())
+    assert taus["accuracy"]["parameters"] == taus["accuracy"]["accuracy of GHN-2"] == pytest.approx([1])
+    assert "convergence" in capsys.readouterr().out
+    results["val"]["1"]["params"] += 1
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(StudyError, match="val/1 has .* parameters, in the published results"):
+        script.main([*arguments, f"--out={tmp_path}"])
