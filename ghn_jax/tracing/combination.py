@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ghn_jax.tracing import layers
 from ghn_jax.tracing.network import TracedNetwork
-from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Scores, Statistic, TracedParameter, Value
+from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Scores, Statistic, TracedParameter, Value, touched
 
 PRODUCTS = ("mul", "div")
 KERNEL_AXES = 3
@@ -29,7 +29,7 @@ def combine(network: TracedNetwork, name: str, values: Sequence[Value], scope: s
         return parameter if parameter is not None else CONSTANT
     value: _Computed = others[0]
     if len(given) == 1:
-        return _touched(value)
+        return touched(value)
     for other in others[1:]:
         value = _pair(network, name, value, other, scope)
     return value if parameter is None else _with_parameter(network, name, value, parameter, scope)
@@ -69,10 +69,6 @@ def materialise_all(network: TracedNetwork, values: Sequence[Value], scope: str)
     """Nodes of all values that are no constants."""
     activations = [materialise(network, value, scope) for value in values]
     return [activation.node for activation in activations if activation is not None]
-
-
-def _touched(value: _Computed) -> _Computed:
-    return Activation(value.node) if isinstance(value, Activation) else value
 
 
 def one_parameter(network: TracedNetwork, parameters: Sequence[TracedParameter]) -> TracedParameter:
@@ -178,7 +174,7 @@ def _with_parameter(
     if name not in PRODUCTS and name not in SUMS:
         for part in parameter.parts:
             network.refuse(part.leaf, f"it is used by {name!r}, which no layer of the hypernetwork's networks does")
-        return _touched(value)
+        return touched(value)
     match value:
         case Scores() if parameter.size == 1:
             layers.leave(network, parameter, "it is a single number that changes scores, as a temperature does")

@@ -59,7 +59,7 @@ def stage(what: str, function: Callable[..., Any], *args: Any) -> Staged:
             return Staged(jaxpr, output, needs)
         except TraceError:
             raise
-        except Exception as error:
+        except Exception as error:  # the user's code may raise anything; it becomes the cause of ours
             more = _more(needs, error)
             if more is None:
                 raise TraceError(f"{what} fails: {type(error).__name__}: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TypeVar
 
 from ghn_jax.tracing.layout import View
 
@@ -97,3 +98,11 @@ class Scores:
 
 Value = Constant | TracedParameter | Activation | Statistic | Scores
 CONSTANT = Constant()
+
+
+_Any = TypeVar("_Any", bound=Value)
+
+
+def touched(value: _Any) -> _Any | Activation:
+    """The value after something was computed with it that is no node: not its node's direct output any more."""
+    return Activation(value.node) if isinstance(value, Activation) else value
