@@ -1,8 +1,9 @@
 """A jaxpr as one flat list of equations.
 
 Calls (jit, custom derivatives, remat, shard_map, and whatever else holds a jaxpr that fits its inputs) are inlined,
-loops over stacked parameters are unrolled, other loops are entered once, all branches of a conditional are entered, and
-what does not reach the outputs is left out.  Five names stand for what loops and conditionals do with values:
+loops over stacked parameters are unrolled, other loops are entered once, and so are all branches of a conditional but
+those that only raise an error; what does not reach the outputs is left out.  Five names stand for what loops and
+conditionals do with values:
 
   loop_carry   init, and what else the carry comes from after the first round -> the carry in a round
   loop_slice   a stack of values -> the one of a round
@@ -225,11 +226,25 @@ class _Flattener:
         return self.emit(name, equation.params, inputs, avals, scope, equation.primitive)
 
     def cond(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
-        branches = [self.inline(branch, inputs[1:], scope) for branch in equation.params["branches"]]
+        branches = []
+        for branch in equation.params["branches"]:
+            before = len(self.equations)
+            results = self.inline(branch, inputs[1:], scope)
+            if self.only_raises(self.equations[before:], results):
+                del self.equations[before:]
+            else:
+                branches.append(results)
+        if len(branches) == 1 < len(equation.params["branches"]):
+            return branches[0]
         return [
             self.emit("branches", {}, [inputs[0], *values], [var.aval], scope)[0]
             for var, values in zip(equation.outvars, zip(*branches, strict=True), strict=True)
         ]
+
+    def only_raises(self, equations: Sequence[Equation], results: Sequence[int]) -> bool:
+        """Whether a branch calls back to Python and returns nothing that depends on anything: a check that failed."""
+        calls = any(equation.name.endswith("callback") for equation in equations)
+        return calls and not any(self.of_inputs[number] or self.of_params[number] for number in results)
 
     def while_loop(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
         """The body once, and the condition, which only says how often."""

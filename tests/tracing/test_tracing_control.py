@@ -95,6 +95,44 @@ def test_values_written_into_a_buffer_have_its_shape(buffer):
         assert counts(graph) == {"input": 1, "conv": 2, "bias": 1}
 
 
+def refuse(*_):
+    raise ValueError("not finite")
+
+
+def raised(x):
+    return jax.pure_callback(refuse, jax.ShapeDtypeStruct(x.shape, x.dtype), 0)
+
+
+CHECKS = {
+    "cond": lambda x: jax.lax.cond(jnp.isfinite(x).all(), lambda x: x, raised, x),
+    "switch": lambda x: jax.lax.switch(jnp.int32(x.sum() > 1e9), [lambda x: x, raised, raised], x),
+    "two steps": lambda x: jax.lax.cond(x.max() > 1e9, lambda x: raised(raised(x)), lambda x: x, x),
+}
+
+
+@pytest.mark.parametrize("check", CHECKS)
+def test_checks_that_only_raise_are_no_operations(check):
+    """As those of Equinox, which every solver of diffrax has."""
+
+    def run(p, x):
+        return jnp.tanh(CHECKS[check](x @ p["w"])) @ p["o"]
+
+    params = {"w": ones(4, 8), "o": ones(8, 10)}
+    graph = ghn_jax.trace(run, params, ones(2, 4), strict=True)
+    assert counts(graph) == {"input": 1, "conv": 2}
+
+
+def test_callbacks_that_compute_something_are_unknown():
+    def computed(x):
+        return jax.pure_callback(lambda x: x + 1, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    def run(p, x):
+        return jax.lax.cond(x.sum() > 0, computed, lambda x: x, x @ p["w"]) @ p["o"]
+
+    params = {"w": ones(4, 8), "o": ones(8, 10)}
+    assert ghn_jax.trace(run, params, ones(2, 4)).tree.unsupported == ("'pure_callback' in the model",)
+
+
 def stage_of(params_of):
     """A primitive that holds a jaxpr, as newer versions of JAX have for traced stages."""
     stage = Primitive("run_stage")
