@@ -227,24 +227,36 @@ class _Flattener:
 
     def cond(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
         branches = []
+        checked = False
         for branch in equation.params["branches"]:
             before = len(self.equations)
             results = self.inline(branch, inputs[1:], scope)
-            if self.only_raises(self.equations[before:], results):
+            if self.only_raises(self.equations[before:], inputs[1:], results):
                 del self.equations[before:]
+                checked = True
             else:
                 branches.append(results)
-        if len(branches) == 1 < len(equation.params["branches"]):
+        if len(branches) == 1 and checked:
             return branches[0]
         return [
             self.emit("branches", {}, [inputs[0], *values], [var.aval], scope)[0]
             for var, values in zip(equation.outvars, zip(*branches, strict=True), strict=True)
         ]
 
-    def only_raises(self, equations: Sequence[Equation], results: Sequence[int]) -> bool:
-        """Whether a branch calls back to Python and returns nothing that depends on anything: a check that failed."""
-        calls = any(equation.name.endswith("callback") for equation in equations)
-        return calls and not any(self.of_inputs[number] or self.of_params[number] for number in results)
+    def only_raises(self, equations: Sequence[Equation], operands: Sequence[int], results: Sequence[int]) -> bool:
+        """Whether a branch is a check that failed: it calls back to Python, and returns nothing of what it was given.
+
+        Integers are not followed: they say which check it was.
+        """
+        followed = {number for number in operands if self.shapes[number] or not self.is_integer(number)}
+        for equation in equations:
+            if not followed.isdisjoint(equation.inputs):
+                followed.update(equation.outputs)
+        return followed.isdisjoint(results) and any(equation.name.endswith("callback") for equation in equations)
+
+    def is_integer(self, number: int) -> bool:
+        """Whether a value is an integer or a truth value."""
+        return getattr(self.dtypes[number], "kind", "-") in "iub"
 
     def while_loop(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
         """The body once, and the condition, which only says how often."""

@@ -99,13 +99,16 @@ def refuse(*_):
     raise ValueError("not finite")
 
 
-def raised(x):
-    return jax.pure_callback(refuse, jax.ShapeDtypeStruct(x.shape, x.dtype), 0)
+def raised(x, code=0):
+    return jax.pure_callback(refuse, jax.ShapeDtypeStruct(x.shape, x.dtype), code)
 
 
 CHECKS = {
     "cond": lambda x: jax.lax.cond(jnp.isfinite(x).all(), lambda x: x, raised, x),
     "switch": lambda x: jax.lax.switch(jnp.int32(x.sum() > 1e9), [lambda x: x, raised, raised], x),
+    "which of several": lambda x: jax.lax.cond(
+        x.sum() > 1e9, lambda x, code: raised(x, code), lambda x, code: x, x, jnp.argmax(x)
+    ),
     "two steps": lambda x: jax.lax.cond(x.max() > 1e9, lambda x: raised(raised(x)), lambda x: x, x),
 }
 
