@@ -5,6 +5,7 @@
 # make lint            check style and types
 # make docs-check      run what README and docs show (minutes)
 # make notebooks       run all notebooks with small sizes (minutes)
+# make trace-models    trace and predict small public models of 16 packages, in an environment of its own (minutes)
 # make docs            the documentation as pages, in site/
 # make dist            source archive and wheel in dist/; the wheel is tried without the clone
 #
@@ -15,7 +16,10 @@ VENV := $(or $(VIRTUAL_ENV),.venv)
 PYTHON := $(VENV)/bin/python
 INSTALLED := $(VENV)/.ghn_jax_installed
 
-.PHONY: test test-fast test-processes demo lint docs-check notebooks docs dist
+# Of the packages of public models, which want older versions of others than the rest does.
+MODELS_VENV ?= .venv-models
+
+.PHONY: test test-fast test-processes demo lint docs-check notebooks trace-models docs dist
 
 test: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 -q
@@ -43,6 +47,17 @@ docs-check: $(INSTALLED)
 notebooks: $(INSTALLED)
 	$(PYTHON) -m pip install --quiet --editable '.[notebooks]'
 	$(PYTHON) notebooks/build.py
+
+# KerasHub's models need none of its dependencies that are not here already; TensorFlow is one of them.  Models run
+# once, so that compilers need not try hard.
+trace-models: $(MODELS_VENV)/.installed
+	XLA_FLAGS=--xla_backend_optimization_level=0 $(MODELS_VENV)/bin/python benchmarks/trace_models.py --all --small --check=results/public_models/small.jsonl
+
+$(MODELS_VENV)/.installed: setup.cfg
+	$(PYTHON3) -m venv $(MODELS_VENV)
+	$(MODELS_VENV)/bin/python -m pip install --quiet --editable '.[public-models]'
+	$(MODELS_VENV)/bin/python -m pip install --quiet --no-deps keras-hub==0.32.0
+	touch $@
 
 docs: $(INSTALLED)
 	$(PYTHON) -m pip install --quiet --editable '.[docs]'
