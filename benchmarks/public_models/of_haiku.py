@@ -22,9 +22,7 @@ def cases(small: bool) -> Cases:
         return lambda x: build(**options)(x, is_training=True)
 
     nets = {
-        f"hk.nets.{name}": functools.partial(
-            _stateful, name, classifier(getattr(hk.nets, name), num_classes=1000), size
-        )
+        f"hk.nets.{name}": functools.partial(_stateful, classifier(getattr(hk.nets, name), num_classes=1000), size)
         for name in (["ResNet18"] if small else ["ResNet18", "ResNet50", "MobileNetV1"])
     }
     nets["hk.LSTM"] = _lstm
