@@ -5,7 +5,8 @@ Images are scaled to 32x32.  Layers for the classes are new, for as many as ther
 Command:  ghn-jax train --config=configs/small_images.py --config.data_dir=DIR
 Hardware: 2 CPU cores
 Time:     at most 10 minutes, of which compiling takes some
-Score:    not measured yet; the run on twenty classes of examples/digits_and_fashion.py is to come
+Score:    44.2% mean of 12 test networks after 250 steps on the twenty classes of examples/digits_and_fashion.py; 11.1%
+          with --config.start=random
 """
 
 from ml_collections import ConfigDict
