@@ -5,7 +5,9 @@
     ghn-jax evaluate --checkpoint=runs/small_images --split=test --num=20 --num_images=256
 
 After 250 steps (--config.steps=250) networks with predicted parameters have 44.2% on average, and 11.1% with
---config.start=random.  It stands for a folder of your own: `train/CLASS/*.png` and `test/CLASS/*.png`, of any size and number of classes.
+--config.start=random.
+
+It stands for a folder of your own: `train/CLASS/*.png` and `test/CLASS/*.png`, of any size and number of classes.
 """
 
 from __future__ import annotations
