@@ -40,14 +40,11 @@ def by_kind(rows: Iterable[Mapping[str, Any]], split: str, title: str) -> dict[s
     Returns:
       By kind; kinds without a network are left out.
     """
-    of_split = [
-        (sample_architecture(split, row["number"]), row["accuracy"][title])
-        for row in rows
-        if row["split"] == split and title in row["accuracy"]
-    ]
+    chosen = [row for row in rows if row["split"] == split and title in row["accuracy"]]
+    of_split = [(sample_architecture(split, row["number"]), row["accuracy"][title]) for row in chosen]
     found = {}
     for kind, belongs in KINDS.items():
-        accuracies = [value for architecture, value in of_split if belongs(architecture)]
+        accuracies = [value for a, value in of_split if isinstance(a, Architecture) and belongs(a)]
         if accuracies:
             found[kind] = {"number": float(len(accuracies)), **summary(accuracies)}
     return found
