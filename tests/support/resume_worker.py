@@ -36,7 +36,7 @@ CELL = Genotype(
 )
 
 
-def small_architecture(seed, position, large_images):
+def small_architecture(seed, position, large_images, rules=None):
     """Networks of two widths and several depths, one in two with dropout."""
     base = Architecture(CELL, n_cells=1, C=8, fc_dim=16)
     return dataclasses.replace(

@@ -21,5 +21,5 @@ def small_networks(monkeypatch):
     monkeypatch.setattr(
         meta_batches,
         "train_architecture",
-        lambda seed, position, large_images: dataclasses.replace(small, n_cells=1 + position % 2),
+        lambda seed, position, large_images, rules: dataclasses.replace(small, n_cells=1 + position % 2),
     )
