@@ -129,7 +129,7 @@ starts = {
     "predicted": ghn_jax.predict_params(ghn_jax.build_graph(other, data.task)),
     "He initialisation": he_init(program, 0),
 }
-tuner = FineTuner(steps=measure_at[-1])
+tuner = FineTuner(measure_at[-1])
 curves = {name: tuner(program, start, data, measure_at, num_test_images=num_images) for name, start in starts.items()}
 
 # %%
