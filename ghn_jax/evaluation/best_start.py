@@ -120,6 +120,8 @@ def best_start(
         raise StartError(f"{len(batches)} batches: expected at least 2")
     rate = taken(learning_rate, Real(0, 1e3, with_low=False), StartError, "learning_rate")
     seed = taken(seed, Whole(0, 1 << 31), StartError, "seed")
+    if starts is not None and (not starts or not set(starts) <= set(STARTS)):
+        raise StartError(f"starts={starts}: expected some of {', '.join(STARTS)}")
     if isinstance(model, Graph) != (loss is not None):
         raise StartError("expected either an architecture, or a graph of ghn_jax.trace with a loss")
     if isinstance(model, Graph):
@@ -137,7 +139,7 @@ def best_start(
         values = np.array([candidate.step(batch) for batch in batches])[-judged:]
         losses[name] = float(values.mean()) if np.isfinite(values).all() else float("inf")
     if not losses:
-        raise StartError(f"starts={starts}: expected some of {', '.join(STARTS)}")
+        raise StartError(f"starts={starts}: none of them differs from another start of this network")
     best = min(losses, key=losses.__getitem__)
     if losses[best] == float("inf"):
         raise StartError(

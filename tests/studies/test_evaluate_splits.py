@@ -6,23 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scripts
+from small_runs import SMALL, TWO_OPERATIONS
 
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
-from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Split
-from ghn_jax.networks.architecture import Architecture, Genotype
+from ghn_jax.networks.architecture import Architecture
 from ghn_jax.studies import evaluate_splits
 from ghn_jax.weights import pretrained
-
-SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
-CELL = Genotype(
-    normal=(("conv_1x1", 0), ("skip_connect", 1)),
-    normal_concat=(2,),
-    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
-    reduce_concat=(2,),
-)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +45,9 @@ def test_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         evaluate_splits,
         "networks_of",
-        lambda split, most, large: [(n, Architecture(CELL, n_cells=1 + n, C=8, fc_dim=16)) for n in range(most)],
+        lambda split, most, large: [
+            (n, Architecture(TWO_OPERATIONS, n_cells=1 + n, C=8, fc_dim=16)) for n in range(most)
+        ],
     )
 
     def run(num, *hypernetworks):

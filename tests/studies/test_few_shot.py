@@ -6,25 +6,17 @@ import json
 import numpy as np
 import pytest
 import scripts
+from small_runs import SMALL, TWO_OPERATIONS
 
 from ghn_jax import images
-from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Split
-from ghn_jax.networks.architecture import Architecture, Genotype, to_json
+from ghn_jax.networks.architecture import Architecture, to_json
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.studies import few_shot
 from ghn_jax.studies.train_networks import StudyError
-
-SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
-CELL = Genotype(
-    normal=(("conv_1x1", 0), ("skip_connect", 1)),
-    normal_concat=(2,),
-    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
-    reduce_concat=(2,),
-)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +26,7 @@ def digits():
 
 @pytest.fixture(scope="module")
 def network(digits):
-    return make_network(0, Architecture(CELL, n_cells=1, C=8, fc_dim=16), digits.task)
+    return make_network(0, Architecture(TWO_OPERATIONS, n_cells=1, C=8, fc_dim=16), digits.task)
 
 
 def test_the_first_images_of_each_class_or_others(digits):
@@ -109,7 +101,7 @@ def test_measured_once_and_the_best_rate_is_taken(digits, network, tmp_path, mon
 
 def test_script_learns(tmp_path, capsys, monkeypatch):
     script = scripts.load("experiments/few_shot.py")
-    (tmp_path / "mine.json").write_text(json.dumps(to_json(Architecture(CELL, n_cells=1, C=8, fc_dim=16))))
+    (tmp_path / "mine.json").write_text(json.dumps(to_json(Architecture(TWO_OPERATIONS, n_cells=1, C=8, fc_dim=16))))
     data = images.load("digits")
     data = dataclasses.replace(data, test=Split(data.test.images[:128], data.test.labels[:128]))
     monkeypatch.setattr(script, "load_setting", lambda *of: (GHN.init(SMALL, 0), data.task, data, {}))

@@ -5,27 +5,19 @@ import json
 
 import pytest
 import scripts
+from small_runs import SMALL, TWO_OPERATIONS
 
 from ghn_jax.deepnets.files.reading import DeepNetsFile
-from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
-from ghn_jax.networks.architecture import CIFAR10, Architecture, Genotype
+from ghn_jax.networks.architecture import CIFAR10, Architecture
 from ghn_jax.networks.network import make_network
 from ghn_jax.studies import inference_time
 from ghn_jax.studies.train_networks import StudyError
 from ghn_jax.weights import pretrained
 
-SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
-CELL = Genotype(
-    normal=(("conv_1x1", 0), ("skip_connect", 1)),
-    normal_concat=(2,),
-    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
-    reduce_concat=(2,),
-)
-
 
 def architecture(split, number, large_images=False):
-    return Architecture(CELL, n_cells=1 + number % 12, C=8, fc_dim=16)
+    return Architecture(TWO_OPERATIONS, n_cells=1 + number % 12, C=8, fc_dim=16)
 
 
 def rows(splits):

@@ -5,12 +5,12 @@ import json
 import numpy as np
 import pytest
 import scripts
+from small_runs import SMALL, TWO_OPERATIONS
 
 from ghn_jax import images
 from ghn_jax.evaluation.accuracy import accuracy, as_a_whole
 from ghn_jax.evaluation.fine_tuning import FineTuner, Protocol
 from ghn_jax.execution.operations import ExecutionError
-from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import ImageError
 from ghn_jax.networks.architecture import Architecture, Genotype
@@ -21,20 +21,13 @@ from ghn_jax.studies import train_networks
 from ghn_jax.studies.train_networks import Entry, Measurement, StudyError
 from ghn_jax.weights import pretrained
 
-SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
-CELL = Genotype(
-    normal=(("conv_1x1", 0), ("skip_connect", 1)),
-    normal_concat=(2,),
-    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
-    reduce_concat=(2,),
-)
 PROTOCOL = Protocol(steps=6, batch_size=16)
 
 
 def architecture(split, number, large_images):
     if number >= 3:
         raise ValueError(f"architecture {number} of {split}: expected 0..2")
-    return Architecture(CELL, n_cells=1 + number, C=8, fc_dim=16)
+    return Architecture(TWO_OPERATIONS, n_cells=1 + number, C=8, fc_dim=16)
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,13 @@ from ghn_jax.networks.architecture import Architecture, Genotype
 from ghn_jax.training.config import TrainConfig
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
+
+TWO_OPERATIONS = Genotype(
+    normal=(("conv_1x1", 0), ("skip_connect", 1)),
+    normal_concat=(2,),
+    reduce=(("max_pool_3x3", 0), ("skip_connect", 1)),
+    reduce_concat=(2,),
+)
 CELL = Genotype(
     normal=(("sep_conv_3x3", 0), ("conv_1x1", 1)),
     normal_concat=(2,),
