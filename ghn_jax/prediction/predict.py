@@ -12,6 +12,7 @@ import dataclasses
 import functools
 import math
 import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, overload
@@ -332,8 +333,17 @@ def embed_nodes(graph: Graph, ghn: GHN) -> np.ndarray:
     return np.asarray(embeddings)[0, : graph.num_nodes]
 
 
-@functools.cache
+_one_at_a_time = threading.Lock()
+
+
 def _compiled(config: HypernetConfig, method: str, *static: Any) -> Callable[..., jax.Array]:
+    """The same function in all threads: what one of two had compiled would otherwise be lost."""
+    with _one_at_a_time:
+        return _jitted(config, method, *static)
+
+
+@functools.cache
+def _jitted(config: HypernetConfig, method: str, *static: Any) -> Callable[..., jax.Array]:
     model = Hypernetwork(config)
     return jax.jit(lambda params, *args: model.apply({"params": params}, *static, *args, method=method))
 

@@ -1,8 +1,10 @@
 """Prediction as on an accelerator, on the CPU: the same values as with NumPy, in the same places."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import sys
+import time
 import types
 
 import flax
@@ -235,6 +237,21 @@ def test_warm_up_on_a_cpu_compiles_everything():
         for nodes in (20, 70, 100):
             predict_params(random_graph(seed=0, nodes=nodes), ghn)
     assert compilations == []
+
+
+def test_threads_share_what_is_compiled(monkeypatch):
+    """Threads that ask at the same moment, while the function is being made, get the same one."""
+    real = predict.Hypernetwork
+
+    def slowly(config):
+        time.sleep(0.05)
+        return real(config)
+
+    monkeypatch.setattr(predict, "Hypernetwork", slowly)
+    config = dataclasses.replace(SMALL, hypernet="mlp", hid=24)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: predict._compiled(config, "embed"), range(4)))
+    assert len(set(map(id, found))) == 1
 
 
 def test_warm_up_refuses_what_cannot_be_predicted():
