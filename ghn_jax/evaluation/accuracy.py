@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ class ByOperation:
         self._batch_size = batch_size
         self._programs = Programs(jax.local_devices()[:1]) if programs is None else programs
 
-    def __call__(self, program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    def __call__(self, program: Program, params: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
         whole.check_params(program, params)
         network = Plan(program, self._batch_size).prepare(self._programs)
         given = Given(program, jax.device_put(dict(params), self._programs.devices[0]))

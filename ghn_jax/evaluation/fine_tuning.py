@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -15,8 +16,9 @@ from ghn_jax.checks import fields
 from ghn_jax.checks.fields import OneOf, Real, Whole
 from ghn_jax.evaluation.accuracy import ByOperation, accuracy
 from ghn_jax.execution.compiling import Programs
-from ghn_jax.execution.operations import ExecutionError, Given, Loss, Plan, value_and_grad
+from ghn_jax.execution.operations import ExecutionError, Loss, Plan, value_and_grad
 from ghn_jax.images import Batch, Dataset, Split
+from ghn_jax.networks.primitives import Shape
 from ghn_jax.networks.program import ParameterTensor, Program
 
 BATCH_SIZE = 64
@@ -61,41 +63,58 @@ class Protocol:
         )  # fmt: skip
 
     def make_optimizer(self) -> optax.GradientTransformation:
-        """The optimizer, of any tree of parameters."""
+        """The optimizer of clipped gradients, of any tree of parameters; no tensor depends on another."""
         rate = optax.cosine_decay_schedule(self.learning_rate, self.steps)
-        clip = optax.clip_by_global_norm(self.clip_norm)
         if self.optimizer == "adamw":
-            return optax.chain(clip, optax.adamw(rate, weight_decay=self.weight_decay))
-        decay = optax.add_decayed_weights(self.weight_decay)
-        return optax.chain(clip, decay, optax.sgd(rate, momentum=MOMENTUM))
+            return optax.adamw(rate, weight_decay=self.weight_decay)
+        return optax.chain(optax.add_decayed_weights(self.weight_decay), optax.sgd(rate, momentum=MOMENTUM))
 
 
-class Layout:
-    """Where the tensors of a program lie in one vector; its length is one of a few, so that few updates are compiled.
+@dataclasses.dataclass(frozen=True)
+class SumOfSquares:
+    """The recipe of the gradient's norm, an instruction at a time: (sum so far, gradients) -> sum with theirs."""
 
-    Attributes:
-      length: of the vector; its last elements belong to no tensor.
+    shapes: tuple[Shape, ...]
+    donated = ()
+
+    @property
+    def arguments(self):
+        return jax.ShapeDtypeStruct((), jnp.float32), _float32(self.shapes)
+
+    def __call__(self, total, gradients):
+        return total + optax.tree.norm(gradients, squared=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Update:
+    """The recipe of a step of an instruction's tensors.
+
+    (sum of the squares of all gradients, gradients, state of the optimizer, tensors) -> tensors, state.
     """
 
-    def __init__(self, tensors: Sequence[ParameterTensor]):
-        self._tensors = tensors
-        self._ends = np.cumsum([tensor.size for tensor in tensors]).tolist()
-        needed = max(self._ends, default=1) if self._ends else 1
-        unit = 1 << max(0, needed.bit_length() - 3)
-        self.length = -(-needed // unit) * unit
+    protocol: Protocol
+    shapes: tuple[Shape, ...]
+    donated = (1, 2)
 
-    def join(self, values: Mapping[str, Any]) -> np.ndarray:
-        """The vector of tensors by name, zero elsewhere."""
-        vector = np.zeros(self.length, np.float32)
-        for tensor, end in zip(self._tensors, self._ends, strict=True):
-            vector[end - tensor.size : end] = np.asarray(values[tensor.name]).reshape(-1)
-        return vector
+    @property
+    def arguments(self):
+        tensors = _float32(self.shapes)
+        return jax.ShapeDtypeStruct((), jnp.float32), tensors, self.state, tensors
 
-    def split(self, vector: Any) -> dict[str, np.ndarray]:
-        """The tensors of a vector by name, as views."""
-        array = np.asarray(vector)
-        pairs = zip(self._tensors, self._ends, strict=True)
-        return {tensor.name: array[end - tensor.size : end].reshape(tensor.shape) for tensor, end in pairs}
+    @property
+    def state(self) -> Any:
+        """Shapes and types of the optimizer's state, which begins with zeros."""
+        return jax.eval_shape(self.protocol.make_optimizer().init, _float32(self.shapes))
+
+    def __call__(self, squares, gradients, state, tensors):
+        scale = self.protocol.clip_norm / jnp.maximum(jnp.sqrt(squares), self.protocol.clip_norm)
+        gradients = jax.tree.map(lambda gradient: scale * gradient, gradients)
+        updates, state = self.protocol.make_optimizer().update(gradients, state, tensors)
+        return optax.apply_updates(tensors, updates), state
+
+
+def _float32(shapes: Sequence[Shape]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
 
 
 class Trainer:
@@ -109,13 +128,6 @@ class Trainer:
     def __init__(self, protocol: Protocol, programs: Programs | None = None):
         self.protocol = protocol
         self.programs = Programs(jax.local_devices()[:1]) if programs is None else programs
-        self.optimizer = protocol.make_optimizer()
-
-        def update(gradient: Any, opt_state: Any, params: Any) -> tuple[Any, Any]:
-            updates, opt_state = self.optimizer.update(gradient, opt_state, params)
-            return optax.apply_updates(params, updates), opt_state
-
-        self.update = jax.jit(update, donate_argnums=1)
 
     def begin(self, program: Program, params: Mapping[str, Any], device: int = 0) -> InTraining:
         """A network at its first step.
@@ -128,33 +140,70 @@ class Trainer:
         return InTraining(self, program, params, device)
 
 
+class _Trained:
+    """The tensors of an instruction in training, on their device."""
+
+    def __init__(self, trainer: Trainer, tensors: Sequence[ParameterTensor], params: Mapping[str, Any], device: int):
+        shapes = tuple(tensor.shape for tensor in tensors)
+        update = Update(trainer.protocol, shapes)
+        self._add_squares = trainer.programs.get(SumOfSquares(shapes), device)
+        self._update = trainer.programs.get(update, device)
+        self.names = tuple(tensor.name for tensor in tensors)
+        # Copies: on a CPU, an array of the device may share the memory of the one that it was made of.
+        values = tuple(np.array(params[tensor.name], np.float32).reshape(tensor.shape) for tensor in tensors)
+        state = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), update.state)
+        self.values, self._state = jax.device_put((values, state), trainer.programs.devices[device])
+        self.gradients: tuple[jax.Array, ...] = ()
+
+    def add_squares(self, total: jax.Array) -> jax.Array:
+        return self._add_squares(total, self.gradients)
+
+    def update(self, squares: jax.Array) -> None:
+        gradients, self.gradients = self.gradients, ()
+        self.values, self._state = self._update(squares, gradients, self._state, self.values)
+
+
 class InTraining:
     """One network on its way; `Trainer.begin` makes it.
 
-    Parameters and gradients are joined to a vector on the host, so that no update is compiled for a network.
+    Tensors are updated on their device, an instruction's at a time, so that nothing is compiled for a network.
     """
 
     def __init__(self, trainer: Trainer, program: Program, params: Mapping[str, Any], device: int):
-        self._trainer, self._program = trainer, program
-        self._device = trainer.programs.devices[device]
+        programs = trainer.programs
+        self._device = programs.devices[device]
+        groups = {index: i.tensors for index, i in enumerate(program.instructions) if i.tensors}
+        shapes = dict.fromkeys(tuple(tensor.shape for tensor in tensors) for tensors in groups.values())
         plan = Plan(program, trainer.protocol.batch_size, label_smoothing=0.0)
-        self._network = plan.prepare(trainer.programs, device)
-        self._layout = Layout(program.tensors)
-        self._vector = jax.device_put(self._layout.join(params), self._device)
-        self._opt_state = trainer.optimizer.init(self._vector)
+        programs.begin([*plan.recipes(), *map(SumOfSquares, shapes), *(Update(trainer.protocol, s) for s in shapes)])
+        self._network = plan.prepare(programs, device)
+        self._trained = {index: _Trained(trainer, tensors, params, device) for index, tensors in groups.items()}
+        self._zero = jax.device_put(np.float32(0), self._device)
+
+    def tensors(self, index: int) -> tuple[jax.Array, ...]:
+        """Those of the instruction of this index (`execution.operations.Parameters`)."""
+        return self._trained[index].values
+
+    def receive(self, index: int, bars: tuple[jax.Array, ...]) -> None:
+        """Takes the gradients with respect to them."""
+        self._trained[index].gradients = bars
 
     @property
-    def params(self) -> dict[str, np.ndarray]:
-        """The parameters by name, not to be written to."""
-        return self._layout.split(self._vector)
+    def params(self) -> dict[str, jax.Array]:
+        """The parameters by name, on their device."""
+        return {
+            name: value for one in self._trained.values() for name, value in zip(one.names, one.values, strict=True)
+        }
 
     def step(self, batch: Batch, dropout_key: jax.Array) -> Loss:
         """Makes a step on a batch; returns the loss before it."""
-        given = Given(self._program, jax.device_put(self.params, self._device))
         pixels, labels = jax.device_put((batch.images, batch.labels), self._device)
-        loss = value_and_grad(self._network, given, pixels, labels, dropout_key)
-        gradient = jax.device_put(self._layout.join(given.gradients), self._device)
-        self._vector, self._opt_state = self._trainer.update(gradient, self._opt_state, self._vector)
+        loss = value_and_grad(self._network, self, pixels, labels, dropout_key)
+        squares = self._zero
+        for one in self._trained.values():
+            squares = one.add_squares(squares)
+        for one in self._trained.values():
+            one.update(squares)
         return loss
 
 

@@ -9,7 +9,7 @@ import pytest
 from ghn_jax import images
 from ghn_jax.evaluation import fine_tuning
 from ghn_jax.evaluation.accuracy import accuracy, as_a_whole
-from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner
+from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner, Protocol, Trainer
 from ghn_jax.execution import whole
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
@@ -57,6 +57,34 @@ def test_steps_by_hand(tuner):
             velocity[name] = 0.9 * velocity[name] + scale * g + fine_tuning.WEIGHT_DECAY * mine[name]
             mine[name] = mine[name] - rate * velocity[name]
     np.testing.assert_allclose(losses, known, rtol=1e-4)
+
+
+@pytest.mark.parametrize("optimizer", fine_tuning.OPTIMIZERS)
+@pytest.mark.parametrize("clip_norm", [0.5, 1e3])
+def test_updates_are_those_of_all_tensors_together(optimizer, clip_norm):
+    """Against optax's clipping and optimizers on the whole tree, with and without clipping; starts are not touched."""
+    program, dataset = PROGRAMS[0], images.load("digits")
+    protocol = Protocol(4, 8, optimizer, learning_rate=0.01, weight_decay=0.1, clip_norm=clip_norm)
+    rate = optax.cosine_decay_schedule(0.01, 4)
+    rule = {
+        "sgd": optax.chain(optax.add_decayed_weights(0.1), optax.sgd(rate, momentum=0.9)),
+        "adamw": optax.adamw(rate, weight_decay=0.1),
+    }[optimizer]
+    whole_tree = optax.chain(optax.clip_by_global_norm(clip_norm), rule)
+    start = {name: jnp.asarray(values) for name, values in he_init(program, seed=0).items()}
+    before = {name: np.array(values) for name, values in start.items()}
+    network, mine, state = Trainer(protocol).begin(program, start), start, whole_tree.init(start)
+    for step in range(3):
+        batch = images.train_batch(dataset, 8, 0, step)
+        network.step(batch, jax.random.key(step))
+        gradient = jax.grad(lambda p, b=batch: cross_entropy(whole.run(program, p, b.images), b.labels))(mine)
+        assert clip_norm == 1e3 or optax.tree.norm(gradient) > clip_norm
+        updates, state = whole_tree.update(gradient, state, mine)
+        mine = optax.apply_updates(mine, updates)
+        for name, values in network.params.items():
+            np.testing.assert_allclose(values, mine[name], rtol=1e-3, atol=2e-5, err_msg=name)
+    for name, values in before.items():
+        np.testing.assert_array_equal(start[name], values)
 
 
 def test_it_learns_and_measures(tuner):
