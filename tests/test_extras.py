@@ -18,7 +18,7 @@ BLOCKED = sys.argv[1].split(",")
 sys.meta_path.insert(0, Blocked())
 """
 
-EXTRAS = "matplotlib,networkx,h5py,sklearn,PIL,huggingface_hub"
+EXTRAS = "matplotlib,networkx,h5py,sklearn,PIL,huggingface_hub,pycocotools"
 REST = "tensorflow_datasets,tensorflow,ml_collections,tqdm,pandas,tensorboardX"
 
 PREDICTION = """
@@ -63,6 +63,11 @@ def test_prediction_needs_neither_extras_nor_what_training_needs():
         ("from ghn_jax import images; images.load('digits')", "sklearn", "digits"),
         ("from ghn_jax.images.photos import decode; decode(Source(), 0)", "PIL", "photos"),
         ("import ghn_jax.deepnets.files.reading", "h5py", "deepnets"),
+        (
+            "from ghn_jax.studies.detection.average_precision import average_precision; average_precision([], [])",
+            "pycocotools",
+            "detection",
+        ),
         (
             "from ghn_jax.training.config import TrainConfig; from ghn_jax.training.loop import train;"
             "train(TrainConfig(dataset='digits', workdir='/nowhere'))",

@@ -68,3 +68,8 @@ def append(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
 def resume(path: Path, **kinds: type) -> list[dict[str, Any]]:
     """The rows of a file that is to grow, none without a file; see `read`."""
     return list(read(path, **kinds)) if path.exists() else []
+
+
+def as_stored(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as it is read again: tuples are lists, keys are texts."""
+    return json.loads(json.dumps(row))

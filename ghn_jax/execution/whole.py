@@ -47,6 +47,17 @@ def run(
     return _execute(program, params, images, dropout_key, _jitted if jit_primitives else _apply)
 
 
+def run_at_any_size(program: Program, params: Params, images: Array) -> jax.Array:
+    """What the last instruction of a program, or of the beginning of one, makes of images of any height and width.
+
+    Args:
+      program: the network.
+      params: its tensors by name; only position codes depend on the size of images, and theirs fits.
+      images: `[B, H, W, 3]`, normalised.
+    """
+    return _execute(program, params, images, None, _apply)
+
+
 def _apply(primitive: Primitive, layer_params: Sequence[jax.Array], inputs: Sequence[Any], options):
     return primitive(layer_params, *inputs, **options)
 

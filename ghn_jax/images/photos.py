@@ -9,7 +9,7 @@ import io
 import os
 import struct
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
@@ -94,6 +94,23 @@ def decode(source: Source, number: int) -> Image.Image:
     Raises:
       ImageError: it cannot be read or is damaged, naming it.
     """
+    return _decoded(source, number, _in_rgb)
+
+
+def decode_numbers(source: Source, number: int) -> np.ndarray:
+    """An image of one number a pixel, such as a mask, as int64 [height, width]; of a palette the places in it.
+
+    Raises:
+      ImageError: it cannot be read, is damaged or has several numbers a pixel, naming it.
+    """
+    return _decoded(source, number, _numbers)
+
+
+_Decoded = TypeVar("_Decoded")
+
+
+def _decoded(source: Source, number: int, convert: Callable[[Image.Image], _Decoded]) -> _Decoded:
+    """`convert` of an image that is not decoded yet."""
     with extra("photos"):
         from PIL import Image, UnidentifiedImageError
 
@@ -102,7 +119,7 @@ def decode(source: Source, number: int) -> Image.Image:
     except OSError as error:
         raise ImageError(f"{source.name(number)} cannot be read: {error}") from error
     try:
-        return _in_rgb(Image.open(io.BytesIO(content), formats=FORMATS))
+        return convert(Image.open(io.BytesIO(content), formats=FORMATS))
     except UnidentifiedImageError as error:
         reason, cause = "neither JPEG nor PNG", error
     except (*_DECODING_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -119,8 +136,7 @@ def _in_rgb(image: Image.Image) -> Image.Image:
     """
     from PIL import Image
 
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels, expected at most {MOST_PIXELS:,}")
+    _check_size(image)
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() >= 1 << 16:
@@ -129,6 +145,23 @@ def _in_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise ValueError("fractional values")
     return image.convert("RGB")
+
+
+def _numbers(image: Image.Image) -> np.ndarray:
+    """The numbers of an image that is not decoded yet.
+
+    Raises:
+      ValueError: it is too large, or has several numbers a pixel.
+    """
+    _check_size(image)
+    if len(image.getbands()) != 1 or image.mode == "F":
+        raise ValueError(f"pixels of the form {image.mode}, expected one integer a pixel")
+    return np.asarray(image).astype(np.int64)
+
+
+def _check_size(image: Image.Image) -> None:
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels, expected at most {MOST_PIXELS:,}")
 
 
 @functools.cache
