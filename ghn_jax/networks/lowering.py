@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 from ghn_jax.networks import architecture as arch
 from ghn_jax.networks import primitives as ops
 from ghn_jax.networks.architecture import AnyArchitecture, Architecture, ArchitectureError, ResNet, Task
-from ghn_jax.networks.program import INPUT, Instruction, ParameterTensor, Program
+from ghn_jax.networks.program import INPUT, Instruction, Program
 
 
 @functools.cache
@@ -34,8 +35,8 @@ def _norm(norm: str | None, channels: int, end: str) -> Layers:
 
 
 @functools.cache
-def _chain(operation: str, inputs: int, channels: int, stride: int, norm: str | None) -> Layers | None:
-    """The layers of an operation of a cell, None if they do not just follow each other."""
+def _chain(operation: str, inputs: int, channels: int, stride: int, norm: str | None) -> Layers:
+    """The layers of an operation of a cell that just follow each other."""
     match operation.split("_"):
         case ["max", "pool", "3x3"]:
             return ((_same(ops.MaxPool, 3, stride), ""),)
@@ -68,7 +69,31 @@ def _chain(operation: str, inputs: int, channels: int, stride: int, norm: str | 
                 (_conv(channels, channels, 1), ".op.2"),
                 *_norm(norm, channels, ".op.3"),
             )
-    return None
+    raise ArchitectureError(f"unknown primitive {operation!r}")
+
+
+_ADD, _CONCAT = ops.Add(), ops.Concat()
+
+
+class _Chain(NamedTuple):
+    """Layers with the shapes of their outputs, and the number of their parameters."""
+
+    layers: tuple[tuple[ops.Primitive, str, ops.Shape], ...]
+    shapes: tuple[ops.Shape, ...]
+    num_params: int
+    empty: bool
+
+
+@functools.cache
+def _shaped(operation: str, inputs: int, channels: int, stride: int, norm: str | None, shape: ops.Shape) -> _Chain:
+    """The layers of `_chain` after an activation of this shape."""
+    layers = []
+    for primitive, end in _chain(operation, inputs, channels, stride, norm):
+        shape = primitive.output_shape((shape,))
+        layers.append((primitive, end, shape))
+    num_params = sum(primitive.num_params for primitive, _, _ in layers)
+    empty = any(min(shape) < 1 for _, _, shape in layers)
+    return _Chain(tuple(layers), tuple(shape for _, _, shape in layers), num_params, empty)
 
 
 class _Builder:
@@ -78,7 +103,7 @@ class _Builder:
         self.task = task
         self.instructions: list[Instruction] = []
         self.shapes: list[ops.Shape] = [(task.image_size, task.image_size, 3)]
-        self.unfed: list[ParameterTensor] = []
+        self.unfed: list[tuple[ops.Primitive, str]] = []
 
     def shape(self, register: int | None) -> ops.Shape:
         """The shape of a state that is there."""
@@ -86,49 +111,61 @@ class _Builder:
         return self.shapes[register]
 
     def add(self, primitive: ops.Primitive, *inputs: int | None, scope: str = "") -> int | None:
-        tensors = tuple([ParameterTensor(f"{scope}.{end}", role, shape) for end, role, shape in primitive.parameters])
         known = self.shapes
         shapes = tuple([None if register is None else known[register] for register in inputs])
         if not any(shapes):
-            self.unfed.extend(tensors)
+            self.unfed.append((primitive, scope))
             return None
         shape = primitive.known_output_shape(shapes)
         if min(shape) < 1:
-            raise ArchitectureError(
-                f"{scope or type(primitive).__name__}: {self.task.image_size}x{self.task.image_size} images are too "
-                f"small, an activation of shape {shape} would be empty"
-            )
-        self.instructions.append(Instruction(primitive, inputs, tensors, shape))
+            raise self._too_small(scope or type(primitive).__name__, shape)
+        self.instructions.append(Instruction(primitive, inputs, scope, shape))
         known.append(shape)
-        return len(known) - 1
+        return len(self.instructions)
 
-    def chain(self, layers: Layers, x: int | None, scope: str) -> int | None:
-        """Adds layers one after the other."""
-        for primitive, end in layers:
-            x = self.add(primitive, x, scope=f"{scope}{end}")
+    def _too_small(self, layer: str, shape: ops.Shape) -> ArchitectureError:
+        return ArchitectureError(
+            f"{layer}: {self.task.image_size}x{self.task.image_size} images are too small, an activation of shape "
+            f"{shape} would be empty"
+        )
+
+    def chain(self, x: int | None, scope: str, *operation) -> int | None:
+        """Adds the layers of `_chain(*operation)`, one after the other."""
+        if x is None:
+            self.unfed.extend((primitive, f"{scope}{end}") for primitive, end in _chain(*operation))
+            return None
+        chain = _shaped(*operation, self.shapes[x])
+        if chain.empty:
+            primitive, end, shape = next(layer for layer in chain.layers if min(layer[-1]) < 1)
+            raise self._too_small(f"{scope}{end}" or type(primitive).__name__, shape)
+        instructions = self.instructions
+        for primitive, end, shape in chain.layers:
+            instructions.append(Instruction(primitive, (x,), f"{scope}{end}", shape))
+            x = len(instructions)
+        self.shapes += chain.shapes
         return x
 
     def finish(self, output: int | None) -> Program:
         if output is None:
             raise ArchitectureError("disconnected network: no path leads from the images to the logits")
-        live = {output}
+        live = [False] * output + [True]
         for register in range(output, INPUT, -1):
-            if register in live:
-                live.update(r for r in self.instructions[register - 1].inputs if r is not None)
-        live.discard(INPUT)
-        if len(live) == len(self.instructions):
+            if live[register]:
+                for read in self.instructions[register - 1].inputs:
+                    if read is not None:
+                        live[read] = True
+        live[INPUT] = True
+        if all(live):
             return Program(self.task, tuple(self.instructions), tuple(self.unfed))
-        renumber = {register: new for new, register in enumerate(sorted(live | {INPUT}))}
-        kept, unused = [], list(self.unfed)
-        for register, instruction in enumerate(self.instructions, start=1):
-            if register in live:
-                inputs = tuple([None if r is None else renumber[r] for r in instruction.inputs])
-                if inputs != instruction.inputs:
-                    instruction = Instruction(instruction.primitive, inputs, instruction.tensors, instruction.shape)
-                kept.append(instruction)
+        renumber: dict[int | None, int | None] = {None: None, INPUT: INPUT}
+        kept, dead = [], self.unfed
+        for register, (primitive, inputs, scope, shape) in enumerate(self.instructions, start=1):
+            if live[register]:
+                kept.append(Instruction(primitive, tuple([renumber[read] for read in inputs]), scope, shape))
+                renumber[register] = len(kept)
             else:
-                unused.extend(instruction.tensors)
-        return Program(self.task, tuple(kept), tuple(unused))
+                dead.append((primitive, scope))
+        return Program(self.task, tuple(kept), tuple(dead))
 
 
 class _Counter(_Builder):
@@ -144,6 +181,15 @@ class _Counter(_Builder):
         if not any(shapes):
             return None
         self.shapes.append(primitive.known_output_shape(shapes))
+        return len(self.shapes) - 1
+
+    def chain(self, x: int | None, scope: str, *operation) -> int | None:
+        if x is None:
+            self.num_params += sum([primitive.num_params for primitive, _ in _chain(*operation)])
+            return None
+        chain = _shaped(*operation, self.shapes[x])
+        self.num_params += chain.num_params
+        self.shapes.append(chain.shapes[-1])
         return len(self.shapes) - 1
 
 
@@ -178,12 +224,13 @@ class _Cells:
     def __init__(self, builder: _Builder, architecture: Architecture):
         self.builder = builder
         self.arch = architecture
+        self.has_attention = architecture.has_attention
         self.large = builder.task.large_images
 
     def network(self) -> int | None:
         a = self.arch
         s0, s1 = self.stem()
-        reduced_before = a.stem_type == 1 and not a.has_attention
+        reduced_before = a.stem_type == 1 and not self.has_attention
         inputs = [self.channels(s0), self.channels(s1)]
         channels = a.C
         for cell in range(a.n_cells):
@@ -192,7 +239,7 @@ class _Cells:
                 channels *= a.C_mult
             s0, s1 = s1, self.cell(cell, s0, s1, inputs, channels, reduces, reduced_before)
             inputs = [inputs[1], len(a.genotype.normal_concat) * channels]
-            reduced_before = reduces and not a.has_attention
+            reduced_before = reduces and not self.has_attention
         return self.head(s1)
 
     def channels(self, register: int | None) -> int:
@@ -202,16 +249,18 @@ class _Cells:
         return self.builder.add(_conv(inputs, outputs, kernel, **options), x, scope=scope)
 
     def norm(self, x, scope, channels):
-        return self.builder.chain(_norm(self.arch.norm, channels, ""), x, scope)
+        for primitive, _ in _norm(self.arch.norm, channels, ""):
+            x = self.builder.add(primitive, x, scope=scope)
+        return x
 
     def relu_conv_norm(self, x, scope, inputs, channels):
         """A 1x1 convolution at the input of a cell."""
-        return self.builder.chain(_chain("conv_1x1", inputs, channels, 1, self.arch.norm) or (), x, scope)
+        return self.builder.chain(x, scope, "conv_1x1", inputs, channels, 1, self.arch.norm)
 
     def stem(self) -> tuple[int | None, int | None]:
         """The stem's two outputs, the inputs of the first cell."""
         a, add = self.arch, self.builder.add
-        if a.has_attention:
+        if self.has_attention:
             patch = 16 if self.large else 3
             x = self.conv(INPUT, "stem0", 3, a.C, patch, stride=patch, padding=(0, 0) if self.large else (1, 1))
             height, width, _ = self.builder.shape(x)
@@ -220,14 +269,14 @@ class _Cells:
                     f"networks with msa have positional encodings for {'224x224' if self.large else '32x32'} images, "
                     f"got Task.image_size={self.builder.task.image_size}"
                 )
-            x = add(ops.PositionalEncoding((height, width), a.C), x, scope="pos_enc")
+            x = add(_same(ops.PositionalEncoding, (height, width), a.C), x, scope="pos_enc")
             return x, x
         if a.stem_type == 0:
             channels = a.C * (3 if a.preproc and not self.large else 1)
             x = self.conv(INPUT, "stem.0", 3, channels, a.ks, stride=4 if self.large else 1)
             x = self.norm(x, "stem.1", channels)
             if a.stem_pool:
-                x = add(ops.MaxPool(3, stride=2), x)
+                x = add(_same(ops.MaxPool, 3, 2), x)
             return x, x
         stride = 2 if self.large else 1
         x = self.conv(INPUT, "stem0.0", 3, a.C // 2, a.ks, stride=stride)
@@ -248,26 +297,25 @@ class _Cells:
                 s0 = self.relu_conv_norm(s0, f"{scope}.preprocess0", inputs[0], channels)
             s1 = self.relu_conv_norm(s1, f"{scope}.preprocess1", inputs[1], channels)
         elif reduced_before and s0 is not None:
-            s0 = self.builder.add(ops.Subsample(2), s0)
+            s0 = self.builder.add(_same(ops.Subsample, 2), s0)
         edges = a.genotype.reduce if reduces else a.genotype.normal
         concat = a.genotype.reduce_concat if reduces else a.genotype.normal_concat
         states = [s0, s1]
-        for step in range(len(edges) // 2):
-            terms = []
-            for edge in (2 * step, 2 * step + 1):
-                primitive, state = edges[edge]
-                stride = 2 if reduces and state < 2 and not a.has_attention else 1
-                terms.append(self.edge(primitive, states[state], f"{scope}._ops.{edge}", channels, stride))
-            present = [term for term in terms if term is not None]
-            states.append(self.builder.add(_same(ops.Add), *terms) if len(present) == 2 else (present or [None])[0])
+        strides = reduces and not self.has_attention
+        terms = []
+        for edge, (primitive, state) in enumerate(edges):
+            stride = 2 if strides and state < 2 else 1
+            terms.append(self.edge(primitive, states[state], f"{scope}._ops.{edge}", channels, stride))
+            if edge % 2:
+                first, second = terms[-2:]
+                if first is not None and second is not None:
+                    first = self.builder.add(_ADD, first, second)
+                states.append(second if first is None else first)
         outputs = [states[i] for i in concat]
-        return outputs[0] if len(outputs) == 1 else self.builder.add(_same(ops.Concat), *outputs)
+        return outputs[0] if len(outputs) == 1 else self.builder.add(_CONCAT, *outputs)
 
     def edge(self, primitive, x, scope, channels, stride) -> int | None:
         """One operation of a cell; `x` may be absent, then its tensors count as unused."""
-        layers = _chain(primitive, channels, channels, stride, self.arch.norm)
-        if layers is not None:
-            return self.builder.chain(layers, x, scope)
         match primitive:
             case "none":
                 return None
@@ -277,7 +325,7 @@ class _Cells:
                 return self.transformer(x, scope, channels)
             case "cse":
                 return self.channel_excitation(x, scope, channels, stride)
-        raise ArchitectureError(f"{scope}: unknown primitive {primitive!r}")
+        return self.builder.chain(x, scope, primitive, channels, channels, stride, self.arch.norm)
 
     def factorized_reduce(self, x, scope, inputs, channels):
         """Halves the size by two strided 1x1 convolutions, over the even and over the odd pixels."""
@@ -285,7 +333,7 @@ class _Cells:
             self.conv(x, f"{scope}.conv_{half}", inputs, channels // 2, 1, stride=2, relu=True, skip_first=half == 2)
             for half in (1, 2)
         )
-        return self.norm(self.builder.add(ops.Concat(), even, odd), f"{scope}.bn", channels)
+        return self.norm(self.builder.add(_CONCAT, even, odd), f"{scope}.bn", channels)
 
     def transformer(self, x, scope, channels):
         """A pre-norm transformer layer over the pixels (Dosovitskiy et al. 2021)."""
@@ -294,29 +342,30 @@ class _Cells:
         qkv = add(_same(ops.Linear, channels, 3 * channels, bias=False), normed, scope=f"{scope}.to_qkv")
         out = add(_same(ops.Attention, arch.ATTENTION_HEADS), qkv)
         out = add(_same(ops.Linear, channels, channels), out, scope=f"{scope}.to_out.0")
-        out = None if x is None else add(ops.Add(), out, x)
+        out = None if x is None else add(_ADD, out, x)
         hidden = add(_same(ops.LayerNorm, channels), out, scope=f"{scope}.ln2")
         hidden = add(_same(ops.Linear, channels, channels), hidden, scope=f"{scope}.ff.net.0")
         hidden = add(_same(ops.Linear, channels, channels, activation="gelu"), hidden, scope=f"{scope}.ff.net.3")
-        return None if x is None else add(ops.Add(), hidden, out)
+        return None if x is None else add(_ADD, hidden, out)
 
     def channel_excitation(self, x, scope, channels, stride):
         """Squeeze-and-excitation with a reduction ratio of 2."""
         add = self.builder.add
-        excitation = add(ops.Squeeze(), x)
+        excitation = add(_same(ops.Squeeze), x)
         squeezed = channels // 2
         excitation = add(_same(ops.Linear, channels, squeezed), excitation, scope=f"{scope}.fc1")
         excitation = add(_same(ops.Linear, squeezed, channels, activation="relu"), excitation, scope=f"{scope}.fc2")
-        return None if x is None else add(ops.Excite(stride), x, excitation)
+        return None if x is None else add(_same(ops.Excite, stride), x, excitation)
 
     def head(self, x) -> int | None:
         a, add = self.arch, self.builder.add
         if x is None:
             return None
-        x = add(ops.GlobalAvgPool() if a.glob_avg else ops.Flatten(), x)
+        x = add(_same(ops.GlobalAvgPool if a.glob_avg else ops.Flatten), x)
         widths = [self.channels(x), *[a.fc_dim] * (a.fc_layers - 1), self.builder.task.num_classes]
         for layer, (inputs, outputs) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
-            primitive = ops.Linear(
+            primitive = _same(
+                ops.Linear,
                 inputs,
                 outputs,
                 activation="relu" if layer else None,
@@ -340,7 +389,7 @@ def _resnet(builder: _Builder, resnet: ResNet) -> int | None:
     x = conv_norm(INPUT, resnet.width, 7 if large else 3, 2 if large else 1, "conv1", "bn1")
     x = builder.add(ops.Relu(), x)
     if large:
-        x = builder.add(ops.MaxPool(3, stride=2), x)
+        x = builder.add(_same(ops.MaxPool, 3, 2), x)
     for stage, depth in enumerate(resnet.depths):
         width = resnet.width * 2**stage
         for block in range(depth):
@@ -351,6 +400,6 @@ def _resnet(builder: _Builder, resnet: ResNet) -> int | None:
             y = conv_norm(y, 4 * width, 1, 1, f"{scope}.conv3", f"{scope}.bn3")
             if not block:
                 x = conv_norm(x, 4 * width, 1, stride, f"{scope}.downsample.0", f"{scope}.downsample.1")
-            x = builder.add(ops.Relu(), builder.add(ops.Add(), y, x))
+            x = builder.add(ops.Relu(), builder.add(_ADD, y, x))
     x = builder.add(ops.GlobalAvgPool(), x)
     return builder.add(ops.Linear(4 * width, builder.task.num_classes, classifier=True), x, scope="fc")

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ghn_jax.graphs.graph import Role, oihw
+from ghn_jax.graphs.graph import NODE_ID, Role, oihw
 from ghn_jax.networks.blocking import blocks
 from ghn_jax.networks.convolution import Size, Window, convolve, convolve_depthwise, linear, native_operations, pool
 
@@ -35,6 +35,14 @@ class Parameter(NamedTuple):
     suffix: str
     role: Role
     shape: Shape
+
+
+class Node(NamedTuple):
+    """A node of the graph: its type, an index into `NODE_TYPES`, its shape and the parameters that it owns."""
+
+    type: int
+    shape: tuple[int, int, int, int]
+    parameters: tuple[Parameter, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,13 +72,23 @@ class Primitive:
         """Type of its node in the graph, one of `NODE_TYPES`; every subclass says for itself if it has None."""
         raise NotImplementedError(f"{type(self).__name__} does not say which node it has")
 
-    @functools.cached_property
+    @property
     def node_shape(self) -> tuple[int, int, int, int]:
         """The shape of its node in the graph, `(out, in, h, w)` of its first parameter or `(1, 1, h, w)` of its window;
         zeros without either."""
         if self.parameters:
             return oihw(self.parameters[0].role, self.parameters[0].shape)
         return (1, 1, *self.extent) if any(self.extent) else (0, 0, 0, 0)
+
+    @functools.cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """Its nodes in the graph, each read by the next: one, none, or two with a bias of its own."""
+        if self.node_type is None:
+            return ()
+        parameters = self.parameters
+        owned = parameters[:1] if self.separate_bias else parameters
+        first = Node(NODE_ID[self.node_type], self.node_shape, owned)
+        return first, *(Node(NODE_ID["bias"], oihw(p.role, p.shape), (p,)) for p in parameters[len(owned) :])
 
     @property
     def needs_key(self) -> bool:

@@ -29,17 +29,22 @@ class ParameterTensor(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """One primitive with its input registers (None: an absent state), its tensors and its output shape."""
+    """One primitive with its input registers (None: an absent state), the name of its layer and its output shape."""
 
     primitive: ops.Primitive
     inputs: tuple[int | None, ...]
-    tensors: tuple[ParameterTensor, ...]
+    scope: str
     shape: ops.Shape
 
     @property
-    def scope(self) -> str:
-        """Name of the layer that owns the tensors."""
-        return self.tensors[0].name.rpartition(".")[0]
+    def tensors(self) -> tuple[ParameterTensor, ...]:
+        """Its parameter tensors, called after the layer."""
+        return tensors_of(self.primitive, self.scope)
+
+
+def tensors_of(primitive: ops.Primitive, scope: str) -> tuple[ParameterTensor, ...]:
+    """The parameter tensors of a primitive in the layer `scope`."""
+    return tuple([ParameterTensor(f"{scope}.{end}", role, shape) for end, role, shape in primitive.parameters])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +54,12 @@ class Program:
     Attributes:
       task: what it is applied to.
       instructions: those on a path from the images to the logits; the last one writes the logits.
-      unused: tensors of layers whose output reaches nothing (behind 'none' edges).  The original allocates them and
-        counts them in published parameter counts; they never change the logits and are not predicted.
+      dead: primitives, with their layers, whose output reaches nothing (behind 'none' edges).
     """
 
     task: Task
     instructions: tuple[Instruction, ...]
-    unused: tuple[ParameterTensor, ...] = ()
+    dead: tuple[tuple[ops.Primitive, str], ...] = ()
 
     @functools.cached_property
     def tensors(self) -> tuple[ParameterTensor, ...]:
@@ -63,14 +67,20 @@ class Program:
         return tuple(tensor for instruction in self.instructions for tensor in instruction.tensors)
 
     @property
+    def unused(self) -> tuple[ParameterTensor, ...]:
+        """Tensors of dead layers.  The original allocates them and counts them in published parameter counts; they
+        never change the logits and are not predicted."""
+        return tuple(tensor for primitive, scope in self.dead for tensor in tensors_of(primitive, scope))
+
+    @property
     def num_params(self) -> int:
         """Number of parameters that matter."""
-        return sum(tensor.size for tensor in self.tensors)
+        return sum([instruction.primitive.num_params for instruction in self.instructions])
 
     @property
     def num_params_with_unused(self) -> int:
         """Number of parameters as the original counts them."""
-        return self.num_params + sum(tensor.size for tensor in self.unused)
+        return self.num_params + sum([primitive.num_params for primitive, _ in self.dead])
 
     @property
     def multiply_adds(self) -> int:

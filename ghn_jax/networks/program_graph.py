@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
-from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, Tensor, oihw, shortest_paths
+from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, Tensor, paths_along
 from ghn_jax.networks.architecture import CIFAR10, AnyArchitecture, Task
 from ghn_jax.networks.lowering import lower
-from ghn_jax.networks.program import Instruction, ParameterTensor, Program
+from ghn_jax.networks.primitives import Node
+from ghn_jax.networks.program import Program
 
-_JOINING = ("sum", "concat")
+_INPUT, _SUM = (Node(NODE_ID[name], (0, 0, 0, 0), ()) for name in ("input", "sum"))
+
+_JOINING = (NODE_ID["sum"], NODE_ID["concat"])
 """Types of nodes that would join a single node with nothing."""
 
 
@@ -35,53 +36,35 @@ def graph_of(program: Program) -> Graph:
     normalisation layer, positional encoding and pooling, and for sums and concatenations of more than one node.
     Activations, reshapes and dropout are no nodes.
     """
-    builder = _GraphBuilder()
-    source = [builder.node("input", [])]  # of every register
-    for instruction in program.instructions:
-        inputs = [source[r] for r in instruction.inputs if r is not None]
-        source.append(builder.append(instruction, inputs))
-    return Graph(
-        node_types=np.array(builder.types, np.int32),
-        node_shapes=np.array(builder.shapes, np.int32),
-        distances=shortest_paths(builder.edges, len(builder.types), LONGEST_PATH),
-        tensors=tuple(builder.tensors),
-    )
+    nodes: list[Node] = []
+    readers: list[list[int]] = []  # of every node
+    tensors: list[Tensor] = []
 
-
-class _GraphBuilder:
-    def __init__(self):
-        self.types: list[int] = []
-        self.shapes: list[tuple[int, int, int, int]] = []
-        self.edges: list[tuple[int, int]] = []
-        self.tensors: list[Tensor] = []
-
-    def node(self, node_type: str, sources: list[int], shape=(0, 0, 0, 0)) -> int:
-        index = len(self.types)
-        self.types.append(NODE_ID[node_type])
-        self.shapes.append(shape)
-        for start in sources:
-            self.edges.append((start, index))
+    def add(node: Node, before: list[int], scope: str = "") -> int:
+        index = len(nodes)
+        nodes.append(node)
+        readers.append([])
+        for start in before:
+            readers[start].append(index)
+        for end, role, shape in node.parameters:
+            tensors.append(Tensor(f"{scope}.{end}", index, role, shape))
         return index
 
-    def layer(self, node_type: str, sources: list[int], shape, tensors: Sequence[ParameterTensor]) -> int:
-        """A node that owns `tensors`."""
-        node = self.node(node_type, sources, shape)
-        for name, role, tensor_shape in tensors:
-            self.tensors.append(Tensor(name, node, role, tensor_shape))
-        return node
-
-    def append(self, instruction: Instruction, inputs: list[int]) -> int:
-        """Adds the nodes of one instruction; returns the node that its output comes from."""
-        primitive, tensors = instruction.primitive, instruction.tensors
-        node_type, shape = primitive.node_type, primitive.node_shape
-        if len(inputs) > 1:
-            inputs = list(dict.fromkeys(inputs))
-        if node_type is None or (len(inputs) == 1 and node_type in _JOINING):
-            return inputs[0]
+    source = [add(_INPUT, [])]  # of every register
+    for primitive, inputs, scope, _ in program.instructions:
+        before = [source[register] for register in inputs if register is not None]
+        own = primitive.nodes
+        if len(before) > 1:
+            before = list(dict.fromkeys(before))
         if primitive.tensor_is_added:
-            return self.node("sum", [*inputs, self.layer(node_type, [], shape, tensors)])
-        if not primitive.separate_bias or len(tensors) == 1:
-            return self.layer(node_type, inputs, shape, tensors)
-        node = self.layer(node_type, inputs, shape, tensors[:1])
-        bias = tensors[1]
-        return self.layer("bias", [node], oihw(bias.role, bias.shape), tensors[1:])
+            before = [add(_SUM, [*before, add(own[0], [], scope)])]
+        elif own and (len(before) > 1 or own[0].type not in _JOINING):
+            for node in own:
+                before = [add(node, before, scope)]
+        source.append(before[0])
+    return Graph(
+        node_types=np.array([node.type for node in nodes], np.int32),
+        node_shapes=np.array([node.shape for node in nodes], np.int32),
+        distances=paths_along(readers, LONGEST_PATH),
+        tensors=tuple(tensors),
+    )

@@ -218,6 +218,10 @@ class _Compiled(Primitive):
 
     primitive: Primitive
 
+    @property
+    def parameters(self):
+        return self.primitive.parameters
+
     def __call__(self, params, *inputs):
         return _call(self.primitive, params, inputs)
 

@@ -79,6 +79,40 @@ def test_golden_digests(split, index, expected):
     assert digest(sampler.sample_architecture(split, index)) == expected
 
 
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train", "7da507af2cbb842f"),
+        ("val", "d2f7e442b25040d5"),
+        ("test", "f8256e66922e6539"),
+        ("deep", "c80884137aed6940"),
+        ("dense", "5089d7bbcdcc327f"),
+        ("bnfree", "92da945681f4ec87"),
+        ("search", "a72e40baf2550094"),
+    ],
+)
+def test_golden_programs_and_graphs(split, expected):
+    """Architectures, instructions, unused tensors and graphs of the first 25 networks of a split."""
+    found = hashlib.sha256()
+    for index in range(25):
+        architecture, program = sampler.sample_program(split, index)
+        graph = graph_of(program)
+        instructions = [(repr(i.primitive), i.inputs, named_shapes(i.tensors), i.shape) for i in program.instructions]
+        tensors = [
+            (*of_tensor, tensor.node)
+            for of_tensor, tensor in zip(named_shapes(graph.tensors), graph.tensors, strict=True)
+        ]
+        counts = program.num_params, program.num_params_with_unused, program.multiply_adds
+        found.update(repr((digest(architecture), instructions, named_shapes(program.unused), counts, tensors)).encode())
+        for array in (graph.node_types, graph.node_shapes, graph.distances):
+            found.update(array.astype("<i4").tobytes())
+    assert found.hexdigest()[:16] == expected
+
+
+def named_shapes(tensors):
+    return [(tensor.name, tensor.role.value, tensor.shape) for tensor in tensors]
+
+
 def test_golden_training_stream():
     assert [sampler.train_index(7, position) for position in range(4)] == [979408, 921770, 995698, 237493]
     assert [digest(sampler.train_architecture(7, position)) for position in range(3)] == [
