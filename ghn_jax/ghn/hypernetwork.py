@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -33,9 +34,14 @@ def init_params(config: HypernetConfig, seed: int) -> Any:
     graph = Graph(np.zeros(1, np.int32), np.zeros((1, 4), np.int32), np.zeros((1, 1), np.int32), ())
     graphs = padding.stack([padding.pad(graph, nodes, config.max_distance)])
     rows = {table: Rows(np.zeros(1, np.int32), np.zeros(1, np.int32)) for table in Table}
-    # Under jit, only what the parameters need is computed.
-    init = jax.jit(Hypernetwork(config).init)
-    return init(jax.random.key(seed), graphs, rows)["params"]
+    return _compiled_init(config)(jax.random.key(seed), graphs, rows)["params"]
+
+
+@functools.cache
+def _compiled_init(config: HypernetConfig) -> Callable[..., Any]:
+    # Under jit, only what the parameters need is computed.  It runs once: CPUs would spend most of the time in LLVM.
+    options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
+    return jax.jit(Hypernetwork(config).init, compiler_options=options)
 
 
 @functools.cache

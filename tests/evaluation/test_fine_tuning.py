@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from at_once import compiled
 
 from ghn_jax import images
 from ghn_jax.evaluation import fine_tuning
@@ -43,13 +44,14 @@ def test_steps_by_hand(tuner):
     losses = []
     tuner(program, params, dataset, [3], num_test_images=64, made_step=losses.append)
     mine, velocity, known = dict(params), {name: 0.0 for name in params}, []
-    for step in range(3):
-        batch = images.train_batch(dataset, BATCH_SIZE, 0, step)
+    batches = [images.train_batch(dataset, BATCH_SIZE, 0, step) for step in range(3)]
 
-        def loss(params, batch=batch):
-            return cross_entropy(whole.run(program, params, batch.images), batch.labels)
+    def loss(params, batch):
+        return cross_entropy(whole.run(program, params, batch.images), batch.labels)
 
-        value, gradient = jax.value_and_grad(loss)(mine)
+    gradient_of = compiled(jax.value_and_grad(loss), mine, batches[0])
+    for step, batch in enumerate(batches):
+        value, gradient = gradient_of(mine, batch)
         known.append(float(value))
         scale = jnp.minimum(1.0, fine_tuning.CLIP_NORM / optax.tree.norm(gradient))
         rate = fine_tuning.LEARNING_RATE * 0.5 * (1 + np.cos(np.pi * step / STEPS))
@@ -59,8 +61,7 @@ def test_steps_by_hand(tuner):
     np.testing.assert_allclose(losses, known, rtol=1e-4)
 
 
-@pytest.mark.parametrize("optimizer", fine_tuning.OPTIMIZERS)
-@pytest.mark.parametrize("clip_norm", [0.5, 1e3])
+@pytest.mark.parametrize(("optimizer", "clip_norm"), [("sgd", 0.5), ("adamw", 1e3)])
 def test_updates_are_those_of_all_tensors_together(optimizer, clip_norm):
     """Against optax's clipping and optimizers on the whole tree, with and without clipping; starts are not touched."""
     program, dataset = PROGRAMS[0], images.load("digits")
@@ -74,10 +75,13 @@ def test_updates_are_those_of_all_tensors_together(optimizer, clip_norm):
     start = {name: jnp.asarray(values) for name, values in he_init(program, seed=0).items()}
     before = {name: np.array(values) for name, values in start.items()}
     network, mine, state = Trainer(protocol).begin(program, start), start, whole_tree.init(start)
-    for step in range(3):
-        batch = images.train_batch(dataset, 8, 0, step)
+    batches = [images.train_batch(dataset, 8, 0, step) for step in range(3)]
+    gradient_of = compiled(
+        jax.grad(lambda p, batch: cross_entropy(whole.run(program, p, batch.images), batch.labels)), mine, batches[0]
+    )
+    for step, batch in enumerate(batches):
         network.step(batch, jax.random.key(step))
-        gradient = jax.grad(lambda p, b=batch: cross_entropy(whole.run(program, p, b.images), b.labels))(mine)
+        gradient = gradient_of(mine, batch)
         assert clip_norm == 1e3 or optax.tree.norm(gradient) > clip_norm
         updates, state = whole_tree.update(gradient, state, mine)
         mine = optax.apply_updates(mine, updates)

@@ -1,12 +1,14 @@
 """Networks run operation by operation, checked against the same networks as one program each."""
 
 import dataclasses
+import functools
 import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from at_once import at_once
 from example_networks import NETWORKS
 
 from ghn_jax.execution import whole
@@ -48,7 +50,7 @@ def test_gradients_equal_those_of_the_whole_network(name, programs):
         logits = whole.run(program, params, IMAGES, dropout_key=KEY)
         return cross_entropy(logits, LABELS, 0.1), logits
 
-    (value, answers), gradients = jax.value_and_grad(loss, has_aux=True)(jax.tree.map(jnp.asarray, he_init(program, 0)))
+    (value, answers), gradients = at_once(jax.value_and_grad(loss, has_aux=True), he_init(program, 0))
     result, mine = train(program, programs)
     np.testing.assert_allclose(result.loss, value, rtol=1e-5)
     assert int(result.correct) == int(jnp.sum(jnp.argmax(answers, -1) == LABELS))
@@ -67,7 +69,7 @@ def test_logits_equal_those_of_the_whole_network(name, programs):
     params = he_init(program, seed=0)
     given = Given(program, jax.tree.map(jnp.asarray, params))
     mine = logits(Plan(program, BATCH).prepare(programs), given, jnp.asarray(IMAGES))
-    expected = whole.run(program, params, IMAGES)
+    expected = at_once(functools.partial(whole.run, program), params, IMAGES)
     np.testing.assert_allclose(mine, expected, atol=1e-5 * np.abs(expected).max())
 
 

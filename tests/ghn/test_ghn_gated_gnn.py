@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from at_once import at_once
 from example_graphs import random_graph, reorder
 
 from ghn_jax.ghn import config as hypernet_config
@@ -64,7 +65,7 @@ def run(weights: Weights, graph, features: np.ndarray, nodes: int, max_distance:
     padded = padding.pad(graph, nodes, max_distance)
     filled = np.full((nodes, HID), 3.0, np.float32)
     filled[: len(features)] = features
-    return np.asarray(propagate(weights, jnp.asarray(filled), jnp.asarray(padded.nodes["distances"])))[: len(features)]
+    return np.asarray(at_once(propagate, weights, filled, padded.nodes["distances"]))[: len(features)]
 
 
 @pytest.mark.parametrize("virtual_edges", [True, False])
@@ -89,9 +90,9 @@ def test_padding_changes_nothing():
     gnn = GatedGNN(config)
     batch = padding.stack([padding.pad(graph, 64, CUTOFF), other])
     x = np.stack([np.pad(features, ((0, 14), (0, 0))), initial_features(64, seed=1)])
-    variables = gnn.init(jax.random.key(0), x, batch)
-    both = gnn.apply(variables, x, batch)
-    alone = gnn.apply(variables, x[:1], padding.stack([padding.pad(graph, 64, CUTOFF)]))
+    variables = at_once(gnn.init, jax.random.key(0), x, batch)
+    both = at_once(gnn.apply, variables, x, batch)
+    alone = at_once(gnn.apply, variables, x[:1], padding.stack([padding.pad(graph, 64, CUTOFF)]))
     np.testing.assert_allclose(both[0, :50], alone[0, :50], atol=2e-6)
 
 
@@ -132,7 +133,7 @@ def test_gradient_is_that_of_the_equations():
         x = jnp.pad(jnp.asarray(features), ((0, 12), (0, 0)))
         return jnp.sum(propagate(weights, x, distances)[:20] * target)
 
-    gradient = jax.grad(value)(weights)
+    gradient = at_once(jax.grad(value), weights)
     along = sum(jnp.vdot(g, d) for g, d in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
 
     def slow_value(step):

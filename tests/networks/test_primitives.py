@@ -1,5 +1,6 @@
 """Primitives and convolutions against slow loops and XLA's own operations."""
 
+import functools
 import math
 import re
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from at_once import at_once
 from jax import lax
 
 from ghn_jax.graphs.graph import NODE_TYPES
@@ -43,13 +45,19 @@ def test_convolutions_and_their_gradients(window, depthwise, size):
             dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=4 if depthwise else 1,
         )  # fmt: skip
 
-    function = convolve_depthwise if depthwise else convolve
-    expected, expected_pull = jax.vjp(native, x, kernel)
-    actual, pull = jax.vjp(lambda x, kernel: function(x, kernel, window), x, kernel)
-    assert actual.shape[1:3] == window.output_size((size, size))
+    def with_gradients(function):
+        def call(x, kernel, cotangent):
+            y, pull = jax.vjp(function, x, kernel)
+            return y, *pull(cotangent)
+
+        return call
+
+    ours = functools.partial(convolve_depthwise if depthwise else convolve, window=window)
+    cotangent = random(2, 2, *window.output_size((size, size)), 4)
+    expected, *expected_gradients = at_once(with_gradients(native), x, kernel, cotangent)
+    actual, *gradients = at_once(with_gradients(ours), x, kernel, cotangent)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
-    cotangent = random(2, *expected.shape)
-    for a, e in zip(pull(cotangent), expected_pull(cotangent), strict=True):
+    for a, e in zip(gradients, expected_gradients, strict=True):
         np.testing.assert_allclose(a, e, atol=5e-5)
 
 
