@@ -8,12 +8,15 @@ Embeddings are added to `embeddings.jsonl` one by one: the same command goes on 
 differ in accuracy the further apart they are.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_hypernetwork, clean_exit, load_hypernetwork, make_parser
+from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser
 from ghn_jax.deepnets.sampler import SPLITS
 from ghn_jax.evaluation import json_lines
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES
@@ -64,5 +67,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

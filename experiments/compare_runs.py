@@ -7,10 +7,13 @@ the loss of each such network in the first run minus that in the second: negativ
 `ghn_jax.studies.compare_runs` says more.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 from collections.abc import Sequence
 from pathlib import Path
 
-from ghn_jax.cli.common import clean_exit, make_parser
+from ghn_jax.cli.common import make_parser
 from ghn_jax.studies import compare_runs
 
 
@@ -25,5 +28,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

@@ -10,6 +10,9 @@ batches of 2, SGD, the last 50 pictures of a permutation test.  --data_dir is th
 one: the same command goes on after an interruption.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_hypernetwork, clean_exit, load_hypernetwork, make_parser
+from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser
 from ghn_jax.deepnets import lookup
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
@@ -84,5 +87,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

@@ -8,13 +8,16 @@ stretch of the test images, so that a mean is over all of them (ResNet-50 and Vi
 `networks.jsonl` one by one: the same command goes on after an interruption.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_several, clean_exit, load_several, make_parser
+from ghn_jax.cli.common import add_several, load_several, make_parser
 from ghn_jax.evaluation.accuracy import BATCH_SIZE
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import evaluate_splits
@@ -63,5 +66,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

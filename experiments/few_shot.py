@@ -9,6 +9,9 @@ cosine schedule, weight decay 1e-3; of several rates the best on 200 validation 
 `few_shot.jsonl` one by one: the same command goes on after an interruption.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_hypernetwork, add_images, clean_exit, load_setting, make_parser
+from ghn_jax.cli.common import add_hypernetwork, add_images, load_setting, make_parser
 from ghn_jax.deepnets import lookup
 from ghn_jax.evaluation.fine_tuning import OPTIMIZERS
 from ghn_jax.networks.network import make_network
@@ -69,5 +72,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

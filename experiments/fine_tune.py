@@ -8,10 +8,13 @@ SGD with momentum and a cosine schedule (`ghn_jax/evaluation/fine_tuning.py`).  
 network by network: the same command goes on after an interruption.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 from pathlib import Path
 
-from ghn_jax.cli.common import add_hypernetwork, add_images, clean_exit, load_setting, make_parser
+from ghn_jax.cli.common import add_hypernetwork, add_images, load_setting, make_parser
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import SPLITS
 from ghn_jax.evaluation.fine_tuning import BATCH_SIZE
@@ -63,5 +66,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

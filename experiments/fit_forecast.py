@@ -10,6 +10,9 @@ file of `experiments/train_networks.py`.  Features of networks are added to --fe
 after an interruption.  `forecast.json` is what the package reads (`ghn_jax/prediction/data`), `forecast.md` the error.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 import collections
 import json
@@ -20,7 +23,7 @@ import numpy as np
 
 import ghn_jax
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import clean_exit, make_parser
+from ghn_jax.cli.common import make_parser
 from ghn_jax.evaluation import json_lines
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import fit_forecast
@@ -83,5 +86,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

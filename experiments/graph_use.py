@@ -8,9 +8,12 @@ tensors' squared norm that differs from the mean over nodes of the same operatio
 `ghn_jax.studies.graph_use` says more.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 from tqdm import tqdm
 
-from ghn_jax.cli.common import add_several, clean_exit, load_several, make_parser
+from ghn_jax.cli.common import add_several, load_several, make_parser
 from ghn_jax.deepnets.lookup import find_architecture
 from ghn_jax.deepnets.sampler import SPLITS
 from ghn_jax.networks.network import make_network
@@ -36,5 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

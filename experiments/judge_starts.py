@@ -5,11 +5,14 @@
 The file is one of `experiments/train_networks.py` with --checkpoint.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ghn_jax.cli.common import add_hypernetwork, add_images, clean_exit, load_setting, make_parser
+from ghn_jax.cli.common import add_hypernetwork, add_images, load_setting, make_parser
 from ghn_jax.evaluation import json_lines
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import judge_starts
@@ -38,5 +41,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

@@ -14,13 +14,16 @@ counts of operations are always compared.  `properties.md`, `properties.json` an
 hypernetwork are written.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import clean_exit, make_parser
+from ghn_jax.cli.common import make_parser
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation import json_lines
 from ghn_jax.ghn.config import ghn2
@@ -98,5 +101,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

@@ -6,13 +6,16 @@ The regression is fitted to the networks of a file of `experiments/train_network
 again, so that the chosen networks are trained in the same way.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax import images
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_hypernetwork, clean_exit, load_hypernetwork, make_parser
+from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import Protocol
 from ghn_jax.runtime import use_compilation_cache
@@ -70,5 +73,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

@@ -6,6 +6,9 @@ The networks are those in a file of `experiments/train_networks.py`.  The proces
 that it has it, so that other work on the machine makes little difference.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 import json
 import os
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import clean_exit, make_parser
+from ghn_jax.cli.common import make_parser
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation import json_lines
 from ghn_jax.networks.architecture import CIFAR10
@@ -56,5 +59,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before JAX starts its threads
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

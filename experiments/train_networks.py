@@ -10,6 +10,9 @@ this hypernetwork predicts, with the same batches.  A pool of networks takes eve
 `networks.jsonl` a pool at a time, and the same command goes on after an interruption.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ghn_jax import images
-from ghn_jax.cli.common import clean_exit, load_hypernetwork, make_parser
+from ghn_jax.cli.common import load_hypernetwork, make_parser
 from ghn_jax.deepnets.sampler import SPLITS
 from ghn_jax.evaluation.fine_tuning import OPTIMIZERS, Protocol
 from ghn_jax.runtime import use_compilation_cache
@@ -77,5 +80,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

@@ -7,10 +7,13 @@ Prints mean accuracies of kinds of networks, from the accuracies that `evaluate_
 and those of transformers like the predefined ViT (128 channels, 12 cells) of other sizes.
 """
 
+import ghn_jax.cli.script
+
+# isort: split
 from collections.abc import Sequence
 from pathlib import Path
 
-from ghn_jax.cli.common import add_several, clean_exit, load_several, make_parser
+from ghn_jax.cli.common import add_several, load_several, make_parser
 from ghn_jax.evaluation import json_lines
 from ghn_jax.studies import weak_networks
 
@@ -40,5 +43,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    with clean_exit():
-        main()
+    ghn_jax.cli.script.run(main)

@@ -1,5 +1,6 @@
 """Ctrl-C in a program, at any moment: no traceback, nothing half written, and the second one ends it."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import time
 
 import pytest
+import scripts
 
 from ghn_jax.checks.files import FileError, refuse_unwritable
 from ghn_jax.cli.main import main
@@ -87,3 +89,65 @@ def test_a_place_where_nothing_can_be_written(out, monkeypatch, capsys):
 def test_a_place_that_can_be_written_stays_as_it_was(tmp_path):
     refuse_unwritable(tmp_path / "new" / "folder" / "x.npz")
     assert list(tmp_path.iterdir()) == []
+
+
+SCRIPT = """
+import ghn_jax.cli.script
+import os, threading, time
+def main():
+    threading.Thread(target=time.sleep, args=(60,)).start()  # a compiler
+    os.write(1, b"main ")
+    time.sleep(60)
+os.write(1, b"imports ")
+{imports}
+ghn_jax.cli.script.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("imports", "before", "after", "status"),
+    [
+        ("time.sleep(60)", "imports ", "", -signal.SIGINT),
+        ("", "imports main ", "interrupted\n", 128 + signal.SIGINT),
+    ],
+)
+def test_a_script(imports, before, after, status, tmp_path):
+    """While it imports, and while a thread compiles."""
+    script = tmp_path / "experiments" / "one.py"
+    script.parent.mkdir()
+    script.write_text(SCRIPT.format(imports=imports))
+    # What runs in the background of a shell inherits that Ctrl-C is ignored.
+    heard = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    command = [sys.executable, "-c", f"{heard}; runpy.run_path({str(script)!r}, run_name='__main__')"]
+    with subprocess.Popen(command, cwd=scripts.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        output = ""
+        while output != before:
+            output += os.read(process.stdout.fileno(), 100).decode()
+        process.send_signal(signal.SIGINT)
+        output += process.communicate(timeout=20)[0].decode()
+    assert (output, process.returncode) == (before + after, status)
+
+
+@pytest.mark.parametrize("path", sorted((scripts.ROOT / "experiments").glob("*.py")), ids=lambda path: path.stem)
+def test_every_script_begins_and_ends_so(path):
+    imported, *_ = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    if ast.unparse(imported) == "import ghn_jax.cli.script":
+        assert path.read_text().endswith("\n    ghn_jax.cli.script.run(main)\n")
+    else:
+        assert "from ghn_jax.__main__ import main" in path.read_text()  # a command of ghn-jax
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("seconds", [0.5, 3, 10, 20])
+def test_few_shot(seconds, tmp_path):
+    words = ["--arch=test/7", "--per_class=2", "--epochs=2", "--seeds=0", "--test_images=64", f"--out={tmp_path}/out"]
+    command = [sys.executable, "experiments/few_shot.py", *words]
+    with subprocess.Popen(
+        command, cwd=scripts.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:  # fmt: skip
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        output = process.communicate(timeout=5)[0].decode()
+    assert "Traceback" not in output and "ignored" not in output, output
+    assert process.returncode in (0, -signal.SIGINT, 128 + signal.SIGINT)
