@@ -17,7 +17,7 @@ from ghn_jax.tracing.staging import Staged, named_outputs
 NO_INPUT = "no input"
 """How the note begins on a model that is called without one."""
 
-_MAIN = re.compile(r"logits?|predictions?|class(es)?|out|outputs?|y|scores?", re.IGNORECASE)
+_MAIN = re.compile(r"(.*_)?(logits?|predictions?|class(es)?|scores?)|out|outputs?|y", re.IGNORECASE)
 
 _ASIDE = re.compile(r"aux|loss|hidden|intermediate|attention|embed|feature|state|cache", re.IGNORECASE)
 
@@ -101,9 +101,10 @@ def _is_float(arguments: Named, index: int) -> bool:
 
 def _states_by_name(params: Named, patterns: Sequence[str]) -> dict[int, str]:
     collections = states.collections_of(params.tree)
+    variables = states.by_variable(params.tree)
     found = {}
     for index, (name, array) in enumerate(zip(params.names, params.arrays, strict=True)):
-        reason = states.by_type(array) or states.by_name(name, patterns, collections)
+        reason = states.by_type(array) or states.by_name(name, patterns, collections) or variables[index]
         if reason is not None:
             found[index] = reason
     return found
@@ -120,7 +121,7 @@ def _states_by_use(params: Named, equations: Equations, uses: states.Uses) -> di
     """Leaves of the parameters that are running statistics, or reach the output under `stop_gradient` only."""
     numbers = equations.inputs[: len(params.names)]
     found = {}
-    stopped = states.stopped(equations, numbers)
+    stopped = uses.stopped
     floats = {number for number, array in zip(numbers, params.arrays, strict=True) if states.by_type(array) is None}
     if not floats <= stopped:  # else the whole model is under it
         found |= {index: "under stop_gradient" for index, number in enumerate(numbers) if number in stopped}
@@ -140,11 +141,12 @@ def _arguments_by_name(staged: Staged, arguments: Named, patterns: Sequence[str]
     for key, tree in arguments.tree.items():
         members = _members(arguments, key)
         collections = states.collections_of(tree)
-        for index in members:
+        for index, variable in zip(members, states.by_variable(tree), strict=True):
             path = arguments.names[index].partition("/")[2]
             array = arguments.arrays[index]
             reason = states.by_name(arguments.names[index], patterns, ())
             reason = reason or (states.by_name(path, (), collections) if path else None)
+            reason = reason or variable
             if reason is None and jax.numpy.issubdtype(array.dtype, jax.dtypes.prng_key):
                 reason = states.by_type(array)
             if reason is not None:
@@ -168,11 +170,14 @@ def _members(arguments: Named, key: str) -> list[int]:
 def _arguments_by_use(
     numbers: Sequence[int], arguments: Named, uses: states.Uses, taken: Mapping[int, str]
 ) -> dict[int, str]:
-    """Arguments that are raw random keys, or hold running variances."""
+    """Arguments that only make random numbers, hold running variances, or are under `stop_gradient`."""
     found = {}
+    followed = [index for index in range(len(numbers)) if index not in taken and numbers[index] not in uses.stopped]
     for index, (number, array) in enumerate(zip(numbers, arguments.arrays, strict=True)):
-        if number in uses.keys and array.dtype == np.uint32 and array.shape[-1:] == (2,):
-            found[index] = "a random key"
+        if number in uses.keys and states.by_type(array) is not None:
+            found[index] = "a random key" if array.shape[-1:] == (2,) else "it only makes random numbers"
+        elif number in uses.stopped and "/" in arguments.names[index] and followed:
+            found[index] = "under stop_gradient"
     for key in arguments.tree:
         members = _members(arguments, key)
         if any(numbers[index] in uses.variances for index in members if "/" in arguments.names[index]):

@@ -106,9 +106,9 @@ def _pair(network: TracedNetwork, name: str, first: _Computed, second: _Computed
     nodes = materialise_all(network, [first, second], scope)
     if len(set(nodes)) == 1:
         return Activation(nodes[0])
-    for node, of in (nodes, nodes[::-1]):
-        if network.slope_of(node, of):
-            return Activation(of)
+    unscaled = network.unscaled(*nodes)
+    if unscaled is not None:
+        return Activation(unscaled)
     if name in PRODUCTS:
         return Activation(network.gate(nodes[0], nodes[1], scope), direct=True)
     return Activation(network.join("sum", nodes, scope), direct=True)
@@ -176,13 +176,9 @@ def _with_parameter(
             network.refuse(part.leaf, f"it is used by {name!r}, which no layer of the hypernetwork's networks does")
         return touched(value)
     match value:
-        case Scores() if parameter.size == 1:
-            layers.leave(network, parameter, "it is a single number that changes scores, as a temperature does")
+        case Scores() if parameter.size == 1 or name in PRODUCTS:
+            layers.leave(network, parameter, "it changes scores, as a temperature does")
             return value
-        case Scores(sources) if name in PRODUCTS:
-            scaled = network.add("bn", sources, scope)
-            layers.scale_by_parameter(network, Activation(scaled, direct=True), parameter, scope)
-            return Scores((scaled,))
         case Scores(sources):
             codes = layers.position(network, parameter, scope, "positions relative to each other")
             return Scores((*sources, codes.node))

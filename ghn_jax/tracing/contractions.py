@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Scores, Stati
 
 def dot_general(reader: Reader, equation: Equation, values: list[Value]) -> Value:
     (contracted, batch), scope = equation.params["dimension_numbers"], equation.scope
-    left, right = values
+    left, right = values = _kernels(reader, equation, values)
     if isinstance(left, TracedParameter) and isinstance(right, TracedParameter):
         return _parameter_product(reader, equation, left, right)
     for side, kernel in enumerate(values):
@@ -23,6 +24,8 @@ def dot_general(reader: Reader, equation: Equation, values: list[Value]) -> Valu
             if source is None and not _is_kernel(reader.network.leaves[kernel.view.leaf].name):
                 # A matrix applied to a parameter, for example to resize positional encodings.
                 return relayout.lose(kernel, reader.shape(equation.outputs[0]))
+            if source is not None and equation.inputs[1 - side] in reader.one_hot:
+                return layers.embedding(reader.network, source.node, kernel, contracted[side], scope)
             node = reader.network.constant() if source is None else source.node
             return layers.dense(reader.network, node, kernel, contracted[side], batch[side], scope)
     if any(isinstance(value, Constant) for value in values):
@@ -34,6 +37,17 @@ def dot_general(reader: Reader, equation: Equation, values: list[Value]) -> Valu
             sources.extend(nodes)
         return Activation(reader.network.add("msa", sources, scope), direct=True)
     return Scores(tuple(dict.fromkeys(materialise_all(reader.network, values, scope))))
+
+
+def _kernels(reader: Reader, equation: Equation, values: list[Value]) -> list[Value]:
+    """Kernels that running statistics scale, where a norm layer is folded into one, as what they are."""
+    found = list(values)
+    for side, value in enumerate(values):
+        scales = value.scales if isinstance(value, Statistic) and value.node is None else ()
+        if any(len(scale.view.varied) > 1 for scale in scales):
+            kernel = dataclasses.replace(one_parameter(reader.network, scales), changed=True)
+            found[side] = reader.numbered(equation.inputs[side], kernel)
+    return found
 
 
 def ragged_dot(reader: Reader, equation: Equation, values: list[Value]) -> Value:
@@ -59,7 +73,7 @@ def _parameter_product(reader: Reader, equation: Equation, left: TracedParameter
 
 
 def convolution(reader: Reader, equation: Equation, values: list[Value]) -> Value:
-    image, kernel = values
+    image, kernel = _kernels(reader, equation, values)
     scope = equation.scope
     if isinstance(kernel, Constant):
         if isinstance(image, TracedParameter):
@@ -74,6 +88,8 @@ def convolution(reader: Reader, equation: Equation, values: list[Value]) -> Valu
 
 def reduction(reader: Reader, equation: Equation, values: list[Value]) -> Value:
     value = values[0]
+    if equation.inputs[0] in reader.weighted:
+        return value
     shape = reader.shape(equation.inputs[0])
     reduced = equation.params["dimensions" if equation.name == "reduce" else "axes"]
     axes = [axis for axis in reduced if shape[axis] > 1]

@@ -1,8 +1,10 @@
 """Parameters that a model changes before it uses them: which values make the changed ones those predicted.
 
   1 + g, exp(s), softplus(s), w * c     element by element: solved for the parameter
-  g * v / |v|                           v is the prediction, and g what makes the product equal to it
+  g * v / |v|, exp(s) * v / |v|         v is the prediction, and g or s what makes the product equal to it
   w / |w|, (w - mean) / deviation       the direction is predicted, the scale is the model's own
+
+Anything else is left as it is, with the names of the operations on the way.
 
 Functions are evaluated by the model's own equations, so that no spelling has to be known.
 """
@@ -10,13 +12,15 @@ Functions are evaluated by the model's own equations, so that no spelling has to
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ghn_jax.graphs.graph import Role
 from ghn_jax.graphs.tree import Correction
 from ghn_jax.tracing.equations import Equation, Equations
 from ghn_jax.tracing.states import SAME_ELEMENTS
@@ -28,7 +32,13 @@ _ELEMENTWISE = _AFFINE | frozenset(
     " eq gt ge lt le is_finite erf sin cos".split()
 )
 
-_LAYOUT = SAME_ELEMENTS | {"loop_slice", "rev"}
+_LAYOUT = SAME_ELEMENTS | {"loop_slice", "rev", "concatenate"}
+
+_MIXTURES = frozenset(("dot_general", "reduce_sum"))
+"""Sums of elements: what is predicted for each of several kernels is predicted for their mixture."""
+
+_VECTORS = {Role.NORM_WEIGHT: (0.5, 1.5), Role.BIAS: (-0.5, 0.5)}
+"""Values that most predictions of scales and shifts are between."""
 
 _PROBED = 1 << 16
 """Elements of a parameter up to which a function that is not affine is tried out."""
@@ -51,13 +61,19 @@ class _Function:
     constants: Mapping[int, Any]
     target: int
 
-    def __call__(self, given: Mapping[int, Any], only_layout: int | None = None) -> Any:
-        """The value for these parameters, by number; `only_layout` leaves out what changes elements of that one."""
+    def __call__(
+        self, given: Mapping[int, Any], only_layout: int | None = None, among: Collection[int] | None = None
+    ) -> Any:
+        """The value for these parameters, by number.
+
+        `only_layout` leaves out what changes elements of that one: all of it, or what makes one of the values `among`.
+        """
         values = {**self.constants, **given}
         followed = {only_layout}
         for equation in self.equations:
             inputs = [values[number] for number in equation.inputs]
             passed = equation.name in _LAYOUT or equation.name in _ELEMENTWISE
+            passed = passed and (among is None or equation.outputs[0] in among)
             own = [number for number in equation.inputs if number in followed and passed]
             followed.update(equation.outputs if own else ())
             if own and only_layout is not None and equation.name not in _LAYOUT:
@@ -72,14 +88,16 @@ class _Function:
         return values[self.target]
 
 
-def corrections(equations: Equations, number: int, leaf: int, vector: bool) -> tuple[Correction, ...] | str:
+def corrections(
+    equations: Equations, number: int, leaf: int, role: Role, shape: Sequence[int]
+) -> tuple[Correction, ...] | str:
     """What makes the value `number`, which an operation uses, the one predicted for parameter `leaf`.
 
     Args:
       equations: the program.
       number: of the value.
       leaf: index of the parameter.
-      vector: it scales or shifts, and is not a kernel.
+      role, shape: of the tensor that is predicted.
 
     Returns:
       Corrections of this and of other parameters, in order; or why no values of it can be found.
@@ -89,23 +107,33 @@ def corrections(equations: Equations, number: int, leaf: int, vector: bool) -> t
     names = _names_on_the_way(function, own)
     if not names:
         return ()
-    word = ", ".join(sorted(names - _LAYOUT))
+    refused = f"it goes through {', '.join(sorted(names))} before it is used"
     if function is None:
-        return () if not vector else f"it goes through {word} before it is used"
+        return refused if role in _VECTORS else ()
     params = [index for index in range(len(equations.inputs)) if equations.of_params[number] >> index & 1]
     others = [index for index in params if index != leaf]
     given = {index: equations.inputs[index] for index in others}
     if names <= _AFFINE and _is_linear(function, own):
-        return (_affine_correction(function, own, leaf, given),)
+        return (_affine_correction(function, own, leaf, given, role is Role.NORM_WEIGHT),)
     if not others and names <= _ELEMENTWISE:
-        return _own_correction(function, own, leaf, equations.shapes[own], word)
-    if vector:
-        return f"it goes through {word} before it is used"
+        target = np.linspace(*_range(role, shape), math.prod(equations.shapes[own]), dtype=np.float32)
+        if target.size > _PROBED:
+            return refused
+        return _own_correction(function, own, leaf, target.reshape(equations.shapes[own]), names)
+    if role in _VECTORS or not _keeps_direction(function, own):
+        return refused
+    scales = {other: _scale_values(function, equations.inputs[other]) for other in others}
     return tuple(
-        _scale_correction(function, equations.inputs, params, leaf, other)
-        for other in others
-        if _scales(function, equations.inputs[other])
+        _scale_correction(function, equations.inputs, params, leaf, other, values)
+        for other, values in scales.items()
+        if values
     )
+
+
+def _range(role: Role, shape: Sequence[int]) -> tuple[float, float]:
+    """Values that most predictions of a tensor are between."""
+    fan_in = 2 if role in (Role.POSITION, Role.EMBEDDING) else math.prod(shape[:-1])
+    return _VECTORS.get(role, (-((2 / fan_in) ** 0.5), (2 / fan_in) ** 0.5))
 
 
 def scaled(leaf: int, factor: float) -> Correction:
@@ -115,24 +143,30 @@ def scaled(leaf: int, factor: float) -> Correction:
 
 def function_of(equations: Equations, number: int) -> _Function | None:
     """The value as a function of parameters; None if it depends on anything else that is not known."""
-    needed, kept, constants = {number}, [], {}
-    for equation in reversed(equations.equations):
-        if not needed.isdisjoint(equation.outputs):
-            needed.update(equation.inputs)
-            kept.append(equation)
-    made = {out for equation in kept for out in equation.outputs}
+    kept, needed = _needed(equations.equations, number)
+    constants = {}
     runnable = all(
         equation.primitive is not None or (equation.name == "loop_slice" and equation.params["index"] is not None)
         for equation in kept
     )
-    for value in needed - made:
+    for value in needed:
         if value in equations.constants:
             constants[value] = equations.constants[value]
         elif value in equations.known:
             constants[value] = equations.known[value]
         elif equations.of_params[value] == 0:
             runnable = False
-    return _Function(tuple(kept[::-1]), constants, number) if runnable else None
+    return _Function(kept, constants, number) if runnable else None
+
+
+def _needed(equations: Sequence[Equation], number: int) -> tuple[tuple[Equation, ...], set[int]]:
+    """The equations that a value needs, in order, and the values that none of them makes."""
+    needed, kept = {number}, []
+    for equation in reversed(equations):
+        if not needed.isdisjoint(equation.outputs):
+            needed.update(equation.inputs)
+            kept.append(equation)
+    return tuple(kept[::-1]), needed - {out for equation in kept for out in equation.outputs}
 
 
 def _names_on_the_way(function: _Function | None, own: int) -> frozenset[str]:
@@ -147,8 +181,39 @@ def _names_on_the_way(function: _Function | None, own: int) -> frozenset[str]:
     return frozenset(names - _LAYOUT)
 
 
+def _keeps_direction(function: _Function, own: int) -> bool:
+    """Whether a kernel is only shifted and scaled, by whatever it may be, or mixed with others, on the way."""
+    followed = {own}
+    for equation in function.equations:
+        mine = [number for number in equation.inputs if number in followed]
+        divides = equation.name == "div" and equation.inputs[1] in mine
+        passed = equation.name in _LAYOUT or equation.name in _AFFINE or equation.name in _MIXTURES
+        if mine and passed and not divides and (equation.name not in ("mul", "div", "dot_general") or len(mine) == 1):
+            followed.update(equation.outputs)
+    return function.target in followed
+
+
+def _scale_values(function: _Function, own: int) -> tuple[int, ...]:
+    """Numbers of a parameter and of what is computed of it alone, element by element, up to what scales the rest.
+
+    Empty if nothing does.
+    """
+    if _scales(function, own):
+        return (own,)
+    alone, used = [own], set()
+    for equation in function.equations:
+        mine = {number for number in equation.inputs if number in alone}
+        known = all(number in mine or number in function.constants for number in equation.inputs)
+        if mine and known and (equation.name in _LAYOUT or equation.name in _ELEMENTWISE):
+            alone.extend(equation.outputs)
+        else:
+            used |= mine
+    (last,) = used if len(used) == 1 else (own,)
+    return (*alone[: alone.index(last)], last) if _scales(function, last) else ()
+
+
 def _scales(function: _Function, own: int) -> bool:
-    """Whether the value is linear in a parameter, which is multiplied with the rest."""
+    """Whether the value is linear in another one, which is multiplied with the rest."""
     followed = {own}
     for equation in function.equations:
         mine = [number for number in equation.inputs if number in followed]
@@ -163,20 +228,28 @@ def _scales(function: _Function, own: int) -> bool:
 
 
 def _scale_correction(
-    function: _Function, numbers: Sequence[int], params: Sequence[int], leaf: int, scale: int
+    function: _Function, numbers: Sequence[int], params: Sequence[int], leaf: int, scale: int, among: Sequence[int]
 ) -> Correction:
-    """The scale with which the value comes closest to the prediction (least squares)."""
+    """The scale with which the value comes closest to the prediction (least squares).
+
+    The value is linear in the last of the values `among`, which are those of `_scale_values`.
+    """
+    own = numbers[scale]
 
     def solve(values: Mapping[int, Any]) -> Any:
         given = {numbers[index]: jnp.asarray(values[index]) for index in params}
         target = function(given, only_layout=numbers[leaf])
 
         def of_scale(value: Any) -> Any:
-            return function({**given, numbers[scale]: value})
+            return function({**given, own: value}, only_layout=own, among=among)
 
-        unit, pull_back = jax.vjp(of_scale, jnp.ones_like(given[numbers[scale]]))
+        unit, pull_back = jax.vjp(of_scale, jnp.ones_like(given[own]))
         (products,), (squares,) = pull_back(target.astype(unit.dtype)), pull_back(unit)
-        return products / jnp.where(squares > 0, squares, 1)
+        found = products / jnp.where(squares > 0, squares, 1)
+        if len(among) == 1:
+            return found
+        changed = dataclasses.replace(function, equations=_needed(function.equations, among[-1])[0], target=among[-1])
+        return _bisect(changed, own, found)
 
     return Correction(scale, solve)
 
@@ -193,14 +266,20 @@ def _is_linear(function: _Function, own: int) -> bool:
     return True
 
 
-def _affine_correction(function: _Function, own: int, leaf: int, others: Mapping[int, int]) -> Correction:
-    """Solves for a parameter that is scaled and shifted, by numbers or other parameters."""
+def _affine_correction(
+    function: _Function, own: int, leaf: int, others: Mapping[int, int], positive: bool
+) -> Correction:
+    """Solves for a parameter that is scaled and shifted, by numbers or other parameters.
+
+    A `positive` one stays so where only its sign is changed: that belongs to what is computed with it.
+    """
 
     def solve(values: Mapping[int, Any]) -> Any:
         target = jnp.asarray(values[leaf])
         given = {number: jnp.asarray(values[index]) for index, number in others.items()}
         offset, uses = _in_own_layout(function, own, jnp.zeros_like(target), given)
         slope = _in_own_layout(function, own, jnp.ones_like(target), given)[0] - offset
+        slope = jnp.where((offset == 0) & positive, jnp.abs(slope), slope)
         found = (target - offset) / jnp.where(slope == 0, 1, slope)
         return jnp.where((slope == 0) | (uses == 0), target, found)
 
@@ -208,19 +287,17 @@ def _affine_correction(function: _Function, own: int, leaf: int, others: Mapping
 
 
 def _own_correction(
-    function: _Function, own: int, leaf: int, shape: tuple[int, ...], word: str
+    function: _Function, own: int, leaf: int, target: np.ndarray, names: Collection[str]
 ) -> tuple[Correction, ...] | str:
-    """Solves a function element by element, if it takes the values that norm layers have."""
+    """Solves a function element by element, if it takes the values of `target`, or is constant."""
 
     def solve(values: Mapping[int, Any]) -> Any:
         return _bisect(function, own, jnp.asarray(values[leaf]))
 
-    if np.prod(shape) > _PROBED:
-        return f"it goes through {word} before it is used"
-    target = jnp.linspace(0.5, 1.5, int(np.prod(shape)), dtype=jnp.float32).reshape(shape)
-    found = _in_own_layout(function, own, solve({leaf: target}), {})[0]
-    if not np.allclose(found, target, rtol=0.02):
-        return f"no values of it give the predicted ones after {word}"
+    values = solve({leaf: target})
+    found = _in_own_layout(function, own, values, {})[0]
+    if not (np.isclose(found, target, rtol=0.02, atol=0.02 * np.ptp(target)) | (values == target)).all():
+        return f"no values of it give the predicted ones after {', '.join(sorted(names))}"
     return (Correction(leaf, solve),)
 
 
@@ -235,21 +312,22 @@ def _in_own_layout(function: _Function, own: int, values: Any, given: Mapping[in
 def _bisect(function: _Function, own: int, target: Any) -> Any:
     """Values whose function is `target`, which is monotone, at least on the side of the positive numbers.
 
-    Elements that do not reach the result are those of `target`.
+    Elements that do not reach the result, or on which it does not depend, are those of `target`.
     """
 
     def at(place: Any) -> tuple[Any, Any]:  # numbers are spaced by their logarithms
         values = jnp.sign(place) * jnp.expm1(jnp.abs(place))
         return jnp.nan_to_num(_in_own_layout(function, own, values, {})[0]), values
 
-    below, half, one = (at(jnp.full_like(target, place))[0] for place in (-0.5, 0.5, 1.0))
+    end = np.log1p(_LARGEST)
+    least, below, half, one, most = (at(jnp.full_like(target, place))[0] for place in (-end, -0.5, 0.5, 1.0, end))
+    constant = (least == below) & (below == half) & (half == one) & (one == most)
     rising = one >= half
-    monotone = (half >= below) == rising
-    high = jnp.full_like(target, np.log1p(_LARGEST))
-    low = jnp.where(monotone, -high, 0)
+    high = jnp.full_like(target, end)
+    low = jnp.where((half >= below) == rising, -high, 0)
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
         more = (at(middle)[0] < target) == rising
         low, high = jnp.where(more, middle, low), jnp.where(more, high, middle)
     _, uses = _in_own_layout(function, own, target, {})
-    return jnp.where(uses > 0, at((low + high) / 2)[1], target)
+    return jnp.where((uses > 0) & ~constant, at((low + high) / 2)[1], target)

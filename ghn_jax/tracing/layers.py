@@ -28,7 +28,7 @@ def dense(
     if any(part.axes is None for part in kernel.parts):
         node = network.add("conv", [source], scope)
         for part in kernel.parts:
-            _own_layout(network, node, Role.WEIGHT, part)
+            _own_layout(network, node, Role.WEIGHT, part, kernel.use)
         network.nodes[node].features = math.prod(kernel.view.shape[axis] for axis in free) or 1
         return Activation(node, direct=True)
     node = network.add("conv", [source], scope)
@@ -67,7 +67,7 @@ def convolution(
     network.nodes[node].features = features
     for part in kernel.parts:
         if part.axes is None:
-            _own_layout(network, node, role, part)
+            _own_layout(network, node, role, part, kernel.use)
             continue
         axes = part.axes
         height = [atom for axis in (spatial[:-1] or spatial) for atom in axes[axis]]
@@ -123,6 +123,9 @@ def scale_by_parameter(network: TracedNetwork, value: Activation, parameter: Tra
         number, remark = value.node, ""
         if node.first_alone and parameter.view.varied:
             node.type = "ln" if parameter.view.varied == (0,) else "bn"
+    elif node.bare and {part.leaf for part in parameter.parts} & network.leaves_of(value.node):
+        network.leave_scales([value.node])  # as of softplus(a x) / a
+        return Activation(node.parents[0])
     elif parameter.size == 1:
         leave(network, parameter, "it is a single number that scales activations, no norm layer")
         return Activation(value.node)
@@ -145,7 +148,7 @@ def modulated(network: TracedNetwork, value: Activation, kernel: TracedParameter
     """A kernel whose channels an activation scales, before it is used: a layer that reads the activation."""
     node = network.add("conv", [value.node], scope)
     for part in kernel.parts:
-        _own_layout(network, node, Role.WEIGHT, part, "activations scale it")
+        _own_layout(network, node, Role.WEIGHT, part, kernel.use, "activations scale it")
     return Activation(node)
 
 
@@ -184,13 +187,13 @@ def position(network: TracedNetwork, parameter: TracedParameter, scope: str, rem
         if len(places) == 2:
             shape = (1, count(places[0]), count(places[1]), count(channels))
             groups: list[list[Atom]] = [[], list(places[0]), list(places[1]), list(channels)]
-            network.claim(node, Role.POSITION, view, groups, shape, remark)
+            network.claim(node, Role.POSITION, view, groups, shape, remark, use=parameter.use)
             continue
         side = math.isqrt(positions - 1) + 1 if positions > 1 else 1
         shape = (1, -(-positions // side), side, count(channels))
         cut = positions if shape[1] * side > positions else None
         grid = f"{positions} positions, predicted as a {shape[1]}x{side} grid" if positions > 1 else ""
-        network.claim(node, Role.POSITION, view, [atoms, list(channels)], shape, remark or grid, cut)
+        network.claim(node, Role.POSITION, view, [atoms, list(channels)], shape, remark or grid, cut, parameter.use)
     return Activation(node)
 
 
@@ -204,7 +207,9 @@ def _claim_vectors(network: TracedNetwork, node: int, role: Role, parameter: Tra
         network.nodes[node].shape = (parameter.size, 1, 1, 1)
 
 
-def _own_layout(network: TracedNetwork, node: int, role: Role, part: View, remark: str = LOST_LAYOUT) -> None:
+def _own_layout(
+    network: TracedNetwork, node: int, role: Role, part: View, use: int | None, remark: str = LOST_LAYOUT
+) -> None:
     """Claims a parameter in its own layout: its last axis is the output, the one before it the input."""
     view = part.picked
     if len(view.shape) < 2:
@@ -217,4 +222,4 @@ def _own_layout(network: TracedNetwork, node: int, role: Role, part: View, remar
         groups[1] = list(spatial[-1]) if len(spatial) > 1 else []
     if role is Role.DEPTHWISE_WEIGHT and count(inputs) != 1:
         role = Role.WEIGHT
-    network.claim(node, role, view, groups, tuple(count(group) for group in groups), remark)
+    network.claim(node, role, view, groups, tuple(count(group) for group in groups), remark, use=use)

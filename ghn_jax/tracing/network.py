@@ -88,6 +88,7 @@ class TracedNetwork:
         self.nodes: list[Node] = []
         self.claims: list[Claim] = []
         self.refused: dict[int, str] = {}
+        self.deciding: set[int] = set()
         self.unsupported: dict[str, None] = {}
         self._constant: int | None = None
         self._pools: dict[tuple, int] = {}
@@ -168,18 +169,31 @@ class TracedNetwork:
             self.nodes[node].shape = oihw(role, shape)
         self.claims.append(Claim(node, role, shape, place, view.rows(), remark, use))
 
-    def slope_of(self, node: int, of: int) -> bool:
-        """Whether `node` is `of`, only scaled: the scales are slopes of an activation function, and are left."""
-        scales = []
-        while self.nodes[node].bare and node != of:
-            scales.append(node)
-            (node,) = self.nodes[node].parents
-        if node != of or not scales:
-            return False
+    def unscaled(self, first: int, second: int) -> int | None:
+        """The node that both are, only scaled; the scales are slopes of an activation function, and are left."""
+        ways = [self._scales(first), self._scales(second)]
+        source = next((node for node in ways[0] if node in ways[1]), None)
+        if source is not None:
+            self.leave_scales(node for way in ways for node in way[: way.index(source)])
+        return source
+
+    def _scales(self, node: int) -> list[int]:
+        """A node, and those below it as far as they are only scaled."""
+        way = [node]
+        while self.nodes[way[-1]].bare:
+            way.extend(self.nodes[way[-1]].parents)
+        return way
+
+    def leaves_of(self, node: int) -> set[int]:
+        """The parameters that a node claims."""
+        return {claim.place.leaf for claim in self.claims if claim.node == node}
+
+    def leave_scales(self, nodes: Iterable[int]) -> None:
+        """Lets the parameters of these nodes keep their initial values."""
+        scales = set(nodes)
         for claim in self.claims:
             if claim.node in scales:
                 self.refuse(claim.place.leaf, "it is a slope of an activation function, no norm layer")
-        return True
 
     def refuse(self, leaf: int, reason: str) -> None:
         """Says why a parameter cannot be predicted (unless another operation can claim it)."""
@@ -251,7 +265,7 @@ class TracedNetwork:
         ties = []
         for claim in self.claims:
             if claim.node not in number:
-                self.refuse(claim.place.leaf, "it only decides which way the computation takes")
+                self.deciding.add(claim.place.leaf)
                 continue
             claims = owned.setdefault(claim.place.leaf, [])
             if all(_disjoint(claim.rows, other.rows) for other in claims):
@@ -267,7 +281,9 @@ class TracedNetwork:
             claims = owned.get(index, ())
             covered = sum(_count(claim.rows, leaf) for claim in claims)
             if covered < leaf.size and index not in about.states:
-                reason = self.refused.get(index, "no operation that tracing knows uses it")
+                decides = "it only decides which way the computation takes"
+                unused = decides if index in self.deciding else "no operation that tracing knows uses it"
+                reason = self.refused.get(index, unused)
                 if index not in about.reached:
                     reason = "the output does not depend on it"
                 elif claims:
@@ -289,8 +305,7 @@ class TracedNetwork:
             for claim in claims:
                 if claim.use is None:
                     continue
-                vector = claim.role not in (Role.WEIGHT, Role.DEPTHWISE_WEIGHT, Role.EMBEDDING)
-                made = corrections(equations, claim.use, index, vector)
+                made = corrections(equations, claim.use, index, claim.role, claim.shape)
                 if isinstance(made, str):
                     unpredicted[index], owned[index] = made, []
                     break

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 
-from ghn_jax.tracing import relayout
-from ghn_jax.tracing.combination import combine, materialise_all
+from ghn_jax.tracing import layers, relayout
+from ghn_jax.tracing.combination import combine, materialise, materialise_all
 from ghn_jax.tracing.equations import Equation, Equations
 from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Statistic, TracedParameter, Value
@@ -30,6 +31,8 @@ class Reader:
       network: what was found.
       values: by number; others are constants.
       known, shapes: as in `Equations`.
+      one_hot: numbers of comparisons of activations with constants.
+      weighted: numbers of activations that were multiplied with a kernel, and have to be summed to be a layer's output.
     """
 
     def __init__(self, equations: Equations, network: TracedNetwork, values: dict[int, Value]):
@@ -38,6 +41,12 @@ class Reader:
         self.program = equations
         self.network = network
         self.values = dict(values)
+        self.one_hot: set[int] = set()
+        self.weighted: set[int] = set()
+        self._readers: dict[int, list[Equation]] = defaultdict(list)
+        for equation in equations.equations:
+            for number in equation.inputs:
+                self._readers[number].append(equation)
 
     def value(self, number: int) -> Value:
         return self.values.get(number, CONSTANT)
@@ -74,6 +83,21 @@ class Reader:
                 return None
         return dataclasses.replace(parameter, changed=True)
 
+    def weighted_sum(self, equation: Equation, values: list[Value]) -> Value | None:
+        """A linear layer that is spelled as a product and a sum along axes of the parameter; None if it is none."""
+        parameters = [value for value in values if isinstance(value, TracedParameter)]
+        output = equation.outputs[0]
+        readers = self._readers[output]
+        if equation.name != "mul" or len(parameters) != 1 or [reader.name for reader in readers] != ["reduce_sum"]:
+            return None
+        axes = set(readers[0].params["axes"]) & set(parameters[0].view.varied)
+        (other,) = [value for value in values if value is not parameters[0]]
+        source = materialise(self.network, other, equation.scope) if axes else None
+        if source is None:
+            return None
+        self.weighted.add(output)
+        return layers.dense(self.network, source.node, parameters[0], sorted(axes), (), equation.scope)
+
     def combined(self, equation: Equation, values: list[Value]) -> Value:
         """What all outputs are, of values that are not all constants."""
         name = equation.name
@@ -88,7 +112,7 @@ class Reader:
         rescaled = self.rescaled(equation, values)
         if rescaled is not None and len(others) > 0:
             return rescaled
-        result = combine(self.network, name, values, equation.scope)
+        result = self.weighted_sum(equation, values) or combine(self.network, name, values, equation.scope)
         if isinstance(result, TracedParameter):
             result = dataclasses.replace(result, changed=result.changed or name not in SAME_VALUE)
             shape = self.shape(equation.outputs[0])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ghn_jax.tracing import contractions, layers, rearrangement, relayout
+from ghn_jax.tracing import contractions, rearrangement, relayout
 from ghn_jax.tracing.combination import materialise
 from ghn_jax.tracing.equations import Equation, Equations
 from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.reader import Reader
+from ghn_jax.tracing.states import RANDOM, SAME_ELEMENTS
 from ghn_jax.tracing.values import CONSTANT, Constant, TracedParameter, Value
 
 ELEMENTWISE = frozenset(
@@ -18,10 +19,10 @@ ELEMENTWISE = frozenset(
     " cosh cumlogsumexp cummax cummin cumprod cumsum device_put digamma div eq eq_to erf erf_inv erfc exp exp2 expm1"
     " fft floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min"
     " decided mul mulhi name ne neg nextafter not optimization_barrier or pbroadcast pmax pmean pmin polygamma"
-    " population_count pow ppermute psum pvary real reduce_precision regularized_incomplete_beta rem round rsqrt"
+    " population_count pow ppermute psum pvary real reduce_precision reduce_scatter regularized_incomplete_beta rem"
     " nonbatchable unvmap_all unvmap_any unvmap_max select_if_vmap maybe_set"  # of Equinox
-    " select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sort sqrt"
-    " square stop_gradient sub tan tanh tie top_k xor zeta".split()
+    " round rsqrt select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sort"
+    " sqrt square stop_gradient sub tan tanh tie top_k xor zeta".split()
 )
 """Operations that compute every element of their outputs from elements of their inputs, one node's with one node's."""
 
@@ -43,7 +44,7 @@ def read(equations: Equations, network: TracedNetwork, values: dict[int, Value])
 
 def _read(reader: Reader, equation: Equation) -> None:
     values = [reader.value(number) for number in equation.inputs]
-    if all(isinstance(value, Constant) for value in values):
+    if equation.name.startswith(RANDOM) or all(isinstance(value, Constant) for value in values):
         return
     default = _elementwise if equation.name in ELEMENTWISE else Reader.unknown
     try:
@@ -57,6 +58,10 @@ def _read(reader: Reader, equation: Equation) -> None:
 
 
 def _elementwise(reader: Reader, equation: Equation, values: list[Value]) -> Value | list[Value]:
+    if equation.name == "eq" and any(isinstance(value, Constant) for value in values):
+        reader.one_hot.update(equation.outputs)
+    if equation.name in SAME_ELEMENTS and not reader.one_hot.isdisjoint(equation.inputs):
+        reader.one_hot.update(equation.outputs)
     axes = equation.params.get("axes", ()) if equation.name in ("psum", "pmax", "pmin") else ()
     if len(values) == 1 and axes and all(isinstance(axis, int) for axis in axes):  # of a mapped function
         return contractions.reduction(reader, equation, values)
@@ -74,7 +79,7 @@ def _decided(reader: Reader, equation: Equation, values: list[Value]) -> Value:
     """A value, or one of several: what decides which it is, is not part of it."""
     by, others = (values[0], values[1:]) if equation.name == "branches" else (values[1], values[:1])
     if isinstance(by, TracedParameter):
-        layers.leave(reader.network, by, "it only decides which way the computation takes")
+        reader.network.deciding.update(part.leaf for part in by.parts)
     if all(isinstance(value, Constant) for value in others):
         return CONSTANT
     return others[0] if equation.name == "decided" else reader.combined(equation, others)

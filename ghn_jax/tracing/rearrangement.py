@@ -78,7 +78,9 @@ def concatenate(reader: Reader, equation: Equation, values: list[Value]) -> Valu
         joined = relayout.concatenate(parameters, axis)
         return joined if len(given) == len(values) else relayout.lose(joined, reader.shape(equation.outputs[0]))
     scores = [value for value in given if isinstance(value, Scores)]
-    if len(scores) == len(given):
+    if scores and len(scores) + len(parameters) == len(given):
+        for parameter in parameters:
+            layers.leave(reader.network, parameter, "it is one of the scores, as an attention sink is")
         return Scores(tuple(dict.fromkeys(source for value in scores for source in value.sources)))
     if len(given) == 1:
         return given[0]

@@ -49,7 +49,7 @@ class TracedParameter:
     @property
     def use(self) -> int | None:
         """Number of the value, if it is not the parameter itself but computed from it."""
-        return self.number if self.changed and len(self.parts) == 1 else None
+        return self.number if self.changed and not self.paired else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,6 +43,7 @@ SCALES = {
     "square": lambda g: g**2,
     "two steps": lambda g: 0.5 - 3 * g,
     "reshaped": lambda g: (1 + g.reshape(2, 4)).reshape(8),
+    "root": jnp.sqrt,
 }
 
 
@@ -55,6 +56,55 @@ def test_scales_in_all_spellings_have_the_values_of_norm_weights():
         effective[name] = scale(predict_params(graph, GHN)["g"])
     for name, value in effective.items():
         np.testing.assert_allclose(value, effective["itself"], rtol=1e-4, err_msg=name)
+
+
+def test_parts_of_scales_are_changed_before_they_are_joined():
+    params = {"w": ones(4, 8), "g": jnp.zeros(4), "h": jnp.zeros(4), "o": ones(8, 10)}
+    found = []
+    for change in (lambda part: part, lambda part: 1 + part):
+
+        def run(p, x, change=change):
+            joined = jnp.concatenate([change(p["g"]), change(p["h"])])
+            return normed(lambda _: joined)({**p, "g": joined}, x)
+
+        values = predict_params(ghn_jax.trace(run, params, ones(2, 4), strict=True), GHN)
+        found.append([change(values["g"]), change(values["h"])])
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def test_the_sign_of_a_scale_belongs_to_what_it_scales():
+    params = {"w": ones(4, 8), "g": ones(8), "o": ones(8, 10)}
+    plain, negative = (
+        predict_params(ghn_jax.trace(normed(scale), params, ones(2, 4), strict=True), GHN)["g"]
+        for scale in (SCALES["itself"], lambda g: -2 * g)
+    )
+    np.testing.assert_allclose(2 * negative, plain, rtol=1e-5)
+
+
+SHIFTS = {
+    "itself": lambda b: b,
+    "bounded": jnp.tanh,
+    "doubled": lambda b: -2 * b,
+    "first half": lambda b: jnp.where(np.arange(8) < 4, b, 0),
+}
+
+
+def test_shifts_have_the_values_of_biases():
+    def shifted(shift):
+        return lambda p, x: jax.nn.relu(x @ p["w"] + shift(p["b"])) @ p["o"]
+
+    params = {"w": ones(4, 8), "b": jnp.zeros(8), "o": ones(8, 10)}
+    effective = {}
+    for name, shift in SHIFTS.items():
+        effective[name] = shift(
+            predict_params(ghn_jax.trace(shifted(shift), params, ones(2, 4), strict=True), GHN)["b"]
+        )
+        np.testing.assert_allclose(effective[name][:4], effective["itself"][:4], rtol=1e-4, err_msg=name)
+    assert (effective["first half"][4:] == 0).all()
+    for shift in (jnp.exp, jax.nn.softplus, jnp.square):  # biases may be negative
+        graph = ghn_jax.trace(shifted(shift), params, ones(2, 4))
+        assert list(left(graph)) == ["b"]
+        assert predict_params(graph, GHN)["b"].tolist() == [0] * 8
 
 
 def test_scales_that_no_value_makes_a_norm_weight_are_left():
@@ -85,6 +135,9 @@ def kernel_of(change):
 KERNELS = {
     "itself": lambda p: p["w"],
     "weight norm": lambda p: p["g"] * p["w"] / jnp.linalg.norm(p["w"], axis=0),
+    "exponential norm": lambda p: jnp.exp(p["s"])[None] * p["w"] / jnp.linalg.norm(p["w"], axis=0),
+    "positive norm": lambda p: p["w"] * (jax.nn.softplus(p["s"]) / jnp.linalg.norm(p["w"], axis=0)),
+    "masked": lambda p: jnp.where(np.ones((4, 8), bool), p["w"], 0),
     "norm last": lambda p: p["w"] * (p["g"] * jax.lax.rsqrt(jnp.square(p["w"]).sum(0, keepdims=True))),
     "equalised": lambda p: p["w"] * np.float32(0.3),
     "low rank": lambda p: p["w"] + 2 * p["a"] @ p["b"],
@@ -94,6 +147,7 @@ KERNELS = {
 
 def test_kernels_in_all_spellings_have_the_predicted_values():
     params = {"w": ones(4, 8), "g": ones(8), "a": ones(4, 2), "b": ones(2, 8), "c": ones(4, 8), "o": ones(8, 10)}
+    params |= {"s": jnp.zeros(8)}
     effective = {}
     for name, change in KERNELS.items():
         graph = ghn_jax.trace(kernel_of(change), params, ones(2, 4))
@@ -103,6 +157,14 @@ def test_kernels_in_all_spellings_have_the_predicted_values():
         effective[name] = change(predict_params(graph, GHN))
     for name, value in effective.items():
         np.testing.assert_allclose(value, effective["itself"], rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+def test_kernels_that_no_value_makes_the_predicted_one_are_left():
+    params = {"w": ones(4, 8), "o": ones(8, 10)}
+    for change in (jnp.exp, jnp.abs, jax.nn.softmax, lambda w: jnp.cumsum(w, 0), lambda w: jnp.fft.fft(w).real):
+        graph = ghn_jax.trace(lambda p, x, change=change: jax.nn.relu(x @ change(p["w"])) @ p["o"], params, ones(2, 4))
+        assert list(left(graph)) == ["w"]
+        assert (predict_params(graph, GHN)["w"] == 1).all()
 
 
 def test_spectral_and_weight_normalisation_are_layers_of_their_own_kernels():
@@ -170,6 +232,8 @@ SLOPES = {
     "larger and smaller": lambda x, a: jnp.maximum(x, 0) + a * jnp.minimum(x, 0),
     "swish": lambda x, a: x * jax.nn.sigmoid(a * x),
     "snake": lambda x, a: x + jnp.square(jnp.sin(a * x)) / a,
+    "magnitude": lambda x, a: (1 + a) * x + (1 - a) * jnp.abs(x),
+    "sharpness": lambda x, a: jax.nn.softplus(a * x) / a,
 }
 
 
@@ -198,7 +262,16 @@ def test_temperatures_and_offsets_of_scores_keep_their_values():
     def logits(p, x, _):
         return p["t"] * (jax.nn.relu(x @ p["u"]) @ p["w"].T) - p["b"]
 
-    for run in (pairs, attention, logits):
+    def heads(p, x, _):
+        q, k = ((x @ p[name]).reshape(2, 2, 4) for name in ("u", "w"))
+        scores = jnp.einsum("qhd,khd->hqk", q, k) * jnp.exp(jnp.broadcast_to(p["t"], (2, 1, 1)))
+        sinks = jnp.broadcast_to(p["b"], (2, 2, 1))
+        return jnp.einsum("hqk,khd->qhd", jax.nn.softmax(jnp.concatenate([scores, sinks], -1))[..., :2], q)
+
+    def each_head(p, x, _):
+        return heads(p | {"t": p["t"] * ones(2, 1, 1)}, x, _)
+
+    for run in (pairs, attention, logits, heads, each_head):
         params = {"u": ones(4, 8), "w": ones(4, 8), "t": jnp.float32(2.3), "b": jnp.full((1,), -10.0)}
         graph = ghn_jax.trace(run, params, ones(2, 4), ones(2, 4))
         assert set(left(graph)) == {"t", "b"}
@@ -264,7 +337,19 @@ def test_tied_embeddings_have_the_scale_of_an_output_layer():
     )
     untied = predict_params(plain, GHN)["table"]
     assert np.std(untied) / np.std(table) == pytest.approx(8, rel=0.7)
-    for out in (attend, contract):
-        graph = ghn_jax.trace(lambda p, tokens, out=out: out(p["t"][tokens], p["t"]), {"t": ones(40, 64)}, tokens)
-        (correction,) = graph.tree.corrections
-        assert correction.function({0: np.float32(8)}) == 1
+
+    def one_hot(tokens, table):
+        return jax.nn.one_hot(tokens, 40) @ table
+
+    def compared(tokens, table):
+        return jnp.einsum("bsv,vd->bsd", jnp.float32(tokens[..., None] == jnp.arange(40)), table)
+
+    def tied(embed, out):
+        return lambda p, tokens: out(embed(tokens, p["t"]), p["t"])
+
+    for embed in (lambda tokens, table: table[tokens], one_hot, compared):
+        for out in (attend, contract):
+            graph = ghn_jax.trace(tied(embed, out), {"t": ones(40, 64)}, tokens)
+            assert [tensor.role.value for tensor in graph.tensors] == ["embedding"]
+            (correction,) = graph.tree.corrections
+            assert correction.function({0: np.float32(8)}) == 1

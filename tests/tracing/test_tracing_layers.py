@@ -392,6 +392,30 @@ def test_kernels_that_activations_scale():
     assert counts(graph) == {"input": 2, "conv": 2, "msa": 1}
 
 
+def test_products_that_are_summed_are_linear_layers():
+    """The scores of a graph attention network, and a layer written out."""
+
+    def written_out(p, x):
+        return jax.nn.relu((x[:, :, None] * p["w"]).sum(1)) @ p["o"]
+
+    def vectors(p, x):
+        return jax.nn.relu(jnp.stack([jnp.sum(p["w"][:, i] * x, axis=-1) for i in range(8)], -1)) @ p["o"]
+
+    def attention(p, x):
+        h = x.reshape(2, 2, 2) @ ones_of(p["v"])
+        scores = jax.nn.leaky_relu((h * p["a"]).sum(-1) + (h * p["b"]).sum(-1))
+        return jnp.einsum("nh,nhf->nf", jax.nn.softmax(scores, 0), h) @ p["o"]
+
+    def ones_of(v):
+        return jnp.ones((2, 8)) * v
+
+    graph = trace(written_out, function(w=(4, 8), o=(8, 10)), shape(2, 4))
+    assert tensors(graph) == {"w": ((4, 8), "weight"), "o": ((8, 10), "class_weight")}
+    assert counts(trace(vectors, function(w=(4, 8), o=(8, 10)), shape(2, 4)))["conv"] == 9
+    graph = ghn_jax.trace(attention, function(v=(), a=(2, 8), b=(2, 8), o=(8, 10)), shape(2, 4))
+    assert tensors(graph)["a"] == tensors(graph)["b"] == ((8, 2), "weight")
+
+
 def test_experts_and_ensembles():
     def experts(params, x):
         return jax.lax.ragged_dot(x, params["w"], jnp.array([2, 3], jnp.int32))
@@ -444,8 +468,9 @@ def test_relative_positions_and_temperature():
         scores = jnp.einsum("bqhd,bkhd->bhqk", qkv[:, :, 0], qkv[:, :, 1]) * jnp.exp(params["temperature"]) + bias
         return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(scores), qkv[:, :, 2])
 
-    graph = trace(run, function(qkv=(8, 24), table=(49, 2), temperature=(2, 1, 1)), shape(2, 16, 8))
-    assert counts(graph) == {"input": 1, "conv": 1, "bn": 1, "pos_enc": 1, "msa": 1}
+    graph = ghn_jax.trace(run, function(qkv=(8, 24), table=(49, 2), temperature=(2, 1, 1)), shape(2, 16, 8))
+    assert graph.tree.shortcomings == ["'temperature': it changes scores, as a temperature does"]
+    assert counts(graph) == {"input": 1, "conv": 1, "pos_enc": 1, "msa": 1}
     assert tensors(graph)["table"] == ((1, 7, 7, 2), "position")
 
 

@@ -179,6 +179,82 @@ def test_matrices_in_collections_are_functions_of_the_input():
         assert counts(ghn_jax.trace(model, ones(2, 3), strict=True)) == {"input": 1, "conv": 2, "bias": 2}
 
 
+def test_norms_that_are_folded_into_kernels():
+    def folded(p, s, x):
+        factor = p["scale"] * jax.lax.rsqrt(s["var"] + 1e-3)
+        return jax.nn.relu(x @ (p["w"] * factor) + p["shift"] - s["mean"] * factor) @ p["o"]
+
+    def convolved(p, s, x):
+        factor = p["scale"] / jnp.sqrt(s["var"] + 1e-3)
+        kernel = (p["w"].T * factor[:, None])[:, :, None, None]
+        y = jax.lax.conv_general_dilated(x[:, :, None, None], kernel, (1, 1), "SAME")
+        return jax.nn.relu(y[..., 0, 0] + (p["shift"] - s["mean"] * factor)) @ p["o"]
+
+    for run in (folded, convolved):
+        graph = ghn_jax.trace(run, NORM, RUNNING, ones(2, 4))
+        assert counts(graph) == {"input": 1, "conv": 2, "bias": 1}
+        assert [tensor.name for tensor in graph.tensors] == ["w", "shift", "o"]
+        assert graph.tree.shortcomings == ["'scale': it only changes 'w'"]
+
+
+class Stateful(nnx.Module):
+    def __init__(self, rngs):
+        self.linear, self.head = nnx.Linear(4, 8, rngs=rngs), nnx.Linear(8, 10, rngs=rngs)
+        self.norm, self.dropout = nnx.BatchNorm(8, rngs=rngs), nnx.Dropout(0.5, rngs=rngs)
+        self.scale = nnx.Variable(ones(8))
+
+    def __call__(self, x):
+        return self.head(self.dropout(nnx.relu(self.norm(self.linear(x)) * self.scale[...])))
+
+
+def test_variables_of_nnx_are_what_their_types_say():
+    graphdef, params, others = nnx.split(Stateful(nnx.Rngs(0)), nnx.Param, ...)
+    whole = nnx.split(Stateful(nnx.Rngs(0)))
+
+    def run(params, others, x):
+        return nnx.merge(graphdef, params, others)(x)
+
+    graphs = {
+        "module": ghn_jax.trace(Stateful(nnx.Rngs(0)), ones(2, 4), strict=True),
+        "argument": ghn_jax.trace(run, params, others, ones(2, 4), strict=True),
+        "whole": ghn_jax.trace(lambda state, x: nnx.merge(whole[0], state)(x), whole[1], ones(2, 4), strict=True),
+    }
+    for place, graph in graphs.items():
+        assert counts(graph) == {"input": 1, "conv": 2, "bias": 2, "bn": 1}, place
+    assert "of type BatchStat, no Param" in notes(graphs["argument"])
+    assert states(graphs["whole"])["scale"] == "of type Variable, no Param"
+
+
+def test_counters_and_keys_that_only_make_random_numbers():
+    def run(p, s, x):
+        noise = jax.random.normal(jax.random.fold_in(s["key"], s["count"]), x.shape)
+        return (x + noise) @ p["w"]
+
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        state = {"key": key, "count": jnp.uint32(3)}
+        graph = ghn_jax.trace(run, {"w": ones(4, 10)}, state, ones(2, 4), strict=True)
+        assert counts(graph) == {"input": 1, "conv": 1}
+        assert notes(graph) == "argument 1 is a state: it only makes random numbers; a random key"
+    step = ghn_jax.trace(
+        lambda p, x, step: run(p, {"key": jax.random.key(0), "count": step}, x) * (1 + step), {"w": ones(4, 10)},
+        ones(2, 4), jnp.int32(1), strict=True,
+    )  # fmt: skip
+    assert counts(step) == {"input": 2, "conv": 1, "cse": 1}
+
+
+def test_a_teacher_under_stop_gradient_is_a_state():
+    def net(p, x):
+        return jax.nn.relu(x @ p["w"]) @ p["o"]
+
+    params = {"w": ones(4, 8), "o": ones(8, 10)}
+    graph = ghn_jax.trace(lambda p, t, x: (net(p, x), jax.lax.stop_gradient(net(t, x))), params, params, ones(2, 4))
+    assert counts(graph) == {"input": 1, "conv": 2} and notes(graph) == "argument 1 is a state: under stop_gradient"
+    frozen = ghn_jax.trace(
+        lambda p, batch: net(p, jax.lax.stop_gradient(jnp.tanh(batch["x"]))), params, {"x": ones(2, 4)}, strict=True
+    )
+    assert counts(frozen) == {"input": 1, "conv": 2}
+
+
 def test_keys_and_integers_among_parameters_and_arguments():
     def run(p, key, x):
         return (x + jax.random.normal(key, x.shape)) @ p["w"]
@@ -226,6 +302,7 @@ OUTPUTS = {
     "order": (lambda aux, main: (main, aux), True),
     "depth": (lambda aux, main: {"a": aux, "b": main}, False),
     "nested": (lambda aux, main: {"a": {"hidden": aux}, "b": {"prediction": main}}, True),
+    "prefix": (lambda aux, main: {"boxes": aux, "cls_logits": main}, True),
 }
 
 
