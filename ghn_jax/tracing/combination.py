@@ -106,6 +106,8 @@ def _pair(network: TracedNetwork, name: str, first: _Computed, second: _Computed
     nodes = materialise_all(network, [first, second], scope)
     if len(set(nodes)) == 1:
         return Activation(nodes[0])
+    if name in SUMS and (row := network.row_of_kernel(*nodes)) is not None:
+        return layers.written_out(network, *nodes, row)
     unscaled = network.unscaled(*nodes)
     if unscaled is not None:
         return Activation(unscaled)
@@ -176,9 +178,16 @@ def _with_parameter(
             network.refuse(part.leaf, f"it is used by {name!r}, which no layer of the hypernetwork's networks does")
         return touched(value)
     match value:
-        case Scores() if parameter.size == 1 or name in PRODUCTS:
+        case Scores() if len(parameter.view.shape) - 1 not in parameter.view.varied and name in PRODUCTS:
             layers.leave(network, parameter, "it changes scores, as a temperature does")
             return value
+        case Scores() if parameter.size == 1:
+            layers.leave(network, parameter, "it is a single number that is added to scores")
+            return value
+        case Scores(sources) if name in PRODUCTS:
+            scaled = network.add("bn", sources, scope)
+            layers.scale_by_parameter(network, Activation(scaled, direct=True), parameter, scope)
+            return Scores((scaled,))
         case Scores(sources):
             codes = layers.position(network, parameter, scope, "positions relative to each other")
             return Scores((*sources, codes.node))

@@ -22,8 +22,7 @@ import numpy as np
 
 from ghn_jax.graphs.graph import Role
 from ghn_jax.graphs.tree import Correction
-from ghn_jax.tracing.equations import Equation, Equations
-from ghn_jax.tracing.states import SAME_ELEMENTS
+from ghn_jax.tracing.equations import SAME_ELEMENTS, Equation, Equations
 
 _AFFINE = frozenset(("add", "sub", "mul", "div", "neg", "add_any"))
 

@@ -35,6 +35,15 @@ layers, and is entered once."""
 
 MAX_EQUATIONS = 500_000
 
+SAME_VALUES = frozenset(
+    "all_gather convert_element_type copy copy_p device_put name optimization_barrier pbroadcast pmean psum pvary"
+    " reduce_precision sharding_constraint stop_gradient tie".split()
+)
+"""Operations that leave values as they are; axes of several devices have size 1."""
+
+SAME_ELEMENTS = SAME_VALUES | frozenset("reshape transpose squeeze expand_dims broadcast_in_dim slice".split())
+"""Operations whose results are elements of their only operand."""
+
 _WITH_COMBINERS = ("reduce", "reduce_window", "scatter", "select_and_scatter", "argm", "cum", "run_state", "pallas")
 """How the names of primitives begin whose jaxpr is applied to pairs of elements, or to references."""
 

@@ -16,8 +16,7 @@ from jax.extend import core
 
 from ghn_jax.graphs.graph import Role
 from ghn_jax.tracing.corrections import function_of
-from ghn_jax.tracing.equations import Equations, flatten
-from ghn_jax.tracing.states import SAME_ELEMENTS
+from ghn_jax.tracing.equations import SAME_ELEMENTS, Equations, flatten
 
 LARGEST = {Role.BIAS: 1.0, Role.NORM_WEIGHT: 2.0}
 """Bounds of predicted values: the paper's normalisation of a bias is tanh(0.2 p), that of a norm weight 2 sigmoid(p/2)

@@ -9,7 +9,7 @@ from typing import Any
 
 from ghn_jax.graphs.graph import Role
 from ghn_jax.tracing.layout import REPEATED, Atom, View, count
-from ghn_jax.tracing.network import TracedNetwork
+from ghn_jax.tracing.network import NO_SHAPE, Claim, TracedNetwork
 from ghn_jax.tracing.values import Activation, TracedParameter
 
 LOST_LAYOUT = "its layout is changed by operations other than reshapes, the prediction is for its own"
@@ -136,6 +136,24 @@ def scale_by_parameter(network: TracedNetwork, value: Activation, parameter: Tra
     network.nodes[number].weighted = True
     _claim_vectors(network, number, Role.NORM_WEIGHT, parameter, remark)
     return Activation(number, direct=True)
+
+
+def written_out(network: TracedNetwork, first: int, second: int, row: Claim) -> Activation:
+    """A depthwise convolution that is a sum of shifted copies of its input: `first` becomes the node of its kernel."""
+    network.claims = [claim for claim in network.claims if claim.node not in (first, second)]
+    node = network.nodes[first]
+    node.type, node.shape, node.bare, node.weighted = "sep_conv", NO_SHAPE, False, False
+    view = View.of(row.place.leaf, network.leaves[row.place.leaf].shape)
+    height, channels = (
+        [atom for axis, rows in zip(view.laid_out, row.rows, strict=True) if (rows is None) == whole for atom in axis]
+        for whole in (False, True)
+    )
+    node.features = count(channels)
+    network.claim(
+        first, Role.DEPTHWISE_WEIGHT, view, (height, [], [], channels), (count(height), 1, 1, node.features),
+        "a kernel that is used row by row",
+    )  # fmt: skip
+    return Activation(first, direct=True)
 
 
 def leave(network: TracedNetwork, parameter: TracedParameter, reason: str) -> None:

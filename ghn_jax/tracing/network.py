@@ -92,6 +92,7 @@ class TracedNetwork:
         self.unsupported: dict[str, None] = {}
         self._constant: int | None = None
         self._pools: dict[tuple, int] = {}
+        self._rows: dict[int, list[tuple[frozenset[int] | None, ...]]] = {}
 
     def add(self, node_type: str, parents: Iterable[int], scope: str, shape=NO_SHAPE, features: int = 0) -> int:
         """A new node; returns its number."""
@@ -168,6 +169,24 @@ class TracedNetwork:
         if self.nodes[node].shape == NO_SHAPE:
             self.nodes[node].shape = oihw(role, shape)
         self.claims.append(Claim(node, role, shape, place, view.rows(), remark, use))
+
+    def row_of_kernel(self, first: int, second: int) -> Claim | None:
+        """The claim of the second to its row of the kernel of a depthwise convolution that is written out.
+
+        The nodes are copies of one activation, shifted, each scaled by its own row of that parameter; the first may be
+        the sum of several.  None of others.
+        """
+        if self.nodes[first].parents != self.nodes[second].parents or not self.nodes[second].bare:
+            return None
+        own = [claim for claim in self.claims if claim.node == second]
+        rows = self._rows.get(first) or [claim.rows for claim in self.claims if claim.node == first]
+        if not (self.nodes[first].bare or first in self._rows) or len(own) != 1:
+            return None
+        leaves = self.leaves_of(first) | {own[0].place.leaf}
+        if len(leaves) > 1 or not all(_disjoint(own[0].rows, other) for other in rows):
+            return None
+        self._rows[first] = [*rows, own[0].rows]
+        return own[0]
 
     def unscaled(self, first: int, second: int) -> int | None:
         """The node that both are, only scaled; the scales are slopes of an activation function, and are left."""

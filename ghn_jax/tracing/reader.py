@@ -7,15 +7,9 @@ from collections import defaultdict
 
 from ghn_jax.tracing import layers, relayout
 from ghn_jax.tracing.combination import combine, materialise, materialise_all
-from ghn_jax.tracing.equations import Equation, Equations
+from ghn_jax.tracing.equations import SAME_VALUES, Equation, Equations
 from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Statistic, TracedParameter, Value
-
-SAME_VALUE = frozenset(
-    "all_gather convert_element_type copy copy_p device_put name optimization_barrier pbroadcast psum pvary"
-    " reduce_precision sharding_constraint stop_gradient tie".split()
-)
-"""Those that leave values as they are."""
 
 COMPLEX = ("complex", "add", "sub", "add_any")
 """How complex numbers are made of two real ones."""
@@ -102,7 +96,7 @@ class Reader:
         """What all outputs are, of values that are not all constants."""
         name = equation.name
         first, *others = [value for value in values if not isinstance(value, Constant)]
-        if not others and isinstance(first, Activation) and name in SAME_VALUE:
+        if not others and isinstance(first, Activation) and name in SAME_VALUES:
             return first
         if isinstance(first, Statistic) and (name in ROOTS or (name == "integer_pow" and equation.params["y"] < 0)):
             return dataclasses.replace(first, root=True)
@@ -114,7 +108,7 @@ class Reader:
             return rescaled
         result = self.weighted_sum(equation, values) or combine(self.network, name, values, equation.scope)
         if isinstance(result, TracedParameter):
-            result = dataclasses.replace(result, changed=result.changed or name not in SAME_VALUE)
+            result = dataclasses.replace(result, changed=result.changed or name not in SAME_VALUES)
             shape = self.shape(equation.outputs[0])
             if shape != result.view.shape:
                 result = relayout.broadcast_to(result, shape)

@@ -6,23 +6,22 @@ from collections.abc import Callable
 
 from ghn_jax.tracing import contractions, rearrangement, relayout
 from ghn_jax.tracing.combination import materialise
-from ghn_jax.tracing.equations import Equation, Equations
+from ghn_jax.tracing.equations import SAME_ELEMENTS, SAME_VALUES, Equation, Equations
 from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.reader import Reader
-from ghn_jax.tracing.states import RANDOM, SAME_ELEMENTS
+from ghn_jax.tracing.states import RANDOM
 from ghn_jax.tracing.values import CONSTANT, Constant, TracedParameter, Value
 
-ELEMENTWISE = frozenset(
-    "abs acos acosh add add_any all_gather all_to_all and approx_top_k asin asinh atan atan2 atanh bessel_i0e"
-    " bessel_i1e bitcast_convert_type branches cbrt ceil clamp clz complex conj convert_element_type copy copy_p cos"
-    " cosh cumlogsumexp cummax cummin cumprod cumsum device_put digamma div eq eq_to erf erf_inv erfc exp exp2 expm1"
-    " fft floor ge gt igamma igammac imag integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min"
-    " decided mul mulhi name ne neg nextafter not optimization_barrier or pbroadcast pmax pmean pmin polygamma"
-    " population_count pow ppermute psum pvary real reduce_precision reduce_scatter regularized_incomplete_beta rem"
-    " nonbatchable unvmap_all unvmap_any unvmap_max select_if_vmap maybe_set"  # of Equinox
-    " round rsqrt select_n sharding_constraint shift_left shift_right_arithmetic shift_right_logical sign sin sinh sort"
-    " sqrt square stop_gradient sub tan tanh tie top_k xor zeta".split()
+ELEMENTWISE = SAME_VALUES | frozenset(
+    "abs acos acosh add add_any all_to_all and approx_top_k asin asinh atan atan2 atanh bessel_i0e bessel_i1e"
+    " bitcast_convert_type branches cbrt ceil clamp clz complex conj cos cosh cumlogsumexp cummax cummin cumprod"
+    " cumsum decided digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 fft floor ge gt igamma igammac imag"
+    " integer_pow is_finite le le_to lgamma log log1p logistic lt lt_to max min mul mulhi ne neg nextafter not or"
+    " pmax pmin polygamma population_count pow ppermute real reduce_scatter regularized_incomplete_beta rem round"
+    " rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sort sqrt square sub tan"
+    " tanh top_k xor zeta"
+    " nonbatchable unvmap_all unvmap_any unvmap_max select_if_vmap maybe_set".split()  # these of Equinox
 )
 """Operations that compute every element of their outputs from elements of their inputs, one node's with one node's."""
 

@@ -23,13 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ghn_jax.tracing.equations import Equation, Equations
-
-SAME_ELEMENTS = frozenset(
-    "reshape transpose squeeze expand_dims broadcast_in_dim slice convert_element_type copy copy_p stop_gradient"
-    " optimization_barrier reduce_precision name psum pmean pvary".split()
-)
-"""Operations whose results are elements of their only operand."""
+from ghn_jax.tracing.equations import SAME_ELEMENTS, Equation, Equations
 
 _STATISTICS = re.compile(
     r"batch_stats|num_batches_tracked|(running|moving)_(mean|var|std|avg|average)\w*|(mean|var)_ema|ema_(mean|var)"

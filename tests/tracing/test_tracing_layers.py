@@ -416,6 +416,31 @@ def test_products_that_are_summed_are_linear_layers():
     assert tensors(graph)["a"] == tensors(graph)["b"] == ((8, 2), "weight")
 
 
+@pytest.mark.parametrize("sizes", [(3, 8), (3, 1, 8), (8, 3)])
+def test_depthwise_convolutions_that_are_written_out(sizes):
+    """As in state space models; the kernel is not a norm weight for every shift."""
+
+    def rows(p):
+        return p["k"].T if sizes == (8, 3) else p["k"]
+
+    def shifted(p, x):
+        h = jnp.pad(x @ p["w"], ((0, 0), (2, 0), (0, 0)))
+        return jax.nn.silu(sum(h[:, i : i + 6] * rows(p)[i] for i in range(3)) + p["b"]).mean(1) @ p["o"]
+
+    def convolved(p, x):
+        h = jax.lax.conv_general_dilated(
+            x @ p["w"], p["k"], (1,), [(2, 0)], dimension_numbers=("NWC", "WIO", "NWC"), feature_group_count=8
+        )
+        return jax.nn.silu(h + p["b"]).mean(1) @ p["o"]
+
+    rest = {"w": (4, 8), "b": (8,), "o": (8, 10)}
+    graph = trace(shifted, function(k=sizes, **rest), shape(2, 6, 4))
+    expected = trace(convolved, function(k=(3, 1, 8), **rest), shape(2, 6, 4))
+    assert_same_graph(graph, expected)
+    kernels = [predict_params(of, GHN) for of in (graph, expected)]
+    np.testing.assert_allclose(rows(kernels[0]).reshape(3, 1, 8), kernels[1]["k"], rtol=1e-5)
+
+
 def test_experts_and_ensembles():
     def experts(params, x):
         return jax.lax.ragged_dot(x, params["w"], jnp.array([2, 3], jnp.int32))
