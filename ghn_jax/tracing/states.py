@@ -173,17 +173,12 @@ class _UseReader:
                 known.update((out, known[own]) for own, out in zip(inputs, outputs, strict=True) if own in known)
             return
         if name in ("dot_general", "conv_general_dilated", "concatenate") and len(inputs) > 1:
-            self.contracted(inputs, outputs[0], name)
+            # An activation that is carried on goes through a layer, alone or together with an input.
+            beside = self.of_inputs if name == "concatenate" else self.of_params
+            if not beside.isdisjoint(inputs):
+                self.carried.update(self.origin[number] for number in inputs if number in self.origin)
         elif inputs and outputs:
             self.statistics(equation)
-
-    def contracted(self, inputs: Sequence[int], output: int, name: str) -> None:
-        origins = [self.origin[number] for number in inputs if number in self.origin]
-        if name == "concatenate":  # of a state and an input, before a layer
-            if not self.of_inputs.isdisjoint(inputs):
-                self.carried.update(origins)
-        elif not self.of_params.isdisjoint(inputs):
-            self.carried.update(origins)
 
     def statistics(self, equation: Equation) -> None:
         """Of operations element by element: what is a variance, and what is subtracted as a mean."""
@@ -225,7 +220,7 @@ class _UseReader:
         return {"sqrt": 0.5, "rsqrt": -0.5}.get(equation.name, 0)
 
     def divisors(self, equation: Equation) -> list[int]:
-        """What is divided by the roots of, or by those of which it is multiplied with the inverse."""
+        """Variances by whose roots something is divided, or with whose inverse roots it is multiplied."""
         name, inputs = equation.name, equation.inputs
         if name == "integer_pow" and equation.params["y"] == -1:
             return [self.roots[number] for number in inputs if number in self.roots]
