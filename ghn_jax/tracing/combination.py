@@ -106,13 +106,14 @@ def _pair(network: TracedNetwork, name: str, first: _Computed, second: _Computed
     nodes = materialise_all(network, [first, second], scope)
     if len(set(nodes)) == 1:
         return Activation(nodes[0])
-    if name in SUMS and (row := network.row_of_kernel(*nodes)) is not None:
-        return layers.written_out(network, *nodes, row)
-    unscaled = network.unscaled(*nodes)
+    left, right = nodes
+    if name in SUMS and (row := network.row_of_kernel(left, right)) is not None:
+        return layers.written_out(network, left, right, row)
+    unscaled = network.unscaled(left, right)
     if unscaled is not None:
         return Activation(unscaled)
     if name in PRODUCTS:
-        return Activation(network.gate(nodes[0], nodes[1], scope), direct=True)
+        return Activation(network.gate(left, right, scope), direct=True)
     return Activation(network.join("sum", nodes, scope), direct=True)
 
 
