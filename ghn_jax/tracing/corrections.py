@@ -24,7 +24,7 @@ from ghn_jax.graphs.graph import Role
 from ghn_jax.graphs.tree import Correction
 from ghn_jax.tracing.equations import SAME_ELEMENTS, Equation, Equations
 
-_AFFINE = frozenset(("add", "sub", "mul", "div", "neg", "add_any"))
+_AFFINE = frozenset(("add", "sub", "mul", "div", "neg", "add_any", "select_n"))
 
 _ELEMENTWISE = _AFFINE | frozenset(
     "abs exp exp2 expm1 integer_pow log log1p logistic max min ne pow rsqrt select_n sign sqrt square tanh and or not"
@@ -182,13 +182,17 @@ def _names_on_the_way(function: _Function | None, own: int) -> frozenset[str]:
 
 def _keeps_direction(function: _Function, own: int) -> bool:
     """Whether a kernel is only shifted and scaled, by whatever it may be, or mixed with others, on the way."""
-    followed = {own}
+    followed, reached = {own}, {own}
     for equation in function.equations:
         mine = [number for number in equation.inputs if number in followed]
         divides = equation.name == "div" and equation.inputs[1] in mine
+        decides = equation.name == "select_n" and equation.inputs[0] in reached
         passed = equation.name in _LAYOUT or equation.name in _AFFINE or equation.name in _MIXTURES
-        if mine and passed and not divides and (equation.name not in ("mul", "div", "dot_general") or len(mine) == 1):
+        passed = passed and (len(mine) == 1 or equation.name not in ("mul", "div", "dot_general"))
+        if mine and passed and not divides and not decides:
             followed.update(equation.outputs)
+        if not reached.isdisjoint(equation.inputs):
+            reached.update(equation.outputs)
     return function.target in followed
 
 
@@ -260,7 +264,8 @@ def _is_linear(function: _Function, own: int) -> bool:
         mine = [number for number in equation.inputs if number in followed]
         followed.update(equation.outputs if mine else ())
         both = len(mine) > 1 and equation.name in ("mul", "div")
-        if both or (equation.name == "div" and equation.inputs[1] in mine):
+        divides = equation.name == "div" and equation.inputs[1] in mine
+        if both or divides or (equation.name == "select_n" and equation.inputs[0] in mine):
             return False
     return True
 

@@ -138,6 +138,7 @@ KERNELS = {
     "exponential norm": lambda p: jnp.exp(p["s"])[None] * p["w"] / jnp.linalg.norm(p["w"], axis=0),
     "positive norm": lambda p: p["w"] * (jax.nn.softplus(p["s"]) / jnp.linalg.norm(p["w"], axis=0)),
     "masked": lambda p: jnp.where(np.ones((4, 8), bool), p["w"], 0),
+    "masked by a state": lambda p: jnp.where(p["mask"], p["w"], p["zero"]),
     "norm last": lambda p: p["w"] * (p["g"] * jax.lax.rsqrt(jnp.square(p["w"]).sum(0, keepdims=True))),
     "equalised": lambda p: p["w"] * np.float32(0.3),
     "low rank": lambda p: p["w"] + 2 * p["a"] @ p["b"],
@@ -147,7 +148,7 @@ KERNELS = {
 
 def test_kernels_in_all_spellings_have_the_predicted_values():
     params = {"w": ones(4, 8), "g": ones(8), "a": ones(4, 2), "b": ones(2, 8), "c": ones(4, 8), "o": ones(8, 10)}
-    params |= {"s": jnp.zeros(8)}
+    params |= {"s": jnp.zeros(8), "mask": ones(4, 8) > 0, "zero": jnp.float32(0)}
     effective = {}
     for name, change in KERNELS.items():
         graph = ghn_jax.trace(kernel_of(change), params, ones(2, 4))
@@ -161,7 +162,15 @@ def test_kernels_in_all_spellings_have_the_predicted_values():
 
 def test_kernels_that_no_value_makes_the_predicted_one_are_left():
     params = {"w": ones(4, 8), "o": ones(8, 10)}
-    for change in (jnp.exp, jnp.abs, jax.nn.softmax, lambda w: jnp.cumsum(w, 0), lambda w: jnp.fft.fft(w).real):
+    for change in (
+        jnp.exp,
+        jnp.abs,
+        jax.nn.relu,
+        lambda w: jnp.where(w > 0, w, 0),
+        jax.nn.softmax,
+        lambda w: jnp.cumsum(w, 0),
+        lambda w: jnp.fft.fft(w).real,
+    ):
         graph = ghn_jax.trace(lambda p, x, change=change: jax.nn.relu(x @ change(p["w"])) @ p["o"], params, ones(2, 4))
         assert list(left(graph)) == ["w"]
         assert (predict_params(graph, GHN)["w"] == 1).all()
