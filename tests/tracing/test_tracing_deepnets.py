@@ -32,7 +32,7 @@ def check(architecture, task):
 
 
 @pytest.mark.parametrize(
-    ("split", "networks"), [("test", 80), ("wide", 40), ("deep", 15), ("dense", 25), ("bnfree", 60)]
+    ("split", "networks"), [("test", 80), ("wide", 10), ("deep", 15), ("dense", 25), ("bnfree", 60)]
 )
 def test_equal_to_the_graph_of_the_program(split, networks):
     for index in range(networks):
