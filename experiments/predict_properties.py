@@ -43,11 +43,18 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("hypernetworks", nargs="+", metavar="TITLE=WHAT", help="a title and what ghn_jax.load takes")
     parser.add_argument("--deepnets", type=Path, help="the published deepnets1m_eval.hdf5")
     parser.add_argument("--times", type=Path, help="seconds an image, by network")
+    parser.add_argument(
+        "--zero_shot", metavar="TITLE:FILE",
+        help="a hypernetwork's title in a file of evaluate_splits.py: what the accuracy of its parameters tells",
+    )  # fmt: skip
     parser.add_argument("--reach", type=float, default=0.7, help="training accuracy of convergence (%(default)s)")
     parser.add_argument("--fit", default="val", help="split that is fitted to (%(default)s)")
     parser.add_argument("--judge", default="test", help="split that tau is of (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.zero_shot is not None and ":" not in args.zero_shot:
+        parser.error(f"--zero_shot={args.zero_shot}: expected a title and a file with a colon between them")
+    return args
 
 
 def trained(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
@@ -55,6 +62,11 @@ def trained(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
     rows = json_lines.read(args.networks, split=str, number=int, start=str, accuracy=dict)
     rows = [row for row in rows if row["split"] in (args.fit, args.judge)]
     known = properties.collect(rows, json.loads(args.times.read_text()) if args.times else {}, args.reach)
+    if args.zero_shot:
+        title, _, path = args.zero_shot.partition(":")
+        known.baselines["accuracy of predicted parameters"] = properties.zero_shot(
+            json_lines.read(path, split=str, number=int, accuracy=dict), title
+        )
     graphs = {}
     for name in known.properties["accuracy"]:
         split, _, number = name.partition("/")

@@ -30,11 +30,23 @@ DECODER_MODULES = ("decoder", "vector_decoder")
 
 def init_params(config: HypernetConfig, seed: int) -> Any:
     """Random parameters of `Hypernetwork(config)`, distributed as in the original."""
-    nodes = padding.NODE_BUCKETS[0]
+    key = jax.random.key(seed)
+    traced = isinstance(key, jax.core.Tracer)  # by jax.eval_shape, say
+    init = Hypernetwork(config).init if traced else _compiled_init(config)
+    return init(key, *_smallest(config))["params"]
+
+
+@functools.cache
+def param_shapes(config: HypernetConfig) -> Any:
+    """Shapes and types of the parameters of `Hypernetwork(config)`."""
+    return jax.eval_shape(Hypernetwork(config).init, jax.random.key(0), *_smallest(config))["params"]
+
+
+def _smallest(config: HypernetConfig) -> tuple[jraph.GraphsTuple, dict[Table, Rows]]:
+    """A graph of one node and one row of each kind: parameters do not depend on them."""
     graph = Graph(np.zeros(1, np.int32), np.zeros((1, 4), np.int32), np.zeros((1, 1), np.int32), ())
-    graphs = padding.stack([padding.pad(graph, nodes, config.max_distance)])
-    rows = {table: Rows(np.zeros(1, np.int32), np.zeros(1, np.int32)) for table in Table}
-    return _compiled_init(config)(jax.random.key(seed), graphs, rows)["params"]
+    graphs = padding.stack([padding.pad(graph, padding.NODE_BUCKETS[0], config.max_distance)])
+    return graphs, {table: Rows(np.zeros(1, np.int32), np.zeros(1, np.int32)) for table in Table}
 
 
 @functools.cache
@@ -42,12 +54,6 @@ def _compiled_init(config: HypernetConfig) -> Callable[..., Any]:
     # Under jit, only what the parameters need is computed.  It runs once: CPUs would spend most of the time in LLVM.
     options = {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
     return jax.jit(Hypernetwork(config).init, compiler_options=options)
-
-
-@functools.cache
-def param_shapes(config: HypernetConfig) -> Any:
-    """Shapes and types of the parameters of `Hypernetwork(config)`."""
-    return jax.eval_shape(lambda: init_params(config, 0))
 
 
 class Hypernetwork(nn.Module):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import collections
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -104,6 +104,23 @@ def collect(rows: Sequence[Row], times: Mapping[str, float], reach: float) -> Ne
     if not properties:
         raise StudyError("no network was trained from He initialization: expected rows of train_networks")
     return Networks(dict(properties), dict(baselines))
+
+
+def zero_shot(rows: Iterable[Row], title: str) -> dict[str, float]:
+    """Accuracy of predicted parameters by network.
+
+    Args:
+      rows: from `evaluate_splits.measure`.
+      title: of the hypernetwork, in these rows.
+
+    Raises:
+      StudyError: no row has this hypernetwork.
+    """
+    found = {f"{row['split']}/{row['number']}": row["accuracy"].get(title) for row in rows}
+    found = {name: accuracy for name, accuracy in found.items() if accuracy is not None}
+    if not found:
+        raise StudyError(f"no network was measured with {title!r}: expected the title of a hypernetwork in the file")
+    return found
 
 
 def operation_counts(graph: Graph) -> np.ndarray:

@@ -57,19 +57,26 @@ def test_properties(tmp_path, monkeypatch, capsys):
     (tmp_path / "networks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(["val", "test"])))
     times = {f"{split}/{number}": 0.001 * (12 - number) for split in ("val", "test") for number in range(12)}
     (tmp_path / "times.json").write_text(json.dumps(times))
-    script.main(
-        [
-            *(str(tmp_path / "networks.jsonl"), f"--times={tmp_path / 'times.json'}", f"--out={tmp_path}"),
-            f"GHN-2={tmp_path / 'ghn.npz'}",
-        ]
-    )
+    zero_shot = [{"split": "test", "number": n, "accuracy": {"GHN-2": -n} if n < 8 else {}} for n in range(12)]
+    (tmp_path / "splits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in zero_shot))
+    words = [
+        *(str(tmp_path / "networks.jsonl"), f"--times={tmp_path / 'times.json'}", f"--out={tmp_path}"),
+        f"GHN-2={tmp_path / 'ghn.npz'}",
+    ]
+    script.main([*words, f"--zero_shot=GHN-2:{tmp_path / 'splits.jsonl'}"])
     taus = json.loads((tmp_path / "properties.json").read_text())
     assert list(taus) == ["accuracy", "noisy_accuracy", "convergence", "time"]
     assert taus["accuracy"]["parameters"] == pytest.approx([1]) and taus["time"]["parameters"] == pytest.approx([-1])
+    assert taus["accuracy"]["accuracy of predicted parameters"] == pytest.approx([-1])  # of the eight that have one
     assert len(taus["accuracy"]["GHN-2"]) == len(taus["accuracy"]["untrained GHN-2"]) == 5
     assert max(taus["accuracy"]["counts of operations"]) > 0.8
     assert (tmp_path / "properties.png").stat().st_size > 5000
     assert "| GHN-2 |" in capsys.readouterr().out
+    with pytest.raises(StudyError, match="no network was measured with 'GHN-9'"):
+        script.main([*words, f"--zero_shot=GHN-9:{tmp_path / 'splits.jsonl'}"])
+    with pytest.raises(SystemExit):
+        script.main([*words, "--zero_shot=splits.jsonl"])
+    assert "--zero_shot=splits.jsonl: expected a title and a file" in capsys.readouterr().err
 
 
 def test_published_networks(tmp_path, monkeypatch, capsys):
