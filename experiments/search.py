@@ -2,8 +2,11 @@
 
     python experiments/search.py sgd/networks.jsonl --dataset=cifar10 --num=1000 --best=3 --random=10 --out=search
 
+    python experiments/search.py sgd/networks.jsonl --dataset=cifar10 --num=1000 --protocol=darts --out=search
+
 The regression is fitted to the networks of a file of `experiments/train_networks.py`; give the options of that command
-again, so that the chosen networks are trained in the same way.
+again, so that the chosen networks are trained in the same way.  Or train them as DARTS does: 600 epochs, cutout (16 of
+32 pixels), paths of cells dropped (up to 0.2), an auxiliary head (0.4).
 """
 
 import ghn_jax.cli.script
@@ -17,10 +20,13 @@ from ghn_jax import images
 from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser
 from ghn_jax.evaluation import json_lines
-from ghn_jax.evaluation.fine_tuning import Protocol
+from ghn_jax.evaluation.fine_tuning import Protocol, Regularization
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import properties, search, train_networks
 from ghn_jax.studies.train_networks import HE, Entry, Measurement
+
+EPOCHS = {"sgd": 50, "darts": 600}
+"""Of each protocol."""
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -35,14 +41,15 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max_multiply_adds", type=int, help="only networks of at most so many an image")
     parser.add_argument("--best", type=int, default=3, help="networks of the best predicted accuracy that are trained")
     parser.add_argument("--random", type=int, default=5, help="networks drawn at random that are trained")
-    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--protocol", default="sgd", choices=EPOCHS, help="how they are trained (%(default)s)")
+    parser.add_argument("--steps", type=int, help=f"of the schedule; without, epochs: {EPOCHS}")
     parser.add_argument("--batch_size", type=int, default=96)
     parser.add_argument("--test_images", type=int, help="accuracy on the first so many test images")
     parser.add_argument("--pool", type=int, default=4, help="networks that are trained together (%(default)s)")
     parser.add_argument("--workers", type=int, default=1, help="of which so many take their step at the same time")
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
     args = parser.parse_args(arguments)
-    if min(args.num, args.best, args.random, args.steps) < 1:
+    if min(args.num, args.best, args.random) < 1 or (args.steps is not None and args.steps < 1):
         parser.error("--num, --best, --random and --steps: expected at least 1")
     return args
 
@@ -56,11 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = list(json_lines.read(args.networks, split=str, number=int, start=str, accuracy=dict))
     measured = properties.collect(rows, {}, reach=1.0).properties["accuracy"]
     fitted = [Entry(row["split"], row["number"]) for row in rows if row["start"] == HE]
-    vectors = search.look_at(fitted, ghn, dataset).vectors
     entries = train_networks.entries([args.split], args.num, dataset, args.max_multiply_adds)
     candidates = search.look_at(entries, ghn, dataset)
-    chosen = search.choose(candidates, measured, vectors, best=args.best, random=args.random)
-    plan = Measurement(Protocol(args.steps, args.batch_size), (args.steps,), test_images=args.test_images)
+    of_measured = search.look_at(fitted, ghn, dataset)
+    chosen = search.choose(candidates, measured, of_measured, best=args.best, random=args.random)
+    steps = args.steps or EPOCHS[args.protocol] * images.steps_per_epoch(dataset, args.batch_size)
+    darts = Regularization(cutout=dataset.image_size // 2) if args.protocol == "darts" else None
+    protocol = Protocol(steps, args.batch_size, regularization=darts)
+    plan = Measurement(protocol, (steps,), test_images=args.test_images)
     args.out.mkdir(parents=True, exist_ok=True)
     trained = train_networks.train(
         list(dict.fromkeys(entry for group in chosen.values() for entry in group)),

@@ -13,11 +13,13 @@ import optax
 
 from ghn_jax import images
 from ghn_jax.checks import fields
-from ghn_jax.checks.fields import OneOf, Real, Whole
+from ghn_jax.checks.fields import Is, Maybe, OneOf, Real, Whole
 from ghn_jax.evaluation.accuracy import ByOperation, accuracy
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.execution.operations import ExecutionError, Loss, Plan, value_and_grad
-from ghn_jax.images import Batch, Dataset, Split
+from ghn_jax.images import Augmentation, Batch, Dataset, Split
+from ghn_jax.networks.architecture import AnyArchitecture, Task
+from ghn_jax.networks.lowering import lower, lower_regularized
 from ghn_jax.networks.primitives import Shape
 from ghn_jax.networks.program import ParameterTensor, Program
 
@@ -31,6 +33,32 @@ OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclasses.dataclass(frozen=True)
+class Regularization:
+    """What DARTS adds to the training of a network of cells.
+
+    Attributes:
+      cutout: side of the hole in every training image, in pixels; 0 for none.
+      drop_path: share of the paths of cells that are dropped at the last step; it grows from 0 with the steps.
+      auxiliary: what the loss of the auxiliary head counts.
+
+    Raises:
+      ExecutionError: naming the field, its value and what was expected.
+
+    Source: Liu et al., DARTS, ICLR 2019, section 3.2; paper, section 5.2 (images of 32x32 pixels).
+    """
+
+    cutout: int = 16
+    drop_path: float = 0.2
+    auxiliary: float = 0.4
+
+    def __post_init__(self):
+        fields.check(
+            self, ExecutionError,
+            cutout=Whole(0, 1 << 13), drop_path=Real(0, 1, with_high=False), auxiliary=Real(0, 1e3),
+        )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
 class Protocol:
     """How a network is trained; the rate falls to 0 along a cosine.
 
@@ -41,6 +69,7 @@ class Protocol:
       learning_rate: at the first step.
       weight_decay: of all parameters.
       clip_norm: gradients are clipped to this global norm.
+      regularization: what else is done in training; None for nothing.
 
     Raises:
       ExecutionError: naming the field, its value and what was expected.
@@ -54,13 +83,40 @@ class Protocol:
     learning_rate: float = LEARNING_RATE
     weight_decay: float = WEIGHT_DECAY
     clip_norm: float = CLIP_NORM
+    regularization: Regularization | None = None
 
     def __post_init__(self):
         fields.check(
             self, ExecutionError,
             steps=Whole(1, 1 << 40), batch_size=Whole(1, 1 << 20), optimizer=OneOf(*OPTIMIZERS),
             learning_rate=Real(0, 1e3), weight_decay=Real(0, 1e3), clip_norm=Real(0, 1e9, with_low=False),
+            regularization=Maybe(Is(Regularization)),
         )  # fmt: skip
+
+    def lower(self, architecture: AnyArchitecture, task: Task) -> Program:
+        """The program that is trained; with regularization it has more tensors than the network.
+
+        Raises:
+          ArchitectureError: as for `lowering.lower` and `lowering.lower_regularized`.
+        """
+        return (lower if self.regularization is None else lower_regularized)(architecture, task)
+
+    def augmented(self, dataset: Dataset) -> Dataset:
+        """A data set whose training images are augmented as they are to be.
+
+        Raises:
+          ExecutionError: photographs on disk, of which nothing can be cut out.
+        """
+        if self.regularization is None or not self.regularization.cutout:
+            return dataset
+        if not isinstance(dataset.augmentation, Augmentation):
+            raise ExecutionError(f"cutout={self.regularization.cutout}: expected 0 for photographs on disk")
+        augmentation = dataclasses.replace(dataset.augmentation, cutout=self.regularization.cutout)
+        return dataclasses.replace(dataset, augmentation=augmentation)
+
+    def drop_path(self, step: int) -> float:
+        """Share of paths that are dropped at a step, counted from 0."""
+        return 0.0 if self.regularization is None else self.regularization.drop_path * min(1.0, step / self.steps)
 
     def make_optimizer(self) -> optax.GradientTransformation:
         """The optimizer of clipped gradients, of any tree of parameters; no tensor depends on another."""
@@ -133,9 +189,12 @@ class Trainer:
         """A network at its first step.
 
         Args:
-          program: the network.
+          program: the network, of `Protocol.lower`.
           params: where it starts, by name.
           device: number of the device that it is trained on.
+
+        Raises:
+          ExecutionError: a program that was not made for this protocol.
         """
         return InTraining(self, program, params, device)
 
@@ -170,11 +229,20 @@ class InTraining:
     """
 
     def __init__(self, trainer: Trainer, program: Program, params: Mapping[str, Any], device: int):
-        programs = trainer.programs
+        programs, regularization = trainer.programs, trainer.protocol.regularization
+        heads = 1 if regularization is None else 2
+        columns = program.instructions[-1].shape[-1]
+        if columns != heads * program.task.num_classes:
+            raise ExecutionError(
+                f"the program has {columns} outputs, expected {heads * program.task.num_classes}: "
+                "Protocol.lower makes the one for a protocol"
+            )
+        self._protocol, self._steps = trainer.protocol, 0
         self._device = programs.devices[device]
         groups = {index: i.tensors for index, i in enumerate(program.instructions) if i.tensors}
         shapes = dict.fromkeys(tuple(tensor.shape for tensor in tensors) for tensors in groups.values())
-        plan = Plan(program, trainer.protocol.batch_size, label_smoothing=0.0)
+        auxiliary = None if regularization is None else regularization.auxiliary
+        plan = Plan(program, trainer.protocol.batch_size, label_smoothing=0.0, auxiliary=auxiliary)
         programs.begin([*plan.recipes(), *map(SumOfSquares, shapes), *(Update(trainer.protocol, s) for s in shapes)])
         self._network = plan.prepare(programs, device)
         self._trained = {index: _Trained(trainer, tensors, params, device) for index, tensors in groups.items()}
@@ -198,7 +266,9 @@ class InTraining:
     def step(self, batch: Batch, dropout_key: jax.Array) -> Loss:
         """Makes a step on a batch; returns the loss before it."""
         pixels, labels = jax.device_put((batch.images, batch.labels), self._device)
-        loss = value_and_grad(self._network, self, pixels, labels, dropout_key)
+        drop_path = self._protocol.drop_path(self._steps)
+        loss = value_and_grad(self._network, self, pixels, labels, dropout_key, drop_path)
+        self._steps += 1
         squares = self._zero
         for one in self._trained.values():
             squares = one.add_squares(squares)
@@ -231,7 +301,7 @@ class FineTuner:
         """Trains a network up to the last step of `measure_at`.
 
         Args:
-          program: the network.
+          program: the network, which a protocol with regularization does not take: it needs an auxiliary head.
           params: where it starts, by name.
           dataset: its training images are used with the data set's augmentation.
           measure_at: after how many steps accuracy is measured, 0 for before the first one.

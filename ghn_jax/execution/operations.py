@@ -86,14 +86,17 @@ class Signature:
 
     @property
     def keys(self) -> tuple[jax.ShapeDtypeStruct, ...]:
-        """Of the random key that dropout takes."""
-        return (jax.eval_shape(lambda: jax.random.key(0)),) if self.dropout else ()
+        """Of the random key that dropout takes, and of the share that is dropped where it changes."""
+        if not self.dropout:
+            return ()
+        rate = (jax.ShapeDtypeStruct((), jnp.float32),) if self.primitive.takes_rate else ()
+        return jax.eval_shape(lambda: jax.random.key(0)), *rate
 
     def apply(self, tensors: Sequence[jax.Array], inputs: Sequence[jax.Array], keys: Sequence[jax.Array]) -> jax.Array:
         """The output."""
         given = iter(inputs)
         states: list[Any] = [None if shape is None else next(given).astype(self.dtype) for shape in self.inputs]
-        options = {"dropout_key": keys[0]} if self.dropout else {}
+        options = dict(zip(("dropout_key", "rate"), keys, strict=False))
         return self.primitive([tensor.astype(self.dtype) for tensor in tensors], *states, **options)
 
 
@@ -182,23 +185,35 @@ class Loss(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LossOf:
-    """The recipe of the loss: (logits, labels) -> `Loss`, gradient of the logits."""
+    """The recipe of the loss: (logits, labels) -> `Loss`, gradient of the logits.
+
+    With an auxiliary head, its logits stand behind those of the network; their loss counts `auxiliary` times.
+    """
 
     classes: int
     batch: int
     dtype: str
     label_smoothing: float
+    auxiliary: float | None = None
     donated = ()
 
     @property
     def arguments(self):
-        logits = jax.ShapeDtypeStruct((self.batch, self.classes), self.dtype)
+        columns = self.classes if self.auxiliary is None else 2 * self.classes
+        logits = jax.ShapeDtypeStruct((self.batch, columns), self.dtype)
         return logits, jax.ShapeDtypeStruct((self.batch,), jnp.int32)
 
     def __call__(self, logits, labels):
         logits = logits.astype(jnp.float32)
-        loss, bar = jax.value_and_grad(cross_entropy)(logits, labels, self.label_smoothing)
-        correct = jnp.sum(jnp.argmax(logits, -1) == labels, dtype=jnp.int32)
+
+        def total(logits):
+            loss = cross_entropy(logits[:, : self.classes], labels, self.label_smoothing)
+            if self.auxiliary is not None:
+                loss += self.auxiliary * cross_entropy(logits[:, self.classes :], labels, self.label_smoothing)
+            return loss
+
+        loss, bar = jax.value_and_grad(total)(logits)
+        correct = jnp.sum(jnp.argmax(logits[:, : self.classes], -1) == labels, dtype=jnp.int32)
         return Loss(loss, correct), bar.astype(self.dtype)
 
 
@@ -258,6 +273,7 @@ class Step(NamedTuple):
       reads: whether its gradient depends on its inputs.
       differentiable: whether its inputs need a gradient.
       dropout: whether it needs a random key.
+      takes_rate: whether it needs the share of paths that are dropped, too.
       last_read: registers that nothing reads any more after it, forwards.
       last_needed: registers that nothing reads any more after its gradient.
     """
@@ -269,6 +285,7 @@ class Step(NamedTuple):
     reads: bool
     differentiable: bool
     dropout: bool
+    takes_rate: bool
     last_read: tuple[int, ...]
     last_needed: tuple[int, ...]
 
@@ -298,12 +315,14 @@ class Plan:
       batch: number of images.
       dtype: of activations.
       label_smoothing: of the loss; None for a network that is only run forwards, without dropout.
+      auxiliary: what the loss of the auxiliary head counts, None without one (`lowering.lower_regularized`).
     """
 
     program: Program
     batch: int
     dtype: str = "float32"
     label_smoothing: float | None = None
+    auxiliary: float | None = None
 
     @property
     def training(self) -> bool:
@@ -378,7 +397,7 @@ class Plan:
     @property
     def _loss_of(self) -> LossOf:
         assert self.label_smoothing is not None
-        return LossOf(self.program.task.num_classes, self.batch, self.dtype, self.label_smoothing)
+        return LossOf(self.program.task.num_classes, self.batch, self.dtype, self.label_smoothing, self.auxiliary)
 
     def recipes(self) -> Iterator[Any]:
         """What the network needs compiled, in the order in which it is needed."""
@@ -411,6 +430,7 @@ class Plan:
                     reads=signature.primitive.gradient_reads_inputs,
                     differentiable=not signature.from_images,
                     dropout=signature.dropout,
+                    takes_rate=signature.dropout and signature.primitive.takes_rate,
                     last_read=tuple(dead[index]),
                     last_needed=tuple(freed[index]),
                 )
@@ -447,7 +467,12 @@ def logits(network: Runnable, parameters: Parameters, images: Images) -> jax.Arr
 
 
 def value_and_grad(
-    network: Runnable, parameters: Parameters, images: Images, labels: Images, dropout_key: jax.Array
+    network: Runnable,
+    parameters: Parameters,
+    images: Images,
+    labels: Images,
+    dropout_key: jax.Array,
+    drop_path: float = 0.0,
 ) -> Loss:
     """The loss on a batch in training mode (batch statistics, dropout); `parameters` receive their gradients.
 
@@ -455,6 +480,7 @@ def value_and_grad(
       network, parameters, images: as for `logits`, with a plan for training.
       labels: int32 `[B]`.
       dropout_key: the instruction that writes register r uses it folded with r.
+      drop_path: share of paths that are dropped, where the network has any to drop.
     """
     steps, loss_of, key_of = network.steps, network.loss_of, network.dropout_key
     assert loss_of is not None
@@ -464,7 +490,8 @@ def value_and_grad(
         key = keys[register] = ()
         if step.dropout:
             assert key_of is not None
-            key = keys[register] = key_of(dropout_key, np.int32(register))
+            rate = (np.float32(drop_path),) if step.takes_rate else ()
+            key = keys[register] = (*key_of(dropout_key, np.int32(register)), *rate)
         inputs = tuple([registers[r] for r in step.inputs])
         registers[register] = step.forward(given, inputs, key)
         for dead in step.last_read:

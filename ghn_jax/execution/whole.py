@@ -27,6 +27,7 @@ def run(
     images: Array,
     *,
     dropout_key: jax.Array | None = None,
+    drop_path: float | jax.Array = 0.0,
     jit_primitives: bool = False,
 ) -> jax.Array:
     """Logits `[B, num_classes]` of `program` with `params` on `images [B, H, W, 3]`, with the statistics of the batch.
@@ -36,6 +37,7 @@ def run(
       params: every tensor of `program.tensors`, by name, in JAX layout.
       images: float, normalised.
       dropout_key: a PRNG key turns dropout on (training); None leaves it off.
+      drop_path: share of paths that are dropped in training, where the program has any to drop.
       jit_primitives: compile every primitive when it first meets inputs of new shapes, for this and all later
         programs; so are its derivatives.  Of use outside of `jit` only.
 
@@ -44,7 +46,7 @@ def run(
     """
     check_params(program, params)
     check_batch(program, images)
-    return _execute(program, params, images, dropout_key, _jitted if jit_primitives else _apply)
+    return _execute(program, params, images, dropout_key, drop_path, _jitted if jit_primitives else _apply)
 
 
 def run_at_any_size(program: Program, params: Params, images: Array) -> jax.Array:
@@ -55,7 +57,7 @@ def run_at_any_size(program: Program, params: Params, images: Array) -> jax.Arra
       params: its tensors by name; only position codes depend on the size of images, and theirs fits.
       images: `[B, H, W, 3]`, normalised.
     """
-    return _execute(program, params, images, None, _apply)
+    return _execute(program, params, images, None, 0.0, _apply)
 
 
 def _apply(primitive: Primitive, layer_params: Sequence[jax.Array], inputs: Sequence[Any], options):
@@ -70,6 +72,7 @@ def _execute(
     params: Params,
     images: Array,
     dropout_key: jax.Array | None,
+    drop_path: float | jax.Array,
     apply: Callable[..., jax.Array],
 ) -> jax.Array:
     registers: dict[int, Any] = {INPUT: images}
@@ -80,6 +83,7 @@ def _execute(
         options = {}
         if primitive.needs_key and dropout_key is not None:
             options = {"dropout_key": jax.random.fold_in(dropout_key, register)}
+            options |= {"rate": drop_path} if primitive.takes_rate else {}
         registers[register] = apply(primitive, layer_params, inputs, options)
     return registers[len(program.instructions)]
 

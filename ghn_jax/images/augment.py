@@ -1,4 +1,4 @@
-"""Normalisation and the random crops and flips of training images, on whole batches."""
+"""Normalisation and the random crops, flips and holes of training images, on whole batches."""
 
 from __future__ import annotations
 
@@ -19,16 +19,19 @@ class Augmentation:
     Attributes:
       crop_padding: black pixels added on each side; 0 leaves images in place.
       flip: mirror left and right with probability 1/2.
+      cutout: side of a square around a random pixel that becomes the mean colour, 0 for none.
 
     Raises:
-      ImageError: a padding that is no integer from 0 to 8,192, or another `flip` than True or False.
+      ImageError: a padding or side that is no integer from 0 to 8,192, or another `flip` than True or False.
     """
 
     crop_padding: int
     flip: bool
+    cutout: int = 0
 
     def __post_init__(self):
-        fields.check(self, ImageError, crop_padding=Whole(0, 1 << 13), flip=Flag())
+        pixels = Whole(0, 1 << 13)
+        fields.check(self, ImageError, crop_padding=pixels, flip=Flag(), cutout=pixels)
 
 
 def augment(images: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
@@ -57,6 +60,21 @@ def crop_and_mirror(
     crops = windows[np.arange(count), top, left, 0]
     crops[mirrored] = crops[mirrored, :, ::-1]
     return crops
+
+
+def cut_out(images: np.ndarray, side: int, rng: np.random.Generator) -> np.ndarray:
+    """Normalised images of which a square is 0, the mean colour: float32 [n, h, w, c] -> float32 [n, h, w, c].
+
+    The square's centre is any pixel of an image, so a part of it may lie outside.
+
+    Source: DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017.
+    """
+    count, height, width, _ = images.shape
+    inside = [
+        np.abs(np.arange(length) - rng.integers(0, length, (count, 1)) + 0.5 * (side % 2 == 0)) < side / 2
+        for length in (height, width)
+    ]
+    return np.where((inside[0][:, :, None] & inside[1][:, None])[..., None], np.float32(0), images)
 
 
 def normalise(images: np.ndarray, mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ghn_jax.checks.fields import Real, taken
-from ghn_jax.images.augment import Augmentation, augment, normalise, with_noise
+from ghn_jax.images.augment import Augmentation, augment, cut_out, normalise, with_noise
 from ghn_jax.images.dataset import Dataset
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photo_views import PhotoAugmentation, centre_views, random_views
@@ -61,7 +61,10 @@ def train_batch(dataset: Dataset, batch_size: int, seed: int, step: int) -> Batc
     else:
         assert isinstance(augmentation, Augmentation)
         images = augment(images, augmentation, rng)
-    return Batch(normalise(images, dataset.mean, dataset.std), dataset.train.labels[chosen])
+    images = normalise(images, dataset.mean, dataset.std)
+    if isinstance(augmentation, Augmentation) and augmentation.cutout:
+        images = cut_out(images, augmentation.cutout, rng)
+    return Batch(images, dataset.train.labels[chosen])
 
 
 def eval_batches(split: Split, dataset: Dataset, batch_size: int, noise: float = 0.0) -> Iterator[tuple[Batch, int]]:

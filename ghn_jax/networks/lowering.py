@@ -72,7 +72,7 @@ def _chain(operation: str, inputs: int, channels: int, stride: int, norm: str | 
     raise ArchitectureError(f"unknown primitive {operation!r}")
 
 
-_ADD, _CONCAT = ops.Add(), ops.Concat()
+_ADD, _CONCAT, _DROP_PATH = ops.Add(), ops.Concat(), ops.DropPath()
 
 
 class _Chain(NamedTuple):
@@ -203,6 +203,24 @@ def lower(architecture: AnyArchitecture, task: Task) -> Program:
     return builder.finish(_build(builder, architecture))
 
 
+def lower_regularized(architecture: AnyArchitecture, task: Task) -> Program:
+    """The same network as DARTS trains it: with paths that may be dropped and an auxiliary head.
+
+    Every operation of a cell but the identity is followed by `DropPath`.  The output has twice as many columns as there
+    are classes: the logits, and those of the auxiliary head, which reads the cell at two thirds of the network.  The
+    network's own tensors have the names that they have in `lower`; the others are called "auxiliary_head...".
+
+    Raises:
+      ArchitectureError: as for `lower`; or a network that is not made of cells, or of too few pixels for the head.
+
+    Source: Liu et al., DARTS, ICLR 2019, section 3.2 and its code.
+    """
+    if not isinstance(architecture, Architecture):
+        raise ArchitectureError(f"only networks of cells have paths to drop, got a {type(architecture).__name__}")
+    builder = _Builder(task)
+    return builder.finish(_Cells(builder, architecture, regularized=True).network())
+
+
 def count_params(architecture: AnyArchitecture, task: Task) -> int:
     """`lower(architecture, task).num_params_with_unused` in half the time, for networks known to be connected."""
     counter = _Counter(task)
@@ -221,10 +239,11 @@ def _build(builder: _Builder, architecture: AnyArchitecture) -> int | None:
 class _Cells:
     """Lowers a network of cells; methods append the layers of one part and return the register they end in."""
 
-    def __init__(self, builder: _Builder, architecture: Architecture):
+    def __init__(self, builder: _Builder, architecture: Architecture, regularized: bool = False):
         self.builder = builder
         self.arch = architecture
         self.has_attention = architecture.has_attention
+        self.regularized = regularized
         self.large = builder.task.large_images
 
     def network(self) -> int | None:
@@ -232,7 +251,7 @@ class _Cells:
         s0, s1 = self.stem()
         reduced_before = a.stem_type == 1 and not self.has_attention
         inputs = [self.channels(s0), self.channels(s1)]
-        channels = a.C
+        channels, auxiliary = a.C, None
         for cell in range(a.n_cells):
             reduces = a.reduces(cell)
             if reduces:
@@ -240,7 +259,10 @@ class _Cells:
             s0, s1 = s1, self.cell(cell, s0, s1, inputs, channels, reduces, reduced_before)
             inputs = [inputs[1], len(a.genotype.normal_concat) * channels]
             reduced_before = reduces and not self.has_attention
-        return self.head(s1)
+            if self.regularized and cell == 2 * a.n_cells // 3:
+                auxiliary = self.auxiliary_head(s1)
+        logits = self.head(s1)
+        return self.builder.add(_CONCAT, logits, auxiliary) if self.regularized and logits is not None else logits
 
     def channels(self, register: int | None) -> int:
         return self.builder.shape(register)[-1]
@@ -305,7 +327,10 @@ class _Cells:
         terms = []
         for edge, (primitive, state) in enumerate(edges):
             stride = 2 if strides and state < 2 else 1
-            terms.append(self.edge(primitive, states[state], f"{scope}._ops.{edge}", channels, stride))
+            term = self.edge(primitive, states[state], f"{scope}._ops.{edge}", channels, stride)
+            if self.regularized and not (primitive == "skip_connect" and stride == 1):
+                term = self.builder.add(_DROP_PATH, term)
+            terms.append(term)
             if edge % 2:
                 first, second = terms[-2:]
                 if first is not None and second is not None:
@@ -356,6 +381,25 @@ class _Cells:
         excitation = add(_same(ops.Linear, channels, squeezed), excitation, scope=f"{scope}.fc1")
         excitation = add(_same(ops.Linear, squeezed, channels, activation="relu"), excitation, scope=f"{scope}.fc2")
         return None if x is None else add(_same(ops.Excite, stride), x, excitation)
+
+    def auxiliary_head(self, x) -> int:
+        """Logits of a small network of its own."""
+        add, scope = self.builder.add, "auxiliary_head"
+        if x is None:
+            raise ArchitectureError(f"{scope}: no path leads from the images to the cell that it reads")
+        height, width, channels = self.builder.shape(x)
+        if height < 2:
+            raise ArchitectureError(
+                f"{scope}: it needs at least 2x2 pixels, the cell that it reads has {height}x{width}"
+            )
+        x = add(ops.AuxiliaryPool(height), add(ops.Relu(), x))
+        x = self.norm(self.conv(x, f"{scope}.features.2", channels, 128, 1), f"{scope}.features.3", 128)
+        x = self.conv(x, f"{scope}.features.5", 128, 768, 2, padding=(0, 0), relu=True)
+        x = add(ops.Flatten(), self.norm(x, f"{scope}.features.6", 768))
+        classifier = ops.Linear(768, self.builder.task.num_classes, activation="relu", classifier=True)
+        logits = add(classifier, x, scope=f"{scope}.classifier")
+        assert logits is not None
+        return logits
 
     def head(self, x) -> int | None:
         a, add = self.arch, self.builder.add

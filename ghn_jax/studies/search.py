@@ -20,7 +20,7 @@ from ghn_jax.prediction.embed import embed
 from ghn_jax.studies import properties
 from ghn_jax.studies.train_networks import Entry, Row, StudyError
 
-BEST, RANDOM, LARGEST = "best predicted", "random", "most multiply-adds"
+BEST, COUNTS, RANDOM, LARGEST = "best predicted", "best by counts of operations", "random", "most multiply-adds"
 
 
 class Candidates(NamedTuple):
@@ -29,11 +29,13 @@ class Candidates(NamedTuple):
     Attributes:
       entries: splits and numbers.
       vectors: embeddings `[hid]` by name.
+      counts: of operations of every kind, by name.
       multiply_adds: of each, by name.
     """
 
     entries: list[Entry]
     vectors: dict[str, np.ndarray]
+    counts: dict[str, np.ndarray]
     multiply_adds: dict[str, int]
 
 
@@ -48,7 +50,7 @@ def look_at(entries: Sequence[Entry], ghn: GHN, dataset: Dataset) -> Candidates:
     Raises:
       StudyError: a split or a number that is not there.
     """
-    vectors, costs = {}, {}
+    vectors, counts, costs = {}, {}, {}
     for entry in entries:
         try:
             architecture = sample_architecture(entry.split, entry.number, dataset.task.large_images)
@@ -56,27 +58,31 @@ def look_at(entries: Sequence[Entry], ghn: GHN, dataset: Dataset) -> Candidates:
             raise StudyError(f"there is no network {name_of(entry)}: {error}") from error
         network = make_network(entry.number, architecture, dataset.task)
         vectors[name_of(entry)] = embed(network.graph, ghn)
+        counts[name_of(entry)] = properties.operation_counts(network.graph)
         costs[name_of(entry)] = network.program.multiply_adds
-    return Candidates(list(entries), vectors, costs)
+    return Candidates(list(entries), vectors, counts, costs)
 
 
 def choose(
     candidates: Candidates,
     measured: Mapping[str, float],
-    vectors: properties.Values,
+    fitted: Candidates,
     *,
     best: int,
     random: int,
     seed: int = 0,
     highest: bool = True,
 ) -> dict[str, list[Entry]]:
-    """The candidates with the best predicted property, as many drawn at random, and the most expensive one.
+    """The candidates with the best predicted property, and what they are compared with.
+
+    These are the best ones by a regression from counts of operations, others drawn at random, and the most expensive
+    one.
 
     Args:
       candidates: networks that were not measured.
       measured: the property by network.
-      vectors: embeddings of the measured networks.
-      best, random: how many of each.
+      fitted: the measured networks.
+      best, random: how many of each; of those by counts as many as of the best.
       seed: of the draw, from all candidates.
       highest: whether more of the property is better.
 
@@ -86,13 +92,17 @@ def choose(
     if len(candidates.entries) < max(best, random):
         raise StudyError(f"{len(candidates.entries)} candidates: expected at least {max(best, random)}")
     known = {name: 0.0 for name in candidates.vectors}
-    values = properties.predict({**vectors, **candidates.vectors}, measured, known, repetitions=1).predicted
     by_name = {name_of(entry): entry for entry in candidates.entries}
-    order = sorted(by_name, key=lambda name: values[name], reverse=highest)
-    drawn = np.random.default_rng(seed).choice(len(order), random, replace=False)
+
+    def best_by(vectors: properties.Values) -> list[Entry]:
+        values = properties.predict(vectors, measured, known, repetitions=1).predicted
+        return [by_name[name] for name in sorted(by_name, key=lambda name: values[name], reverse=highest)[:best]]
+
+    drawn = np.random.default_rng(seed).choice(len(by_name), random, replace=False)
     largest = max(by_name, key=lambda name: candidates.multiply_adds[name])
     return {
-        BEST: [by_name[name] for name in order[:best]],
+        BEST: best_by({**fitted.vectors, **candidates.vectors}),
+        COUNTS: best_by({**fitted.counts, **candidates.counts}),
         RANDOM: [candidates.entries[place] for place in sorted(drawn.tolist())],
         LARGEST: [by_name[largest]],
     }

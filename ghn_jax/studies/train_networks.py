@@ -84,7 +84,10 @@ class Measurement:
 
     def about(self, dataset: Dataset) -> Row:
         """What rows must have in common to be compared."""
-        return {"dataset": dataset.name, "image_size": dataset.image_size, **dataclasses.asdict(self.protocol)} | {
+        protocol = dataclasses.asdict(self.protocol)
+        if self.protocol.regularization is None:  # which rows of before do not have
+            del protocol["regularization"]
+        return {"dataset": dataset.name, "image_size": dataset.image_size, **protocol} | {
             "train_images": self.train_images, "test_images": self.test_images, "seed": self.seed,
         }  # fmt: skip
 
@@ -191,7 +194,11 @@ def train(
     rows = json_lines.resume(path, split=str, number=int, start=str, accuracy=dict)
     stored = {_name(row): row for row in rows if row.items() >= about.items() and _complete(row, plan)}
     missing = [key for key in keys if _name(key) not in stored]
-    trainer, data = Trainer(plan.protocol, Programs()), _with_train_images(dataset, plan.train_images)
+    if plan.protocol.regularization is not None:  # networks that cannot be trained so are named before any is
+        for entry in chosen:
+            plan.protocol.lower(sample_architecture(*entry, dataset.task.large_images), dataset.task)
+    trainer = Trainer(plan.protocol, Programs())
+    data = plan.protocol.augmented(_with_train_images(dataset, plan.train_images))
     with concurrent.futures.ThreadPoolExecutor(workers) as threads:
         for place in range(0, len(missing), pool):
             rows = _train_pool(missing[place : place + pool], data, plan, trainer, ghn, threads)
@@ -238,14 +245,14 @@ def _train_pool(
     def begin(place: int, key: Row) -> _Member:
         architecture = sample_architecture(key["split"], key["number"], dataset.task.large_images)
         network = make_network(key["number"], architecture, dataset.task)
+        program = plan.protocol.lower(architecture, dataset.task)
+        params = he_init(program, network.number)
         if key["start"] == PREDICTED:
             assert ghn is not None
-            params = predict_params(network.graph, ghn)
-        else:
-            params = he_init(network.program, network.number)
+            params |= predict_params(network.graph, ghn)
         about = {"parameters": network.program.num_params, "multiply_adds": network.program.multiply_adds}
         measured = {"accuracy": {}, "noisy_accuracy": {}, "loss": [], "train_accuracy": []}
-        return _Member(key | about | measured, network, trainer.begin(network.program, params, place % devices))
+        return _Member(key | about | measured, network, trainer.begin(program, params, place % devices))
 
     members = [begin(place, key) for place, key in enumerate(keys)]
     test = Split(dataset.test.images[: plan.test_images], dataset.test.labels[: plan.test_images])
@@ -258,7 +265,9 @@ def _train_pool(
             row["loss"].append(round(float(loss.loss), 4) if np.isfinite(loss.loss) else None)
             row["train_accuracy"].append(round(int(loss.correct) / len(batch.labels), 4))
         if step in plan.steps_of(row["start"]):
-            logits = evaluators(member.network.program, member.training.params)
+            params = member.training.params  # of which an auxiliary head has some for itself
+            program = member.network.program
+            logits = evaluators(program, {tensor.name: params[tensor.name] for tensor in program.tensors})
             row["accuracy"][str(step)] = accuracy(logits, test, dataset)
             if step in (0, max(plan.measure_at)):
                 row["noisy_accuracy"][str(step)] = accuracy(logits, test, dataset, noise=NOISE)

@@ -191,6 +191,27 @@ def test_skip_first_looks_at_odd_pixels():
     assert conv.output_shape([(4, 4, 1)]) == (2, 2, 1)
 
 
+def test_dropped_paths_are_whole_images_and_the_mean_stays():
+    x = jnp.ones((4000, 2, 3))
+    drop = ops.DropPath()
+    np.testing.assert_array_equal(drop((), x), x)
+    for rate in (0.0, 0.2, 0.5):
+        out = np.asarray(drop((), x, dropout_key=jax.random.key(0), rate=rate))
+        np.testing.assert_array_equal(out, np.broadcast_to(out[:, :1, :1], out.shape))
+        assert set(np.unique(out)) == ({0, np.float32(1 / np.float32(1 - rate))} if rate else {1})
+        np.testing.assert_allclose(out.mean(), 1, atol=4 * (rate / (1 - rate) / 4000) ** 0.5)
+
+
+@pytest.mark.parametrize("size, kernel, stride", [(8, 5, 3), (7, 5, 2), (4, 2, 2), (2, 1, 1), (3, 2, 1), (16, 9, 7)])
+def test_auxiliary_pools_leave_four_pixels(size, kernel, stride):
+    primitive = ops.AuxiliaryPool(size)
+    assert primitive.window == Window((kernel, kernel), (stride, stride))
+    x = np.random.default_rng(0).standard_normal((1, size, size, 2)).astype(np.float32)
+    out = primitive((), jnp.asarray(x))
+    assert out.shape[1:] == primitive.output_shape([(size, size, 2)]) == (2, 2, 2)
+    np.testing.assert_allclose(out[0, 1, 0], x[0, stride:, :kernel].mean((0, 1)), rtol=1e-4, atol=1e-6)
+
+
 EXAMPLES = {
     ops.Conv: (ops.Conv(4, 6, (3, 3), relu=True), [(5, 5, 4)]),
     ops.Linear: (ops.Linear(4, 6, activation="gelu", dropout=True), [(4,)]),
@@ -204,6 +225,8 @@ EXAMPLES = {
     ops.Relu: (ops.Relu(), [(5, 5, 4)]),
     ops.PositionalEncoding: (ops.PositionalEncoding((5, 5), 4), [(5, 5, 4)]),
     ops.Attention: (ops.Attention(2), [(5, 5, 12)]),
+    ops.DropPath: (ops.DropPath(), [(5, 5, 4)]),
+    ops.AuxiliaryPool: (ops.AuxiliaryPool(5), [(5, 5, 4)]),
     ops.Squeeze: (ops.Squeeze(), [(5, 5, 4)]),
     ops.Excite: (ops.Excite(2), [(5, 5, 4), (4,)]),
     ops.GlobalAvgPool: (ops.GlobalAvgPool(), [(5, 5, 4)]),

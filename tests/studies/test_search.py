@@ -10,7 +10,7 @@ from ghn_jax import images
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import Architecture, Genotype
-from ghn_jax.studies import search, train_networks
+from ghn_jax.studies import properties, search, train_networks
 from ghn_jax.studies.search import Candidates
 from ghn_jax.studies.train_networks import Entry, StudyError
 from ghn_jax.weights import pretrained
@@ -26,22 +26,30 @@ def architecture(split, number, large_images=False):
     return Architecture(CELL, n_cells=1 + number % 10, C=8, fc_dim=16)
 
 
-def test_the_best_predicted_ones_are_chosen():
+def test_the_best_predicted_ones_are_chosen(monkeypatch):
+    monkeypatch.setattr(properties, "GRID", {"C": [100], "gamma": [0.1], "epsilon": [0.05]})
     rng = np.random.default_rng(0)
-    vectors = {f"val/{number}": rng.standard_normal(3) for number in range(40)}
-    measured = {name: 60 + 8 * vector[0] for name, vector in vectors.items()}
-    entries = [Entry("search", number) for number in range(20)]
-    others = {search.name_of(entry): rng.standard_normal(3) for entry in entries}
-    costs = {name: place for place, name in enumerate(others)}
-    candidates = Candidates(entries, others, costs)
-    chosen = search.choose(candidates, measured, vectors, best=3, random=5)
-    order = sorted(others, key=lambda name: -others[name][0])
+
+    def looked_at(split, count):
+        """The first number of an embedding tells the property, and that of the counts something else."""
+        entries = [Entry(split, number) for number in range(count)]
+        vectors, counts = ({search.name_of(e): rng.standard_normal(3) for e in entries} for _ in range(2))
+        return Candidates(entries, vectors, counts, {name: place for place, name in enumerate(vectors)})
+
+    fitted, candidates = looked_at("val", 40), looked_at("search", 20)
+    measured = {name: 60 + 8 * vector[0] for name, vector in fitted.vectors.items()}
+    chosen = search.choose(candidates, measured, fitted, best=3, random=5)
+    order = sorted(candidates.vectors, key=lambda name: -candidates.vectors[name][0])
     assert {search.name_of(entry) for entry in chosen[search.BEST]} <= set(order[:5])
     assert len(set(chosen[search.RANDOM])) == 5 and chosen[search.LARGEST] == [Entry("search", 19)]
-    worst = search.choose(candidates, measured, vectors, best=3, random=5, highest=False)[search.BEST]
+    assert len(chosen[search.COUNTS]) == 3
+    worst = search.choose(candidates, measured, fitted, best=3, random=5, highest=False)[search.BEST]
     assert {search.name_of(entry) for entry in worst} <= set(order[-5:])
+    swapped = fitted._replace(vectors=fitted.counts, counts=fitted.vectors)
+    others = candidates._replace(vectors=candidates.counts, counts=candidates.vectors)
+    assert search.choose(others, measured, swapped, best=3, random=5)[search.COUNTS] == chosen[search.BEST]
     with pytest.raises(StudyError, match="20 candidates: expected at least 30"):
-        search.choose(candidates, measured, vectors, best=3, random=30)
+        search.choose(candidates, measured, fitted, best=3, random=30)
 
 
 def test_a_split_that_is_not_there():
@@ -65,7 +73,10 @@ def test_script(tmp_path, monkeypatch, capsys):
     (tmp_path / "networks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     arguments = [str(tmp_path / "networks.jsonl"), "--dataset=digits", f"--checkpoint={tmp_path / 'ghn.npz'}"]
     arguments += ["--num=3", "--best=1", "--random=2", "--steps=1", "--batch_size=16", "--test_images=32"]
+    arguments += ["--image_size=16", "--protocol=darts"]
     script.main([*arguments, f"--out={tmp_path / 'out'}"])
+    row, *_ = map(json.loads, (tmp_path / "out" / "networks.jsonl").read_text().splitlines())
+    assert row["regularization"] == {"cutout": 8, "drop_path": 0.2, "auxiliary": 0.4}
     output = capsys.readouterr().out
     assert "The best of 3 networks of search, fitted to 10 networks" in output and "| random | " in output
     assert (tmp_path / "out" / "search.md").read_text() in output
