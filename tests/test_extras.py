@@ -64,7 +64,7 @@ def test_prediction_needs_neither_extras_nor_what_training_needs():
         ("from ghn_jax.images.photos import decode; decode(Source(), 0)", "PIL", "photos"),
         ("import ghn_jax.deepnets.files.reading", "h5py", "deepnets"),
         (
-            "from ghn_jax.studies.detection.average_precision import average_precision; average_precision([], [])",
+            "from ghn_jax.studies.detection import comparison; comparison.measure(None, {}, [], 'nowhere')",
             "pycocotools",
             "detection",
         ),

@@ -129,6 +129,7 @@ def test_bad_fields():
         DetectorConfig(anchor_sizes=())
     with pytest.raises(StudyError, match="DetectionProtocol.batch_size=0: expected"):
         DetectionProtocol(batch_size=0)
+    pytest.importorskip("pycocotools", reason="comes with the extra 'detection'")
     network = make_network(0, TINY, CIFAR10)
     for wrong, message in (
         ({"starts": ["body"]}, "start='body'"),

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.results import summary
 from ghn_jax.ghn.model import GHN
@@ -69,7 +70,10 @@ def measure(
 
     Raises:
       StudyError: another start or epoch than there is, or too few pictures, or pictures too small for a network.
+      MissingExtraError: there is no pycocotools, which is found out before any training.
     """
+    with extra("detection"):
+        import pycocotools.cocoeval  # noqa: F401
     measure_at = set(range(1, protocol.epochs + 1)) if measure_at is None else set(measure_at)
     if not measure_at <= set(range(1, protocol.epochs + 1)) or not measure_at:
         raise StudyError(f"measure_at={sorted(measure_at)}: expected numbers of epochs from 1 to {protocol.epochs}")
