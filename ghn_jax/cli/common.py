@@ -49,7 +49,7 @@ def clean_exit(at_once: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
+            _flush()
     except BrokenPipeError:
         _end_output()
         sys.exit(128 + signal.SIGPIPE)
@@ -67,10 +67,16 @@ def clean_exit(at_once: bool = False) -> Iterator[None]:
 def _fail(message: str) -> NoReturn:
     """Ends the program with a message; standard output may be what could not be written."""
     try:
-        sys.stdout.flush()
+        _flush()
     except OSError:
         _end_output()
     sys.exit(message)
+
+
+def _flush() -> None:
+    """Writes out what was printed, if there is a standard output: `>&-` leaves none."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _say(message: str) -> None:

@@ -11,7 +11,9 @@ import pytest
 import scripts
 
 from ghn_jax.checks.files import FileError, refuse_unwritable
+from ghn_jax.cli.common import clean_exit
 from ghn_jax.cli.main import main
+from ghn_jax.errors import GHNError
 
 PROGRAM = """
 import os, signal
@@ -151,3 +153,11 @@ def test_few_shot(seconds, tmp_path):
         output = process.communicate(timeout=5)[0].decode()
     assert "Traceback" not in output and "ignored" not in output, output
     assert process.returncode in (0, -signal.SIGINT, 128 + signal.SIGINT)
+
+
+def test_a_program_without_standard_output(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)  # as `>&-` leaves it
+    with clean_exit():
+        print("nobody reads this")
+    with pytest.raises(SystemExit, match="no such thing"), clean_exit():
+        raise GHNError("no such thing")
