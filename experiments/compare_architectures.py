@@ -16,26 +16,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser
-from ghn_jax.deepnets.sampler import SPLITS
+from ghn_jax.cli.common import COUNT, add_hypernetwork, load_hypernetwork, make_parser
+from ghn_jax.deepnets.sampler import SPLITS, split_size
 from ghn_jax.evaluation import json_lines
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import compare_architectures, properties
+from ghn_jax.studies.train_networks import PROPERTIES
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
     add_hypernetwork(parser)
     parser.add_argument("--splits", nargs="+", default=["test"], choices=sorted(SPLITS))
-    parser.add_argument("--num", type=int, default=100, help="networks of every split (%(default)s)")
+    parser.add_argument("--num", type=COUNT, default=100, help="networks of every split (%(default)s)")
     parser.add_argument("--nearest", nargs="+", default=["resnet50"], help="networks whose nearest are listed")
-    parser.add_argument("--count", type=int, default=5, help="how many are listed")
+    parser.add_argument("--count", type=COUNT, default=5, help="how many are listed")
     parser.add_argument("--properties", type=Path, help="networks.jsonl of networks that were trained")
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
     args = parser.parse_args(arguments)
-    if min(args.num, args.count) < 1:
-        parser.error("--num and --count: expected at least 1")
+    if args.num > (most := min(map(split_size, args.splits))):
+        parser.error(f"--num={args.num}: expected at most {most}, the networks of a split")
     return args
 
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines.append(f"| {name} | {', '.join(f'{other} ({distance:.1f})' for other, distance in listed)} |")
     text = "\n".join(lines) + "\n"
     if args.properties:
-        rows = list(json_lines.read(args.properties, split=str, number=int, start=str, accuracy=dict))
+        rows = list(json_lines.read(args.properties, **PROPERTIES))
         for what, values in properties.collect(rows, {}, reach=0.7).properties.items():
             mine = compare_architectures.embeddings_of(values, ghn, path, args.checkpoint, task)
             rank = compare_architectures.similarity(mine, values)

@@ -13,7 +13,7 @@ import ghn_jax.cli.script
 from collections.abc import Sequence
 from pathlib import Path
 
-from ghn_jax.cli.common import make_parser
+from ghn_jax.cli.common import COUNT, make_parser
 from ghn_jax.studies import compare_runs
 
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__ or "")
     parser.add_argument("first", type=Path, help="working directory of a run")
     parser.add_argument("second", type=Path, help="of another")
-    parser.add_argument("--from_step", type=int, default=1, help="steps before it do not count")
+    parser.add_argument("--from_step", type=COUNT, default=1, help="steps before it do not count")
     args = parser.parse_args(arguments)
     found = compare_runs.compare(args.first, args.second, args.from_step)
     print(compare_runs.table(found, args.first.resolve().name, args.second.resolve().name))

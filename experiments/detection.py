@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser
+from ghn_jax.cli.common import COUNT, INDEX, add_hypernetwork, load_hypernetwork, make_parser
 from ghn_jax.deepnets import lookup
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
@@ -53,11 +53,11 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_hypernetwork(parser)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--data_dir", type=Path, help="folder of the Penn-Fudan pedestrians, usually PennFudanPed")
-    where.add_argument("--drawn", type=int, help="so many drawn pictures, squares of --shorter pixels")
+    where.add_argument("--drawn", type=COUNT, help="so many drawn pictures, squares of --shorter pixels")
     parser.add_argument("--arch", nargs="+", required=True, help=lookup.HELP)
     parser.add_argument("--starts", nargs="+", default=["predicted", "he"], choices=STARTS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--measure_at", type=int, nargs="+", help="epochs; all without")
+    parser.add_argument("--seeds", type=INDEX, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--measure_at", type=INDEX, nargs="+", help="epochs; all without")
     for kind in (DetectorConfig, DetectionProtocol, Scaling):
         add_fields(parser, kind)
     parser.add_argument("--out", type=Path, default=Path("detection"), help="folder for results (%(default)s)")

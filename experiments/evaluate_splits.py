@@ -16,8 +16,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ghn_jax.checks.fields import Real
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_several, load_several, make_parser
+from ghn_jax.cli.common import COUNT, add_several, load_several, make_parser, of
 from ghn_jax.evaluation.accuracy import BATCH_SIZE
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import evaluate_splits
@@ -27,16 +28,14 @@ from ghn_jax.studies.evaluate_splits import HE, SPLITS
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
     add_several(parser)
-    parser.add_argument("--num_images", type=int, default=128, help="images for every network")
+    parser.add_argument("--num_images", type=COUNT, default=128, help="images for every network")
     parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS)
-    parser.add_argument("--num", type=int, help="at most so many networks of every split")
-    parser.add_argument("--noise", type=float, default=0.0, help="deviation of noise on images scaled to 0..1")
+    parser.add_argument("--num", type=COUNT, help="at most so many networks of every split")
+    parser.add_argument("--noise", type=of(Real(0, 1)), default=0.0, help="deviation of noise on images scaled to 0..1")
     parser.add_argument("--out", required=True, type=Path, help="folder for results")
     args = parser.parse_args(arguments)
-    if args.num_images < BATCH_SIZE or args.num_images % BATCH_SIZE:
+    if args.num_images % BATCH_SIZE:
         parser.error(f"--num_images={args.num_images}: expected a multiple of {BATCH_SIZE}")
-    if args.num is not None and args.num < 1:
-        parser.error(f"--num={args.num}: expected at least 1")
     if any(entry.startswith(f"{HE}=") for entry in args.hypernetworks):
         parser.error(f"{HE!r} is the title of He initialization: expected another")
     return args

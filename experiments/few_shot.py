@@ -19,9 +19,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_hypernetwork, add_images, load_setting, make_parser
+from ghn_jax.cli.common import COUNT, INDEX, add_hypernetwork, add_images, load_setting, make_parser, of
 from ghn_jax.deepnets import lookup
-from ghn_jax.evaluation.fine_tuning import OPTIMIZERS
+from ghn_jax.evaluation.fine_tuning import OPTIMIZERS, RATE
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import few_shot
@@ -32,20 +32,17 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
     add_hypernetwork(parser)
     parser.add_argument("--arch", nargs="+", required=True, help=lookup.HELP)
-    parser.add_argument("--per_class", type=int, nargs="+", default=[10, 50, 100], help="training images of each class")
+    parser.add_argument("--per_class", type=COUNT, nargs="+", default=[10, 50, 100], help="training images a class")
     parser.add_argument("--starts", nargs="+", default=["predicted", "he"], choices=STARTS)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--seeds", type=INDEX, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--epochs", type=COUNT, default=50)
     parser.add_argument("--optimizer", default="sgd", choices=OPTIMIZERS)
-    parser.add_argument("--rates", type=float, nargs="+", default=[0.025], help="learning rates to choose from")
-    parser.add_argument("--weight_decay", type=float, default=1e-3)
-    parser.add_argument("--test_images", type=int, help="accuracy on the first so many test images")
+    parser.add_argument("--rates", type=of(RATE), nargs="+", default=[0.025], help="learning rates to choose from")
+    parser.add_argument("--weight_decay", type=of(RATE), default=1e-3)
+    parser.add_argument("--test_images", type=COUNT, help="accuracy on the first so many test images")
     add_images(parser)
     parser.add_argument("--out", type=Path, default=Path("few_shot"), help="folder for results (%(default)s)")
-    args = parser.parse_args(arguments)
-    if min(*args.per_class, args.epochs) < 1:
-        parser.error("--per_class and --epochs: expected at least 1")
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

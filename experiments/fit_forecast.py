@@ -23,10 +23,10 @@ import numpy as np
 
 import ghn_jax
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import make_parser
+from ghn_jax.cli.common import COUNT, make_parser
 from ghn_jax.evaluation import json_lines
 from ghn_jax.runtime import use_compilation_cache
-from ghn_jax.studies import fit_forecast
+from ghn_jax.studies import evaluate_splits, fit_forecast, train_networks
 from ghn_jax.studies.fit_forecast import Example
 
 CHANCE = 0.1
@@ -36,7 +36,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--zero_shot", action="append", required=True, metavar="WHAT:TITLE:FILE")
     parser.add_argument("--trained", action="append", required=True, metavar="WHAT:FILE")
-    parser.add_argument("--most", type=int, default=100, help="networks of every split (%(default)s)")
+    parser.add_argument("--most", type=COUNT, default=100, help="networks of every split (%(default)s)")
     parser.add_argument("--features", type=Path, required=True, help="a file of features, which grows")
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
     args = parser.parse_args(arguments)
@@ -51,13 +51,13 @@ def examples_of(args: argparse.Namespace) -> list[Example]:
     """Those of all hypernetworks."""
     accuracies, references = collections.defaultdict(dict), {}
     for what, title, path in (text.split(":") for text in args.zero_shot):
-        rows = [row for row in json_lines.read(path, split=str, number=int, accuracy=dict) if title in row["accuracy"]]
+        rows = [row for row in json_lines.read(path, **evaluate_splits.ROW) if title in row["accuracy"]]
         references[what] = np.mean([row["accuracy"][title] for row in rows if row["split"] == "test"])
         chosen = {(row["split"], row["number"]): row["accuracy"][title] for row in rows if row["number"] < args.most}
         accuracies[what] |= chosen
     helps = collections.defaultdict(dict)
     for what, path in (text.split(":") for text in args.trained):
-        rows = list(json_lines.read(path, split=str, number=int, start=str, accuracy=dict))
+        rows = list(json_lines.read(path, **train_networks.RESULT))
         helps[what] |= fit_forecast.helped(rows)
         for row in rows:
             if row.get("checkpoint") == what:

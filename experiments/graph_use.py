@@ -13,7 +13,7 @@ import ghn_jax.cli.script
 # isort: split
 from tqdm import tqdm
 
-from ghn_jax.cli.common import add_several, load_several, make_parser
+from ghn_jax.cli.common import COUNT, add_several, load_several, make_parser
 from ghn_jax.deepnets.lookup import find_architecture
 from ghn_jax.deepnets.sampler import SPLITS
 from ghn_jax.networks.network import make_network
@@ -24,8 +24,8 @@ def main() -> None:
     parser = make_parser(__doc__ or "")
     add_several(parser)
     parser.add_argument("--split", default="test", choices=sorted(SPLITS), help="split of DeepNets-1M (%(default)s)")
-    parser.add_argument("--num", type=int, default=50, help="number of networks")
-    parser.add_argument("--num_images", type=int, default=128, help="test images for every network")
+    parser.add_argument("--num", type=COUNT, default=50, help="number of networks")
+    parser.add_argument("--num_images", type=COUNT, default=128, help="test images for every network")
     args = parser.parse_args()
     if min(args.num, args.num_images) < 1:
         parser.error("--num and --num_images: expected at least 1")

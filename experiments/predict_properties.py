@@ -22,8 +22,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ghn_jax.checks.fields import Real
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import make_parser
+from ghn_jax.cli.common import make_parser, of
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation import json_lines
 from ghn_jax.ghn.config import ghn2
@@ -32,8 +33,9 @@ from ghn_jax.graphs.graph import Graph
 from ghn_jax.networks.program_graph import build_graph
 from ghn_jax.prediction.embed import embed
 from ghn_jax.runtime import use_compilation_cache
-from ghn_jax.studies import properties, published_results
+from ghn_jax.studies import evaluate_splits, properties, published_results
 from ghn_jax.studies.properties import Networks
+from ghn_jax.studies.train_networks import PROPERTIES
 from ghn_jax.weights import loading
 
 
@@ -47,7 +49,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--zero_shot", metavar="TITLE:FILE",
         help="a hypernetwork's title in a file of evaluate_splits.py: what the accuracy of its parameters tells",
     )  # fmt: skip
-    parser.add_argument("--reach", type=float, default=0.7, help="training accuracy of convergence (%(default)s)")
+    parser.add_argument("--reach", type=of(Real(0, 1)), default=0.7, help="accuracy of convergence (%(default)s)")
     parser.add_argument("--fit", default="val", help="split that is fitted to (%(default)s)")
     parser.add_argument("--judge", default="test", help="split that tau is of (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
@@ -59,13 +61,14 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def trained(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
     """Networks that were trained here, and their graphs."""
-    rows = json_lines.read(args.networks, split=str, number=int, start=str, accuracy=dict)
+    rows = json_lines.read(args.networks, **PROPERTIES)
     rows = [row for row in rows if row["split"] in (args.fit, args.judge)]
-    known = properties.collect(rows, json.loads(args.times.read_text()) if args.times else {}, args.reach)
+    times = properties.read_times(args.times) if args.times else {}
+    known = properties.collect(rows, times, args.reach)
     if args.zero_shot:
         title, _, path = args.zero_shot.partition(":")
         known.baselines["accuracy of predicted parameters"] = properties.zero_shot(
-            json_lines.read(path, split=str, number=int, accuracy=dict), title
+            json_lines.read(path, **evaluate_splits.ROW), title
         )
     graphs = {}
     for name in known.properties["accuracy"]:

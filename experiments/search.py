@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ghn_jax import images
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import add_hypernetwork, load_hypernetwork, make_parser
+from ghn_jax.cli.common import COUNT, add_hypernetwork, load_hypernetwork, make_parser
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import Protocol, Regularization
 from ghn_jax.runtime import use_compilation_cache
@@ -35,22 +35,22 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_hypernetwork(parser)
     parser.add_argument("--dataset", required=True, help="images to classify")
     parser.add_argument("--data_dir", help="where its files are")
-    parser.add_argument("--image_size", type=int, help="images are scaled down to this")
+    parser.add_argument("--image_size", type=COUNT, help="images are scaled down to this")
     parser.add_argument("--split", default="search", help="split that is searched (%(default)s)")
-    parser.add_argument("--num", type=int, default=1000, help="its first so many networks (%(default)s)")
-    parser.add_argument("--max_multiply_adds", type=int, help="only networks of at most so many an image")
-    parser.add_argument("--best", type=int, default=3, help="networks of the best predicted accuracy that are trained")
-    parser.add_argument("--random", type=int, default=5, help="networks drawn at random that are trained")
+    parser.add_argument("--num", type=COUNT, default=1000, help="its first so many networks (%(default)s)")
+    parser.add_argument("--max_multiply_adds", type=COUNT, help="only networks of at most so many an image")
+    parser.add_argument("--best", type=COUNT, default=3, help="networks of the best predicted accuracy to train")
+    parser.add_argument("--random", type=COUNT, default=5, help="networks drawn at random to train")
     parser.add_argument("--protocol", default="sgd", choices=EPOCHS, help="how they are trained (%(default)s)")
-    parser.add_argument("--steps", type=int, help=f"of the schedule; without, epochs: {EPOCHS}")
-    parser.add_argument("--batch_size", type=int, default=96)
-    parser.add_argument("--test_images", type=int, help="accuracy on the first so many test images")
-    parser.add_argument("--pool", type=int, default=4, help="networks that are trained together (%(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="of which so many take their step at the same time")
+    parser.add_argument("--steps", type=COUNT, help=f"of the schedule; without, epochs: {EPOCHS}")
+    parser.add_argument("--batch_size", type=COUNT, default=96)
+    parser.add_argument("--test_images", type=COUNT, help="accuracy on the first so many test images")
+    parser.add_argument("--pool", type=COUNT, default=4, help="networks that are trained together (%(default)s)")
+    parser.add_argument("--workers", type=COUNT, default=1, help="of which so many take their step at the same time")
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
     args = parser.parse_args(arguments)
-    if min(args.num, args.best, args.random) < 1 or (args.steps is not None and args.steps < 1):
-        parser.error("--num, --best, --random and --steps: expected at least 1")
+    if max(args.best, args.random) > args.num:
+        parser.error(f"--best={args.best} --random={args.random}: expected at most --num={args.num}")
     return args
 
 
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ghn, _ = load_hypernetwork(args.checkpoint)
     dataset = images.load(args.dataset, args.data_dir)
     dataset = train_networks.scaled(dataset, args.image_size) if args.image_size else dataset
-    rows = list(json_lines.read(args.networks, split=str, number=int, start=str, accuracy=dict))
+    rows = list(json_lines.read(args.networks, **train_networks.PROPERTIES))
     measured = properties.collect(rows, {}, reach=1.0).properties["accuracy"]
     fitted = [Entry(row["split"], row["number"]) for row in rows if row["start"] == HE]
     entries = train_networks.entries([args.split], args.num, dataset, args.max_multiply_adds)

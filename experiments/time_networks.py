@@ -16,25 +16,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import make_parser
+from ghn_jax.cli.common import COUNT, make_parser
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation import json_lines
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import inference_time
+from ghn_jax.studies.train_networks import RESULT, StudyError
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
     parser.add_argument("networks", type=Path, help="networks.jsonl")
-    parser.add_argument("--batch_size", type=int, default=64, help="images at once (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of every network, of which the least counts")
+    parser.add_argument("--batch_size", type=COUNT, default=64, help="images at once (%(default)s)")
+    parser.add_argument("--rounds", type=COUNT, default=5, help="turns of every network, of which the least counts")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file")
-    args = parser.parse_args(arguments)
-    if min(args.batch_size, args.rounds) < 1:
-        parser.error("--batch_size and --rounds: expected at least 1")
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -42,12 +40,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_compilation_cache()
     named = {
         f"{row['split']}/{row['number']}": (row["split"], row["number"])
-        for row in json_lines.read(args.networks, split=str, number=int)
+        for row in json_lines.read(args.networks, **RESULT)
     }
     networks = {
         name: make_network(number, sample_architecture(split, number), CIFAR10)
         for name, (split, number) in named.items()
     }
+    if not networks:
+        raise StudyError(f"{args.networks} has no networks: expected rows of train_networks")
     seconds = inference_time.measure(networks, args.batch_size, args.rounds)
     with replacing(args.out) as temporary:
         temporary.write_text(json.dumps(seconds, indent=1) + "\n")

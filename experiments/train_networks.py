@@ -20,9 +20,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ghn_jax import images
-from ghn_jax.cli.common import load_hypernetwork, make_parser
+from ghn_jax.cli.common import COUNT, INDEX, load_hypernetwork, make_parser, of
 from ghn_jax.deepnets.sampler import SPLITS
-from ghn_jax.evaluation.fine_tuning import OPTIMIZERS, Protocol
+from ghn_jax.evaluation.fine_tuning import OPTIMIZERS, RATE, Protocol
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import train_networks
 from ghn_jax.studies.train_networks import Measurement
@@ -35,25 +35,22 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", required=True, help="images to classify")
     parser.add_argument("--data_dir", help="where its files are")
     parser.add_argument("--splits", nargs="+", default=["val", "test"], choices=sorted(SPLITS))
-    parser.add_argument("--num", type=int, default=150, help="networks of every split (%(default)s)")
-    parser.add_argument("--image_size", type=int, help="images are scaled down to this")
-    parser.add_argument("--max_multiply_adds", type=int, help="only networks of at most so many an image")
+    parser.add_argument("--num", type=COUNT, default=150, help="networks of every split (%(default)s)")
+    parser.add_argument("--image_size", type=COUNT, help="images are scaled down to this")
+    parser.add_argument("--max_multiply_adds", type=COUNT, help="only networks of at most so many an image")
     parser.add_argument("--checkpoint", help="also train from what this hypernetwork predicts")
-    parser.add_argument("--steps", type=int, help="of the schedule; 50 epochs without")
-    parser.add_argument("--measure_at", type=int, nargs="+", help=f"steps; after {EPOCHS} epochs without")
-    parser.add_argument("--batch_size", type=int, default=96)
+    parser.add_argument("--steps", type=COUNT, help="of the schedule; 50 epochs without")
+    parser.add_argument("--measure_at", type=INDEX, nargs="+", help=f"steps; after {EPOCHS} epochs without")
+    parser.add_argument("--batch_size", type=COUNT, default=96)
     parser.add_argument("--optimizer", default="sgd", choices=OPTIMIZERS)
-    parser.add_argument("--learning_rate", type=float, default=0.025)
-    parser.add_argument("--weight_decay", type=float, default=3e-4)
-    parser.add_argument("--train_images", type=int, help="only the first so many training images make an epoch")
-    parser.add_argument("--test_images", type=int, help="accuracy on the first so many test images")
-    parser.add_argument("--pool", type=int, default=4, help="networks that are trained together (%(default)s)")
-    parser.add_argument("--workers", type=int, default=1, help="of which so many take their step at the same time")
+    parser.add_argument("--learning_rate", type=of(RATE), default=0.025)
+    parser.add_argument("--weight_decay", type=of(RATE), default=3e-4)
+    parser.add_argument("--train_images", type=COUNT, help="only the first so many training images make an epoch")
+    parser.add_argument("--test_images", type=COUNT, help="accuracy on the first so many test images")
+    parser.add_argument("--pool", type=COUNT, default=4, help="networks that are trained together (%(default)s)")
+    parser.add_argument("--workers", type=COUNT, default=1, help="of which so many take their step at the same time")
     parser.add_argument("--out", type=Path, default=Path("sgd"), help="folder for results (%(default)s)")
-    args = parser.parse_args(arguments)
-    if min(args.num, args.pool, args.workers) < 1:
-        parser.error("--num, --pool and --workers: expected at least 1")
-    return args
+    return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -63,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.image_size:
         dataset = train_networks.scaled(dataset, args.image_size)
     ghn = load_hypernetwork(args.checkpoint)[0] if args.checkpoint else None
-    epoch = (args.train_images or len(dataset.train.labels)) // args.batch_size
+    epoch = min(args.train_images or len(dataset.train.labels), len(dataset.train.labels)) // args.batch_size
     steps = args.steps or EPOCHS[-1] * epoch
     measure_at = args.measure_at or [0, *(n * epoch for n in EPOCHS if n * epoch <= steps)]
     protocol = Protocol(steps, args.batch_size, args.optimizer, args.learning_rate, args.weight_decay)

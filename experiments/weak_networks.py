@@ -13,9 +13,9 @@ import ghn_jax.cli.script
 from collections.abc import Sequence
 from pathlib import Path
 
-from ghn_jax.cli.common import add_several, load_several, make_parser
+from ghn_jax.cli.common import COUNT, add_several, load_several, make_parser
 from ghn_jax.evaluation import json_lines
-from ghn_jax.studies import weak_networks
+from ghn_jax.studies import evaluate_splits, weak_networks
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -23,12 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_several(parser)
     parser.add_argument("--networks", required=True, type=Path, help="accuracies of networks, by evaluate_splits.py")
     parser.add_argument("--splits", nargs="+", default=["test", "bnfree"], help="of these splits")
-    parser.add_argument("--widths", nargs="+", type=int, default=[32, 64, 128], help="channels of transformers")
-    parser.add_argument("--cells", nargs="+", type=int, default=[2, 4, 8, 12], help="cells of transformers")
-    parser.add_argument("--num_images", type=int, default=512, help="test images for every transformer")
+    parser.add_argument("--widths", nargs="+", type=COUNT, default=[32, 64, 128], help="channels of transformers")
+    parser.add_argument("--cells", nargs="+", type=COUNT, default=[2, 4, 8, 12], help="cells of transformers")
+    parser.add_argument("--num_images", type=COUNT, default=512, help="test images for every transformer")
     args = parser.parse_args(arguments)
     ghns, dataset = load_several(args.hypernetworks, args.dataset, args.data_dir)
-    rows = list(json_lines.read(args.networks, split=str, number=int, accuracy=dict))
+    rows = list(json_lines.read(args.networks, **evaluate_splits.ROW))
     for title, ghn in ghns.items():
         for split in args.splits:
             print(f"\n{title}, top-1 in % of networks of {split}\n\n| kind | networks | mean |\n|---|---|---|")

@@ -183,6 +183,25 @@ class Several:
 
 
 @dataclasses.dataclass(frozen=True)
+class ByName:
+    """A mapping from texts to what another rule takes; `numbered` if the texts are whole numbers, as of steps."""
+
+    rule: Rule
+    numbered: bool = False
+
+    @property
+    def expected(self) -> str:
+        return f"{self.rule.expected} by {'number' if self.numbered else 'name'}"
+
+    def take(self, value: Any) -> dict[str, Any]:
+        if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
+            raise TypeError
+        if self.numbered and not all(name.isascii() and name.isdecimal() and len(name) < 20 for name in value):
+            raise ValueError
+        return {name: self.rule.take(item) for name, item in value.items()}
+
+
+@dataclasses.dataclass(frozen=True)
 class Is:
     """An object of a class."""
 

@@ -10,11 +10,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import Rule, Whole, shown
 from ghn_jax.errors import GHNError
 
 if TYPE_CHECKING:
@@ -128,6 +129,22 @@ def picture(text: str) -> Path:
     if path.suffix.lower() not in PICTURES:
         raise argparse.ArgumentTypeError(f"{text}: expected a name ending in {', '.join(PICTURES)}")
     return path
+
+
+def of(rule: Rule) -> Callable[[str], Any]:
+    """For `type=` of an option: the number that a rule takes."""
+
+    def take(text: str) -> Any:
+        try:
+            return rule.take(int(text) if isinstance(rule, Whole) else float(text))
+        except (ValueError, OverflowError):
+            raise argparse.ArgumentTypeError(f"{shown(text)}: expected {rule.expected}") from None
+
+    return take
+
+
+COUNT = of(Whole(1, 1 << 40))
+INDEX = of(Whole(0, 1 << 40))
 
 
 def add_several(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ghn_jax.deepnets.ownership import owner
+from ghn_jax.errors import GHNError
 from ghn_jax.networks.architecture import (
     AnyArchitecture,
     Architecture,
@@ -158,9 +159,13 @@ def split_size(split: str) -> int:
     """Number of architectures in one of `ALL_SPLITS`.
 
     Raises:
-      ValueError: an unknown split.
+      SplitError: an unknown split.
     """
     return len(PREDEFINED) if split == "predefined" else _rules(split).size
+
+
+class SplitError(GHNError):
+    """An unknown split, or an index outside of one."""
 
 
 class _Draws:
@@ -196,7 +201,7 @@ def sample_architecture(split: str, index: int, large_images: bool = False) -> A
     `large_images` matters to the split "wide" only: four times the channels for small images, twice for large ones.
 
     Raises:
-      ValueError: an unknown split, or an index outside of it.
+      SplitError: an unknown split, or an index outside of it.
     """
     if split == "predefined":
         _check_index(split, index)
@@ -210,7 +215,7 @@ def sample_program(split: str, index: int) -> tuple[Architecture, Program]:
     """Architecture number `index` of `split` with 32 channels, and its program for CIFAR-10.
 
     Raises:
-      ValueError: an unknown split, or an index outside of it.
+      SplitError: an unknown split, or an index outside of it.
     """
     rules = _rules(split)
     _check_index(split, index)
@@ -282,13 +287,13 @@ def draw_widths(
 
 def _rules(split: str) -> SplitRules:
     if split not in SPLITS:
-        raise ValueError(f"no split is called {split!r}; known are {', '.join(ALL_SPLITS)}")
+        raise SplitError(f"no split is called {split!r}; known are {', '.join(ALL_SPLITS)}")
     return SPLITS[split]
 
 
 def _check_index(split: str, index: int) -> None:
     if not 0 <= index < split_size(split):
-        raise ValueError(f"index {index}: split {split!r} has architectures 0 to {split_size(split) - 1}")
+        raise SplitError(f"index {index}: split {split!r} has architectures 0 to {split_size(split) - 1}")
 
 
 def _draw_architecture(draws: _Draws, rules: SplitRules) -> Architecture | None:

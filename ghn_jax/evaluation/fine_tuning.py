@@ -30,6 +30,8 @@ WEIGHT_DECAY = 3e-4
 CLIP_NORM = 5.0
 
 OPTIMIZERS = ("sgd", "adamw")
+RATE = Real(0, 1e3)
+"""Of learning, or of the decay of weights."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Protocol:
         fields.check(
             self, ExecutionError,
             steps=Whole(1, 1 << 40), batch_size=Whole(1, 1 << 20), optimizer=OneOf(*OPTIMIZERS),
-            learning_rate=Real(0, 1e3), weight_decay=Real(0, 1e3), clip_norm=Real(0, 1e9, with_low=False),
+            learning_rate=RATE, weight_decay=RATE, clip_norm=Real(0, 1e9, with_low=False),
             regularization=Maybe(Is(Regularization)),
         )  # fmt: skip
 

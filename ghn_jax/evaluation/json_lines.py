@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import Rule
 
 METRICS = "metrics.jsonl"
 """Name of the file in the folder of a training run that has a line for every step."""
@@ -26,12 +27,13 @@ def parse(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def read(path: str | os.PathLike, **kinds: type) -> Iterator[dict[str, Any]]:
+def read(path: str | os.PathLike, **kinds: type | Rule) -> Iterator[dict[str, Any]]:
     """The rows of a file, but for lines that are no objects, or have a field of another kind.
 
     Args:
       path: the file.
-      kinds: of fields that a row must have, by name; an integer is a float, True and False are neither.
+      kinds: of fields that a row must have, by name, or rules for them; an integer is a float, True and False are
+        neither.
     """
     with files.open_regular(path) as lines:
         for line in lines:
@@ -40,8 +42,14 @@ def read(path: str | os.PathLike, **kinds: type) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def _is(value: Any, kind: type) -> bool:
-    return type(value) is kind or (kind is float and type(value) is int)
+def _is(value: Any, kind: type | Rule) -> bool:
+    if isinstance(kind, type):
+        return type(value) is kind or (kind is float and type(value) is int)
+    try:
+        kind.take(value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return True
 
 
 def append(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
@@ -65,7 +73,7 @@ def append(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
             raise
 
 
-def resume(path: Path, **kinds: type) -> list[dict[str, Any]]:
+def resume(path: Path, **kinds: type | Rule) -> list[dict[str, Any]]:
     """The rows of a file that is to grow, none without a file; see `read`."""
     return list(read(path, **kinds)) if path.exists() else []
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ghn_jax.deepnets.sampler import PREDEFINED, sample_architecture
+from ghn_jax.checks.fields import ByName, OneOf, Real, Rule
+from ghn_jax.deepnets.sampler import ALL_SPLITS, PREDEFINED, sample_architecture, split_size
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
@@ -106,14 +107,19 @@ def measure(
             json_lines.append(path, {**row, "accuracy": accuracies})
 
 
-_ROW = {"split": str, "number": int, "images": int, "accuracy": dict}
+ROW: dict[str, type | Rule] = {
+    "split": OneOf(*ALL_SPLITS),
+    "number": int,
+    "images": int,
+    "accuracy": ByName(Real(0, 1)),
+}
 """Fields of a stored row."""
 
 
 def _measured(path: Path, num_images: int, noise: float = 0.0) -> collections.defaultdict[tuple[str, int], set[str]]:
     """Titles whose accuracy a file has, by split and number of the network."""
     done = collections.defaultdict(set)
-    for row in json_lines.resume(path, **_ROW):
+    for row in json_lines.resume(path, **ROW):
         if row["images"] != images_of(row["split"], num_images):
             raise StoredResultsError(
                 f"{path} has accuracies on {row['images']} images, other than --num_images={num_images}"
@@ -134,7 +140,9 @@ def _params(network: Network, ghn: GHN | None) -> Mapping[str, Any]:
 def collect(path: Path, titles: Collection[str]) -> Accuracies:
     """The accuracies in a file that `measure` wrote, for these titles."""
     found: Accuracies = {}
-    for row in json_lines.read(path, **_ROW):
+    for row in json_lines.read(path, **ROW):
+        if not 0 <= row["number"] < split_size(row["split"]):
+            continue
         column = PREDEFINED[row["number"]] if row["split"] == "predefined" else row["split"]
         for title, value in row["accuracy"].items():
             if title in titles:

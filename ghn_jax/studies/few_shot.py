@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ghn_jax import images
+from ghn_jax.checks.fields import ByName, Real
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import FineTuner, Protocol
@@ -128,6 +129,8 @@ def measure(
             f"{dataset.name} has {len(dataset.val.labels)} validation images: expected {TUNED_ON} to choose among "
             f"learning rates {', '.join(map(str, rates))}, or a single rate"
         )
+    for rate in rates:  # before any network is trained
+        Protocol(epochs, BATCH_SIZE, optimizer, rate, weight_decay)
     about = {"dataset": dataset.name, "epochs": epochs, "optimizer": optimizer, "rates": list(rates)}
     about |= {"weight_decay": weight_decay, "test_images": test_images, "checkpoint": checkpoint}
     keys = [
@@ -137,7 +140,7 @@ def measure(
         for seed in seeds
         for start in starts
     ]
-    stored = json_lines.resume(path, accuracy=dict)
+    stored = json_lines.resume(path, accuracy=ByName(Real(0, 1), numbered=True))
     rows = []
     for key in keys:
         row = next((row for row in stored if row.items() >= key.items()), None)

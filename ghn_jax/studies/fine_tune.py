@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ghn_jax import images
+from ghn_jax.checks.fields import ByName, Real
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner
 from ghn_jax.ghn.model import GHN
@@ -71,9 +72,9 @@ def measure(
         for name in networks
         for start in starts
     ]
-    stored = [
-        row for row in json_lines.resume(path, accuracy=dict) if all(str(epoch) in row["accuracy"] for epoch in epochs)
-    ]
+    accuracies = ByName(Real(0, 1), numbered=True)
+    rows = json_lines.resume(path, accuracy=accuracies)
+    stored = [row for row in rows if all(str(epoch) in row["accuracy"] for epoch in epochs)]
     missing = [key for key in wanted if _find(stored, key) is None]
     tuner = FineTuner(steps)
     with tqdm(total=len(missing) * steps, unit="step") as bar:

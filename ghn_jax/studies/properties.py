@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
+from ghn_jax.checks import files
+from ghn_jax.checks.fields import ByName, Real, taken
 from ghn_jax.errors import extra
 from ghn_jax.graphs.graph import NODE_TYPES, Graph
 from ghn_jax.studies.train_networks import HE, PREDICTED, Row, StudyError
@@ -41,6 +43,9 @@ PROPERTIES = {
 
 NEVER = 2.0
 """Convergence of a network that does not get there."""
+
+_MOST_TIMES = 1 << 28
+"""Bytes of a file of times that are read."""
 
 Values = Mapping[str, Any]
 """By network, such as "val/3": a number or a vector."""
@@ -74,6 +79,20 @@ def convergence(train_accuracy: Sequence[float], reach: float, window: int = 10)
     return (int(reached[0]) + window) / len(train_accuracy) if reached.size else NEVER
 
 
+def read_times(path: str | os.PathLike) -> dict[str, float]:
+    """Seconds for an image by network, from a JSON file of `experiments/time_networks.py`.
+
+    Raises:
+      StudyError: another content.
+    """
+    with files.open_regular(path) as file:
+        try:
+            times = files.parse_json(file.read(_MOST_TIMES))
+        except ValueError as error:
+            raise StudyError(f"{path} is no JSON file: {error}") from error
+    return taken(times, ByName(Real(0, 1e6)), StudyError, os.fspath(path))
+
+
 def collect(rows: Sequence[Row], times: Mapping[str, float], reach: float) -> Networks:
     """Properties and baselines of the networks that were trained from He initialization.
 
@@ -83,7 +102,7 @@ def collect(rows: Sequence[Row], times: Mapping[str, float], reach: float) -> Ne
       reach: training accuracy that counts as convergence.
 
     Raises:
-      StudyError: no such networks.
+      StudyError: no such networks, or one that was not measured.
     """
     properties, baselines = collections.defaultdict(dict), collections.defaultdict(dict)
     for row in rows:
@@ -92,7 +111,10 @@ def collect(rows: Sequence[Row], times: Mapping[str, float], reach: float) -> Ne
             baselines["accuracy of predicted parameters"][name] = accuracy["0"]
         if row["start"] != HE:
             continue
-        first, *_, last = sorted(int(step) for step in accuracy if step != "0")
+        steps = sorted(int(step) for step in accuracy if step != "0")
+        if not steps or str(steps[-1]) not in row["noisy_accuracy"]:
+            raise StudyError(f"{name} was measured after no step, or not on noisy images after the last one")
+        first, last = steps[0], steps[-1]
         properties["accuracy"][name] = 100 * accuracy[str(last)]
         properties["noisy_accuracy"][name] = 100 * row["noisy_accuracy"][str(last)]
         properties["convergence"][name] = convergence(row["train_accuracy"], reach)

@@ -21,8 +21,8 @@ import numpy as np
 
 from ghn_jax import images
 from ghn_jax.checks import fields
-from ghn_jax.checks.fields import Maybe, Whole
-from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture
+from ghn_jax.checks.fields import ByName, Maybe, OneOf, Real, Rule, Several, Whole
+from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture, split_size
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
@@ -44,6 +44,22 @@ NOISE = 0.08
 
 Row = dict[str, Any]
 """A network from one start, as it is stored; `train` says what is in it."""
+
+RESULT: dict[str, Rule] = {
+    "split": OneOf(*ALL_SPLITS),
+    "number": Whole(0, split_size("train") - 1),
+    "start": OneOf(HE, PREDICTED),
+    "accuracy": ByName(Real(0, 1), numbered=True),
+}
+"""Fields of a stored row, as `json_lines.read` takes them."""
+
+PROPERTIES: dict[str, Rule] = RESULT | {
+    "noisy_accuracy": ByName(Real(0, 1), numbered=True),
+    "train_accuracy": Several(Real(0, 1), 1, 1 << 24),
+    "parameters": Whole(0, 1 << 40),
+    "multiply_adds": Whole(0, 1 << 50),
+}
+"""With those that properties of networks are made of."""
 
 
 class StudyError(GHNError):
@@ -133,6 +149,8 @@ def entries(splits: Sequence[str], num: int, dataset: Dataset, most: int | None 
     for split in splits:
         if split not in ALL_SPLITS:
             raise StudyError(f"there is no split {split!r}: expected one of {', '.join(ALL_SPLITS)}")
+        if first + num > split_size(split):
+            raise StudyError(f"{split} has {split_size(split)} networks, expected {num} from number {first} on")
 
     def of(split: str) -> list[Entry]:
         found = []
@@ -191,7 +209,7 @@ def train(
         for entry in chosen
         for start in starts
     ]
-    rows = json_lines.resume(path, split=str, number=int, start=str, accuracy=dict)
+    rows = json_lines.resume(path, **RESULT)
     stored = {_name(row): row for row in rows if row.items() >= about.items() and _complete(row, plan)}
     missing = [key for key in keys if _name(key) not in stored]
     if plan.protocol.regularization is not None:  # networks that cannot be trained so are named before any is

@@ -57,7 +57,10 @@ def test_properties(tmp_path, monkeypatch, capsys):
     (tmp_path / "networks.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(["val", "test"])))
     times = {f"{split}/{number}": 0.001 * (12 - number) for split in ("val", "test") for number in range(12)}
     (tmp_path / "times.json").write_text(json.dumps(times))
-    zero_shot = [{"split": "test", "number": n, "accuracy": {"GHN-2": -n} if n < 8 else {}} for n in range(12)]
+    zero_shot = [
+        {"split": "test", "number": n, "images": 64, "accuracy": {"GHN-2": 1 - n / 99} if n < 8 else {}}
+        for n in range(12)
+    ]
     (tmp_path / "splits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in zero_shot))
     words = [
         *(str(tmp_path / "networks.jsonl"), f"--times={tmp_path / 'times.json'}", f"--out={tmp_path}"),

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ghn_jax.checks.fields import ByName, Real
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.results import summary
@@ -84,7 +85,7 @@ def measure(
     about |= json_lines.as_stored(dataclasses.asdict(config) | dataclasses.asdict(protocol))
     stored = [
         row
-        for row in json_lines.resume(path, average_precision=dict)
+        for row in json_lines.resume(path, average_precision=ByName(ByName(Real(-1, 1)), numbered=True))
         if all(str(epoch) in row["average_precision"] for epoch in measure_at)
     ]
     rows = []

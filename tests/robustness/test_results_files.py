@@ -1,0 +1,118 @@
+"""Results files with foreign rows, and options of scripts that make no sense: one error of ours, before long work."""
+
+import json
+
+import pytest
+import scripts
+
+from ghn_jax.deepnets.sampler import SplitError
+from ghn_jax.errors import GHNError
+from ghn_jax.evaluation import json_lines
+from ghn_jax.studies import evaluate_splits, properties, train_networks
+from ghn_jax.studies.train_networks import PROPERTIES, StudyError
+
+ROW = {
+    **{"split": "val", "number": 3, "start": "he", "accuracy": {"5": 0.25, "20": 0.5}, "noisy_accuracy": {"20": 0.4}},
+    **{"train_accuracy": [0.1, 0.9], "parameters": 10, "multiply_adds": 100},
+}
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"split": "valid"},
+        {"number": -1},
+        {"number": 0.0},
+        {"number": 10**30},
+        {"start": "warm"},
+        {"accuracy": {"last": 0.5}},
+        {"accuracy": {"20": "0.5"}},
+        {"accuracy": {"20": float("nan")}},
+        {"accuracy": {"20": 47.3}},
+        {"accuracy": [0.5]},
+        {"noisy_accuracy": None},
+        {"train_accuracy": [True]},
+        {"train_accuracy": []},
+        {"parameters": "10"},
+        {"multiply_adds": 1e9},
+    ],
+)
+def test_a_foreign_row_costs_itself_only(foreign, tmp_path):
+    path = tmp_path / "networks.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (ROW | foreign, ROW, {"split": "val"})))
+    assert list(json_lines.read(path, **PROPERTIES)) == [ROW]
+
+
+def test_rows_of_other_numbers_and_accuracies_are_left_out(tmp_path):
+    path, row = tmp_path / "networks.jsonl", {"split": "predefined", "images": 1024, "accuracy": {"a": 0.5}}
+    rows = [row | {"number": number} for number in (-1, 1, 2, 10**9)] + [row | {"number": 0, "accuracy": {"a": "x"}}]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    assert evaluate_splits.collect(path, ["a"]) == {"vit": {"a": [0.5]}}
+
+
+def test_networks_that_were_measured_once():
+    once = ROW | {"accuracy": {"0": 0.1, "20": 0.5}}
+    found = properties.collect([once], {}, reach=0.7)
+    assert found.properties["accuracy"] == {"val/3": 50.0}
+    assert found.baselines["accuracy after 20 steps"] == {"val/3": 0.5}
+    with pytest.raises(StudyError, match="val/3 was measured after no step"):
+        properties.collect([ROW | {"accuracy": {"0": 0.1}}], {}, reach=0.7)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{'a': 1}", '{"val/3": "1"}', '{"val/3": NaN}', '{"val/3": -1}'])
+def test_foreign_times(text, tmp_path):
+    path = tmp_path / "times.json"
+    path.write_text(text)
+    with pytest.raises(StudyError, match="times.json"):
+        properties.read_times(path)
+
+
+def test_more_networks_than_a_split_has():
+    with pytest.raises(StudyError, match="train has 1000000 networks, expected 1000001 from number 0 on"):
+        train_networks.entries(["train"], 1_000_001, None)
+    with pytest.raises(SplitError, match="index 500: split 'val' has architectures 0 to 499"):
+        train_networks.sample_architecture("val", 500)
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("train_networks", "--dataset=digits --batch_size=0"),
+        ("train_networks", "--dataset=digits --steps=0"),
+        ("train_networks", "--dataset=digits --image_size=0"),
+        ("train_networks", "--dataset=digits --train_images=-5"),
+        ("train_networks", "--dataset=digits --learning_rate=nan"),
+        ("train_networks", "--dataset=digits --weight_decay=-1"),
+        ("train_networks", f"--dataset=digits --pool={10**30}"),
+        ("few_shot", "--arch test/7 --rates 0.01 nan"),
+        ("few_shot", "--arch test/7 --test_images=-5"),
+        ("few_shot", "--arch test/7 --seeds -1"),
+        ("fine_tune", "--train_images=0"),
+        ("fine_tune", "--num=1.5"),
+        ("evaluate_splits", "a=b --dataset=digits --out=x --noise=nan"),
+        ("evaluate_splits", "a=b --dataset=digits --out=x --noise=inf"),
+        ("search", "x --dataset=digits --steps=1 --out=x --pool=0"),
+        ("search", "x --dataset=digits --steps=1 --out=x --best=11 --num=10"),
+        ("predict_properties", "x a=b --out=x --reach=nan"),
+        ("compare_architectures", "--out=x --num=1000000000"),
+        ("judge_starts", "x --batches=1"),
+        ("time_networks", "x --out=x --rounds=0"),
+        ("graph_use", "a=b --dataset=digits --num=0"),
+    ],
+)
+def test_options_that_make_no_sense(script, words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", [script, *words.split()])
+    module = scripts.load(f"experiments/{script}.py")
+    for name in ("use_compilation_cache", "load_hypernetwork", "load_setting", "load_several"):
+        monkeypatch.setattr(module, name, lambda *words: pytest.fail("it went on"), raising=False)
+    with pytest.raises(SystemExit) as ended:
+        module.main(*([words.split()] if script not in ("fine_tune", "graph_use") else []))
+    assert ended.value.code == 2
+    assert "expected" in capsys.readouterr().err
+
+
+def test_a_file_without_networks(tmp_path):
+    module = scripts.load("experiments/time_networks.py")
+    (tmp_path / "networks.jsonl").write_text('{"split": "nope", "number": 1}\n[]\n')
+    with pytest.raises(GHNError, match="has no networks: expected rows of train_networks"):
+        module.main([str(tmp_path / "networks.jsonl"), f"--out={tmp_path / 'times.json'}"])
