@@ -168,6 +168,8 @@ def _with_statistic(
         for shift in statistic.shifts:
             value = layers.add_parameter(network, value, shift, scope)
         return value
+    for scale in statistic.scales:
+        layers.leave(network, scale, "it scales a mean that only changes activations")
     return Activation(value.node)
 
 

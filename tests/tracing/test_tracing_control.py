@@ -71,6 +71,20 @@ def test_layers_that_only_decide_are_left_with_that_reason(decider):
         ghn_jax.trace(lambda p, x: DECIDERS[decider](x @ p["r"], x, p), params, ones(2, 4), strict=True)
 
 
+def test_scales_of_means_are_left_with_that_reason():
+    """As in difference convolutions: the mean of an activation, scaled, is taken from it."""
+    params = {"w": ones(4, 8), "share": ones(8), "o": ones(8, 10)}
+    for scale in (jax.nn.sigmoid, lambda share: share):
+
+        def run(p, x, scale=scale):
+            h = x @ p["w"]
+            return jax.nn.relu(h - scale(p["share"]) * h.mean(1, keepdims=True)).mean(1) @ p["o"]
+
+        assert left(ghn_jax.trace(run, params, ones(2, 6, 4))) == {
+            "share": "it scales a mean that only changes activations"
+        }
+
+
 BUFFERS = {
     "scatter": lambda t: jnp.zeros((5, 8)).at[0].set(t),
     "update": lambda t: jax.lax.dynamic_update_slice(jnp.zeros((5, 8)), t[None], (0, 0)),
