@@ -32,7 +32,8 @@ def test_script(tmp_path, monkeypatch, capsys):
     images, labels = rng.integers(0, 256, (20, 32, 32, 3), np.uint8), np.arange(20) % 10
     data = from_arrays(images, labels, test=(images, labels))
     monkeypatch.setattr(script, "load_several", lambda *_: ({"A": ghn_jax.load("ghn2_cifar10")}, data))
-    json_lines.append(tmp_path / "networks.jsonl", {"split": "test", "number": 1, "accuracy": {"A": 0.25}})
+    row = {"split": "test", "number": 1, "images": 64, "accuracy": {"A": 0.25}}
+    json_lines.append(tmp_path / "networks.jsonl", row)
     script.main(
         ["A=a", "--dataset=d", f"--networks={tmp_path}/networks.jsonl", "--splits=test", "--widths=8", "--cells=1",
          "--num_images=20"]
