@@ -45,10 +45,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("hypernetworks", nargs="+", metavar="TITLE=WHAT", help="a title and what ghn_jax.load takes")
     parser.add_argument("--deepnets", type=Path, help="the published deepnets1m_eval.hdf5")
     parser.add_argument("--times", type=Path, help="seconds an image, by network")
-    parser.add_argument(
-        "--zero_shot", metavar="TITLE:FILE",
-        help="a hypernetwork's title in a file of evaluate_splits.py: what the accuracy of its parameters tells",
-    )  # fmt: skip
+    parser.add_argument("--zero_shot", metavar="TITLE:FILE", help="a hypernetwork in a file of evaluate_splits.py")
     parser.add_argument("--reach", type=of(Real(0, 1)), default=0.7, help="accuracy of convergence (%(default)s)")
     parser.add_argument("--fit", default="val", help="split that is fitted to (%(default)s)")
     parser.add_argument("--judge", default="test", help="split that tau is of (%(default)s)")
@@ -63,18 +60,13 @@ def trained(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
     """Networks that were trained here, and their graphs."""
     rows = json_lines.read(args.networks, **PROPERTIES)
     rows = [row for row in rows if row["split"] in (args.fit, args.judge)]
-    times = properties.read_times(args.times) if args.times else {}
-    known = properties.collect(rows, times, args.reach)
+    known = properties.collect(rows, properties.read_times(args.times) if args.times else {}, args.reach)
     if args.zero_shot:
         title, _, path = args.zero_shot.partition(":")
-        known.baselines["accuracy of predicted parameters"] = properties.zero_shot(
-            json_lines.read(path, **evaluate_splits.ROW), title
-        )
-    graphs = {}
-    for name in known.properties["accuracy"]:
-        split, _, number = name.partition("/")
-        graphs[name] = build_graph(sample_architecture(split, int(number)))
-    return known, graphs
+        found = json_lines.read(path, **evaluate_splits.ROW)
+        known.baselines["accuracy of predicted parameters"] = properties.zero_shot(found, title)
+    names = {name: name.split("/") for name in known.properties["accuracy"]}
+    return known, {name: build_graph(sample_architecture(split, int(i))) for name, (split, i) in names.items()}
 
 
 def published(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
@@ -85,13 +77,10 @@ def published(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
     with DeepNetsFile(args.deepnets) as file:
         splits = {split: file[split] for split in (args.fit, args.judge)}
         counts = {
-            name: [split.entry(index)["num_params"]["cifar10"] for index in range(len(split))]
-            for name, split in splits.items()
+            name: [split.entry(i)["num_params"]["cifar10"] for i in range(len(split))] for name, split in splits.items()
         }
         published_results.check(results, counts)
-        graphs = {
-            f"{name}/{index}": split.graph(index) for name, split in splits.items() for index in range(len(split))
-        }
+        graphs = {f"{name}/{i}": split.graph(i) for name, split in splits.items() for i in range(len(split))}
     return published_results.networks(results, list(splits)), graphs
 
 
@@ -106,10 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = properties.table(found)
     args.out.mkdir(parents=True, exist_ok=True)
     taus = {what: {title: one.taus for title, one in titles.items()} for what, titles in found.items()}
-    with replacing(args.out / "properties.md") as temporary:
-        temporary.write_text(text)
-    with replacing(args.out / "properties.json") as temporary:
-        temporary.write_text(json.dumps(taus, indent=1) + "\n")
+    for ending, content in {"md": text, "json": json.dumps(taus, indent=1) + "\n"}.items():
+        with replacing(args.out / f"properties.{ending}") as temporary:
+            temporary.write_text(content)
     with replacing(args.out / "properties.png") as temporary:
         properties.plot(temporary, found, next(iter(ghns)))
     print(f"Kendall's tau on {args.judge}, mean +- deviation of five repetitions\n\n{text}\nwritten: {args.out}")
