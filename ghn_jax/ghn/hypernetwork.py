@@ -10,6 +10,7 @@ import jax
 import jraph
 import numpy as np
 from flax import linen as nn
+from jax import core
 
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.decoders import decoder
@@ -31,7 +32,7 @@ DECODER_MODULES = ("decoder", "vector_decoder")
 def init_params(config: HypernetConfig, seed: int) -> Any:
     """Random parameters of `Hypernetwork(config)`, distributed as in the original."""
     key = jax.random.key(seed)
-    traced = isinstance(key, jax.core.Tracer)  # by jax.eval_shape, say
+    traced = isinstance(key, core.Tracer)  # by jax.eval_shape, say
     init = Hypernetwork(config).init if traced else _compiled_init(config)
     return init(key, *_smallest(config))["params"]
 
