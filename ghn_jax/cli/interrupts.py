@@ -6,9 +6,11 @@ Importing this module takes no time, so a program can begin with it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
+import types
 from collections.abc import Iterator
 
 
@@ -42,9 +44,10 @@ def ends_at_second() -> Iterator[None]:
         return
     heard, hears = os.pipe()
     os.set_blocking(hears, False)
-    listener = threading.Thread(target=_listen, args=(heard,), name="ghn_jax_interrupts", daemon=True)
+    resent: list[int] = []
+    listener = threading.Thread(target=_listen, args=(heard, resent), name="ghn_jax_interrupts", daemon=True)
     wakeup = signal.set_wakeup_fd(hears, warn_on_full_buffer=False)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, functools.partial(_interrupt, resent))
     listener.start()
     try:
         yield
@@ -61,10 +64,34 @@ def _ours() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _listen(heard: int) -> None:
-    """Ends the process at the second Ctrl-C; returns when the other end of the pipe is closed."""
+_LOSING = ("__del__", "_xla_gc_callback")
+"""Functions whose exceptions Python drops: finalizers, and what JAX has the garbage collector call."""
+
+
+def _interrupt(resent: list[int], number: int, frame: types.FrameType | None) -> None:
+    """Raises KeyboardInterrupt; where it would be lost, the signal is sent again a little later."""
+    while frame is not None:
+        if frame.f_code.co_name in _LOSING:
+            threading.Timer(0.05, _send_again, [resent, number]).start()
+            return
+        frame = frame.f_back
+    raise KeyboardInterrupt
+
+
+def _send_again(resent: list[int], number: int) -> None:
+    resent.append(number)
+    signal.pthread_kill(threading.main_thread().ident or 0, number)
+
+
+def _listen(heard: int, resent: list[int]) -> None:
+    """Ends the process at the second Ctrl-C; returns when the other end of the pipe is closed.
+
+    Args:
+      heard: has the number of every signal.
+      resent: those of them that nobody pressed.
+    """
     interrupts = 0
     while number := os.read(heard, 1):
         interrupts += number[0] == signal.SIGINT
-        if interrupts == 2:
+        if interrupts - len(resent) >= 2:
             os._exit(128 + signal.SIGINT)
