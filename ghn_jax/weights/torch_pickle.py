@@ -153,7 +153,8 @@ class Machine:
                 raise self._error(f"the instruction {known.name} is not one that a state dictionary needs")
             try:
                 argument = None if known.arg is None else known.arg.reader(source)
-            except (ValueError, IndexError, OverflowError, MemoryError) as error:
+            # Python warns of escapes that no string has; where warnings are errors, that is one of the file.
+            except (ValueError, IndexError, OverflowError, MemoryError, DeprecationWarning) as error:
                 raise self._error(str(error)[:200]) from error
             place += 1
             yield method, argument

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 import reference
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference import needs_reference
 from torch_files import (
@@ -430,6 +430,7 @@ def test_damaged_files_are_refused_or_read(tmp_path_factory, changes, cut, inser
     load_or_refuse(path)
 
 
+@example([(11, 92)], 0, b"")  # an escape that no string has
 @settings(max_examples=300)
 @given(edits, st.integers(0, 10**6), st.binary(max_size=2))
 def test_damaged_pickles_are_refused_or_read(tmp_path_factory, changes, cut, inserted):
