@@ -27,8 +27,6 @@ def main() -> None:
     parser.add_argument("--num", type=COUNT, default=50, help="number of networks")
     parser.add_argument("--num_images", type=COUNT, default=128, help="test images for every network")
     args = parser.parse_args()
-    if min(args.num, args.num_images) < 1:
-        parser.error("--num and --num_images: expected at least 1")
     ghns, dataset = load_several(args.hypernetworks, args.dataset, args.data_dir)
     task = dataset.task
     found = [find_architecture(str(number), args.split, task.large_images) for number in range(args.num)]

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ghn, _ = load_hypernetwork(args.checkpoint)
     dataset = images.load(args.dataset, args.data_dir)
     dataset = train_networks.scaled(dataset, args.image_size) if args.image_size else dataset
-    rows = list(json_lines.read(args.networks, **train_networks.PROPERTIES))
+    rows = list(json_lines.read(args.networks, **train_networks.MEASURED))
     measured = properties.collect(rows, {}, reach=1.0).properties["accuracy"]
     fitted = [Entry(row["split"], row["number"]) for row in rows if row["start"] == HE]
     entries = train_networks.entries([args.split], args.num, dataset, args.max_multiply_adds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -162,13 +163,18 @@ class Update:
     @property
     def state(self) -> Any:
         """Shapes and types of the optimizer's state, which begins with zeros."""
-        return jax.eval_shape(self.protocol.make_optimizer().init, _float32(self.shapes))
+        return _optimizer_state(self.protocol, self.shapes)
 
     def __call__(self, squares, gradients, state, tensors):
         scale = self.protocol.clip_norm / jnp.maximum(jnp.sqrt(squares), self.protocol.clip_norm)
         gradients = jax.tree.map(lambda gradient: scale * gradient, gradients)
         updates, state = self.protocol.make_optimizer().update(gradients, state, tensors)
         return optax.apply_updates(tensors, updates), state
+
+
+@functools.cache  # every network asks, for each of its instructions
+def _optimizer_state(protocol: Protocol, shapes: tuple[Shape, ...]) -> Any:
+    return jax.eval_shape(protocol.make_optimizer().init, _float32(shapes))
 
 
 def _float32(shapes: Sequence[Shape]) -> tuple[jax.ShapeDtypeStruct, ...]:

@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from ghn_jax.checks import files
-from ghn_jax.checks.fields import Rule
+from ghn_jax.checks.fields import ByName, Real, Rule
 
 METRICS = "metrics.jsonl"
 """Name of the file in the folder of a training run that has a line for every step."""
+
+ACCURACIES = ByName(Real(0, 1), numbered=True)
+"""A field of results: accuracies (0..1) by number of steps or epochs."""
 
 
 def parse(line: bytes) -> dict[str, Any] | None:

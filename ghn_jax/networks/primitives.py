@@ -37,7 +37,7 @@ class Parameter(NamedTuple):
     shape: Shape
 
 
-class Node(NamedTuple):
+class GraphNode(NamedTuple):
     """A node of the graph: its type, an index into `NODE_TYPES`, its shape and the parameters that it owns."""
 
     type: int
@@ -81,14 +81,14 @@ class Primitive:
         return (1, 1, *self.extent) if any(self.extent) else (0, 0, 0, 0)
 
     @functools.cached_property
-    def nodes(self) -> tuple[Node, ...]:
+    def nodes(self) -> tuple[GraphNode, ...]:
         """Its nodes in the graph, each read by the next: one, none, or two with a bias of its own."""
         if self.node_type is None:
             return ()
         parameters = self.parameters
         owned = parameters[:1] if self.separate_bias else parameters
-        first = Node(NODE_ID[self.node_type], self.node_shape, owned)
-        return first, *(Node(NODE_ID["bias"], oihw(p.role, p.shape), (p,)) for p in parameters[len(owned) :])
+        first = GraphNode(NODE_ID[self.node_type], self.node_shape, owned)
+        return first, *(GraphNode(NODE_ID["bias"], oihw(p.role, p.shape), (p,)) for p in parameters[len(owned) :])
 
     @property
     def needs_key(self) -> bool:

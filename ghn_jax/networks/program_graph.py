@@ -7,10 +7,10 @@ import numpy as np
 from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, Tensor, paths_along
 from ghn_jax.networks.architecture import CIFAR10, AnyArchitecture, Task
 from ghn_jax.networks.lowering import lower
-from ghn_jax.networks.primitives import Node
+from ghn_jax.networks.primitives import GraphNode
 from ghn_jax.networks.program import Program
 
-_INPUT, _SUM = (Node(NODE_ID[name], (0, 0, 0, 0), ()) for name in ("input", "sum"))
+_INPUT, _SUM = (GraphNode(NODE_ID[name], (0, 0, 0, 0), ()) for name in ("input", "sum"))
 
 _JOINING = (NODE_ID["sum"], NODE_ID["concat"])
 """Types of nodes that would join a single node with nothing."""
@@ -36,11 +36,11 @@ def graph_of(program: Program) -> Graph:
     normalisation layer, positional encoding and pooling, and for sums and concatenations of more than one node.
     Activations, reshapes and dropout are no nodes.
     """
-    nodes: list[Node] = []
+    nodes: list[GraphNode] = []
     readers: list[list[int]] = []  # of every node
     tensors: list[Tensor] = []
 
-    def add(node: Node, before: list[int], scope: str = "") -> int:
+    def add(node: GraphNode, before: list[int], scope: str = "") -> int:
         index = len(nodes)
         nodes.append(node)
         readers.append([])

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from ghn_jax import images
-from ghn_jax.checks.fields import ByName, Real
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import FineTuner, Protocol
@@ -140,7 +139,7 @@ def measure(
         for seed in seeds
         for start in starts
     ]
-    stored = json_lines.resume(path, accuracy=ByName(Real(0, 1), numbered=True))
+    stored = json_lines.resume(path, accuracy=json_lines.ACCURACIES)
     rows = []
     for key in keys:
         row = next((row for row in stored if row.items() >= key.items()), None)

@@ -14,7 +14,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ghn_jax import images
-from ghn_jax.checks.fields import ByName, Real
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner
 from ghn_jax.ghn.model import GHN
@@ -72,8 +71,7 @@ def measure(
         for name in networks
         for start in starts
     ]
-    accuracies = ByName(Real(0, 1), numbered=True)
-    rows = json_lines.resume(path, accuracy=accuracies)
+    rows = json_lines.resume(path, accuracy=json_lines.ACCURACIES)
     stored = [row for row in rows if all(str(epoch) in row["accuracy"] for epoch in epochs)]
     missing = [key for key in wanted if _find(stored, key) is None]
     tuner = FineTuner(steps)

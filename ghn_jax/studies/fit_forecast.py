@@ -22,7 +22,7 @@ from ghn_jax.prediction.forecast import FEATURES, Score, Trees
 from ghn_jax.prediction.report import report
 from ghn_jax.studies.train_networks import HE, PREDICTED, Row, StudyError
 
-TREES, DEPTH, RATE = 80, 3, 0.1
+TREES, DEPTH, SHRINKAGE = 80, 3, 0.1
 """Number and depth of the trees, and what the value of each is multiplied with."""
 
 HALF = 0.5
@@ -156,11 +156,11 @@ def fit_trees(examples: Sequence[Example]) -> Trees:
     features = np.stack([example.features for example in measured])
     targets = np.array([example.accuracy for example in measured])
     found = GradientBoostingRegressor(
-        n_estimators=TREES, max_depth=DEPTH, learning_rate=RATE, subsample=0.7, random_state=0
+        n_estimators=TREES, max_depth=DEPTH, learning_rate=SHRINKAGE, subsample=0.7, random_state=0
     ).fit(features, targets)
     complete = [_complete(one.tree_) for one in found.estimators_[:, 0]]
     feature, threshold, value = (np.stack(arrays) for arrays in zip(*complete, strict=True))
-    return Trees(float(targets.mean()), feature, threshold, RATE * value)
+    return Trees(float(targets.mean()), feature, threshold, SHRINKAGE * value)
 
 
 def _complete(tree: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

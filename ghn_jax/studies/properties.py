@@ -44,8 +44,8 @@ PROPERTIES = {
 NEVER = 2.0
 """Convergence of a network that does not get there."""
 
-_MOST_TIMES = 1 << 28
-"""Bytes of a file of times that are read."""
+_MOST_BYTES = 1 << 28
+"""Of a file of times."""
 
 Values = Mapping[str, Any]
 """By network, such as "val/3": a number or a vector."""
@@ -85,11 +85,11 @@ def read_times(path: str | os.PathLike) -> dict[str, float]:
     Raises:
       StudyError: another content.
     """
-    with files.open_regular(path) as file:
-        try:
-            times = files.parse_json(file.read(_MOST_TIMES))
-        except ValueError as error:
-            raise StudyError(f"{path} is no JSON file: {error}") from error
+    content = files.read_regular(path, _MOST_BYTES)
+    try:
+        times = files.parse_json(content)
+    except ValueError as error:
+        raise StudyError(f"{path} is no JSON file: {error}") from error
     return taken(times, ByName(Real(0, 1e6)), StudyError, os.fspath(path))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from ghn_jax import images
 from ghn_jax.checks import fields
-from ghn_jax.checks.fields import ByName, Maybe, OneOf, Real, Rule, Several, Whole
+from ghn_jax.checks.fields import Maybe, OneOf, Real, Rule, Several, Whole
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture, split_size
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
@@ -49,12 +49,12 @@ RESULT: dict[str, Rule] = {
     "split": OneOf(*ALL_SPLITS),
     "number": Whole(0, split_size("train") - 1),
     "start": OneOf(HE, PREDICTED),
-    "accuracy": ByName(Real(0, 1), numbered=True),
+    "accuracy": json_lines.ACCURACIES,
 }
 """Fields of a stored row, as `json_lines.read` takes them."""
 
-PROPERTIES: dict[str, Rule] = RESULT | {
-    "noisy_accuracy": ByName(Real(0, 1), numbered=True),
+MEASURED: dict[str, Rule] = RESULT | {
+    "noisy_accuracy": json_lines.ACCURACIES,
     "train_accuracy": Several(Real(0, 1), 1, 1 << 24),
     "parameters": Whole(0, 1 << 40),
     "multiply_adds": Whole(0, 1 << 50),

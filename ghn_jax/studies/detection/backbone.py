@@ -10,11 +10,10 @@ import numpy as np
 
 from ghn_jax.execution import whole
 from ghn_jax.graphs.graph import Role
+from ghn_jax.networks.convolution import Size
 from ghn_jax.networks.primitives import Flatten, GlobalAvgPool
 from ghn_jax.networks.program import Program
 from ghn_jax.studies.train_networks import StudyError
-
-Size = tuple[int, int]
 
 
 def truncated(program: Program) -> Program:

@@ -19,10 +19,11 @@ from jax import lax
 from ghn_jax.checks import fields
 from ghn_jax.checks.fields import Real, Several, Whole
 from ghn_jax.images.imagenet import MEAN, STD
+from ghn_jax.networks.convolution import Size
 from ghn_jax.networks.program import Program
 from ghn_jax.studies.detection import boxes as geometry
 from ghn_jax.studies.detection import matching
-from ghn_jax.studies.detection.backbone import Size, feature_shape, features, resized, truncated
+from ghn_jax.studies.detection.backbone import feature_shape, features, resized, truncated
 from ghn_jax.studies.detection.heads import ProposalHead, RegionHead
 from ghn_jax.studies.detection.pictures import Scenes
 from ghn_jax.studies.detection.roi_align import roi_align
