@@ -38,7 +38,8 @@ from jax.experimental import topologies
 
 from ghn_jax.evaluation.accuracy import BATCH_SIZE
 from ghn_jax.execution.compiling import CompilationError, Programs, Recipe
-from ghn_jax.execution.operations import Backward, Forward, Plan, value_and_grad
+from ghn_jax.execution.operations import Plan, value_and_grad
+from ghn_jax.execution.recipes import Backward, Forward
 from ghn_jax.execution.rehearsal import Chip, Facts, Rehearsal, facts_of
 from ghn_jax.ghn.chunks import rows_shape
 from ghn_jax.ghn.config import HypernetConfig

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ghn_jax.execution import whole
-from ghn_jax.execution.operations import signature_of
+from ghn_jax.execution.recipes import signature_of
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.networks.initialization import he_init

@@ -17,7 +17,8 @@ from ghn_jax.checks import fields
 from ghn_jax.checks.fields import Is, Maybe, OneOf, Real, Whole
 from ghn_jax.evaluation.accuracy import ByOperation, accuracy
 from ghn_jax.execution.compiling import Programs
-from ghn_jax.execution.operations import ExecutionError, Loss, Plan, value_and_grad
+from ghn_jax.execution.operations import ExecutionError, Plan, value_and_grad
+from ghn_jax.execution.recipes import Loss
 from ghn_jax.images import Augmentation, Batch, Dataset, Split
 from ghn_jax.networks.architecture import AnyArchitecture, Task
 from ghn_jax.networks.lowering import lower, lower_regularized

@@ -9,6 +9,7 @@ from ghn_jax.networks import architecture as arch
 from ghn_jax.networks import primitives as ops
 from ghn_jax.networks.architecture import AnyArchitecture, Architecture, ArchitectureError, ResNet, Task
 from ghn_jax.networks.program import INPUT, Instruction, Program
+from ghn_jax.networks.regularization import AuxiliaryPool, DropPath
 
 
 @functools.cache
@@ -72,7 +73,7 @@ def _chain(operation: str, inputs: int, channels: int, stride: int, norm: str | 
     raise ArchitectureError(f"unknown primitive {operation!r}")
 
 
-_ADD, _CONCAT, _DROP_PATH = ops.Add(), ops.Concat(), ops.DropPath()
+_ADD, _CONCAT, _DROP_PATH = ops.Add(), ops.Concat(), DropPath()
 
 
 class _Chain(NamedTuple):
@@ -392,7 +393,7 @@ class _Cells:
             raise ArchitectureError(
                 f"{scope}: it needs at least 2x2 pixels, the cell that it reads has {height}x{width}"
             )
-        x = add(ops.AuxiliaryPool(height), add(ops.Relu(), x))
+        x = add(AuxiliaryPool(height), add(ops.Relu(), x))
         x = self.norm(self.conv(x, f"{scope}.features.2", channels, 128, 1), f"{scope}.features.3", 128)
         x = self.conv(x, f"{scope}.features.5", 128, 768, 2, padding=(0, 0), relu=True)
         x = add(ops.Flatten(), self.norm(x, f"{scope}.features.6", 768))

@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from ghn_jax.execution.compiling import Programs
-from ghn_jax.execution.operations import ExecutionError, Loss, Plan, value_and_grad
+from ghn_jax.execution.operations import ExecutionError, Plan, value_and_grad
+from ghn_jax.execution.recipes import Loss
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.programs import Decode, PullBackChunk, decoder_params
 from ghn_jax.ghn.rows import Table

@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax import lax
 
-from ghn_jax.execution.operations import Loss
+from ghn_jax.execution.recipes import Loss
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.hypernetwork import Hypernetwork
 from ghn_jax.ghn.programs import PullBackChunk, decoder_params

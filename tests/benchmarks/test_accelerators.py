@@ -15,7 +15,8 @@ import scripts
 from example_networks import NETWORKS
 
 from ghn_jax.execution import operations
-from ghn_jax.execution.operations import Backward, Forward, Plan, signature_of
+from ghn_jax.execution.operations import Plan
+from ghn_jax.execution.recipes import Backward, Forward, signature_of
 from ghn_jax.execution.rehearsal import Chip, Facts, Rehearsal, bytes_of, facts_of
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.networks.lowering import lower

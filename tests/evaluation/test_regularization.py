@@ -19,7 +19,7 @@ from ghn_jax.networks.architecture import CIFAR10, Architecture, ArchitectureErr
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.losses import cross_entropy
 from ghn_jax.networks.lowering import lower, lower_regularized
-from ghn_jax.networks.primitives import DropPath
+from ghn_jax.networks.regularization import DropPath
 
 CELL = Genotype(
     normal=(("conv_1x1", 0), ("skip_connect", 1)),

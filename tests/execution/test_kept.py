@@ -13,7 +13,7 @@ import pytest
 from ghn_jax.execution import kept
 from ghn_jax.execution.compiling import Programs, compile_lowered, lower_recipe
 from ghn_jax.execution.kept import Kept, Serialized
-from ghn_jax.execution.operations import Sum
+from ghn_jax.execution.recipes import Sum
 
 RECIPE = Sum((2, 3), 4, "float32")
 
@@ -178,7 +178,7 @@ def test_without_a_cache(monkeypatch):
 COPIED = """
 import jax, numpy as np
 from ghn_jax.execution.compiling import Programs
-from ghn_jax.execution.operations import Sum
+from ghn_jax.execution.recipes import Sum
 programs = Programs()
 x = np.arange(24.0, dtype=np.float32).reshape(4, 2, 3)
 for number, device in enumerate(jax.devices()):

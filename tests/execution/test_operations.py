@@ -13,7 +13,8 @@ from example_networks import NETWORKS
 
 from ghn_jax.execution import whole
 from ghn_jax.execution.compiling import CompilationError, Programs
-from ghn_jax.execution.operations import Backward, Forward, Given, Plan, Sum, logits, signature_of, value_and_grad
+from ghn_jax.execution.operations import Given, Plan, logits, value_and_grad
+from ghn_jax.execution.recipes import Backward, Forward, Sum, signature_of
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.losses import cross_entropy

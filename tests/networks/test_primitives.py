@@ -15,6 +15,7 @@ from ghn_jax.graphs.graph import NODE_TYPES
 from ghn_jax.networks import primitives as ops
 from ghn_jax.networks.convolution import Window, convolve, convolve_depthwise
 from ghn_jax.networks.platforms import compiler_options
+from ghn_jax.networks.regularization import AuxiliaryPool, DropPath
 
 WINDOWS = [
     Window((3, 3), (1, 1), (1, 1)),
@@ -193,7 +194,7 @@ def test_skip_first_looks_at_odd_pixels():
 
 def test_dropped_paths_are_whole_images_and_the_mean_stays():
     x = jnp.ones((4000, 2, 3))
-    drop = ops.DropPath()
+    drop = DropPath()
     np.testing.assert_array_equal(drop((), x), x)
     for rate in (0.0, 0.2, 0.5):
         out = np.asarray(drop((), x, dropout_key=jax.random.key(0), rate=rate))
@@ -204,7 +205,7 @@ def test_dropped_paths_are_whole_images_and_the_mean_stays():
 
 @pytest.mark.parametrize("size, kernel, stride", [(8, 5, 3), (7, 5, 2), (4, 2, 2), (2, 1, 1), (3, 2, 1), (16, 9, 7)])
 def test_auxiliary_pools_leave_four_pixels(size, kernel, stride):
-    primitive = ops.AuxiliaryPool(size)
+    primitive = AuxiliaryPool(size)
     assert primitive.window == Window((kernel, kernel), (stride, stride))
     x = np.random.default_rng(0).standard_normal((1, size, size, 2)).astype(np.float32)
     out = primitive((), jnp.asarray(x))
@@ -225,8 +226,8 @@ EXAMPLES = {
     ops.Relu: (ops.Relu(), [(5, 5, 4)]),
     ops.PositionalEncoding: (ops.PositionalEncoding((5, 5), 4), [(5, 5, 4)]),
     ops.Attention: (ops.Attention(2), [(5, 5, 12)]),
-    ops.DropPath: (ops.DropPath(), [(5, 5, 4)]),
-    ops.AuxiliaryPool: (ops.AuxiliaryPool(5), [(5, 5, 4)]),
+    DropPath: (DropPath(), [(5, 5, 4)]),
+    AuxiliaryPool: (AuxiliaryPool(5), [(5, 5, 4)]),
     ops.Squeeze: (ops.Squeeze(), [(5, 5, 4)]),
     ops.Excite: (ops.Excite(2), [(5, 5, 4), (4,)]),
     ops.GlobalAvgPool: (ops.GlobalAvgPool(), [(5, 5, 4)]),
