@@ -61,12 +61,13 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
     if path is None:
         raise CommandError(f"which run? Give --config={CONFIGS}")
     path = shipped(path)
-    words = ["ghn-jax train", f"--config={path}", *overrides]
+    unset, rest = _unset(overrides)
+    words = ["ghn-jax train", f"--config={path}", *rest]
     values = flags.FlagValues()
     config = config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
     try:
         surplus = values(words)[1:]
-        fields = dict(config.value)
+        fields = dict(config.value) | dict.fromkeys(unset)
     except OSError:
         raise CommandError(f"--config={path}: there is no such file, expected {CONFIGS}") from None
     except AttributeError as error:
@@ -80,6 +81,20 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
     if surplus:
         raise CommandError(f"unknown arguments {' '.join(surplus)}")
     return fields
+
+
+def _unset(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The fields that the command line sets to None, as `--config.fixed_width=None` does, and its other words.
+
+    A flag has the type that the value in the file has, and that of a number knows no None.
+    """
+    nones = [word for word in overrides if word.startswith("--config.") and word.endswith("=None")]
+    rest = [word for word in overrides if word not in nones]
+    given_too = {word.partition("=")[0] for word in rest}
+    names = {word.removesuffix("=None") for word in nones}
+    if twice := names & given_too:
+        raise CommandError(f"{', '.join(sorted(twice))}: given both as None and as another value, expected one")
+    return sorted(name.removeprefix("--config.") for name in names), rest
 
 
 def shipped(path: str) -> str:

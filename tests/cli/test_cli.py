@@ -13,6 +13,7 @@ from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import CommandError, load_setting
 from ghn_jax.cli.main import COMMANDS, main
 from ghn_jax.cli.train import read_config
+from ghn_jax.errors import GHNError
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import GraphError
@@ -119,6 +120,36 @@ def test_a_configuration_and_its_overrides(monkeypatch):
         fields = read_config("configs/smoke.py", [f"--config.steps={steps}", "--config.decay_at=(0.5, 0.8)"])
         config = from_fields(fields)
         assert config.steps == steps and config.decay_at == (0.5, 0.8) and config.dataset == "digits"
+
+
+@BY_ML_COLLECTIONS
+@pytest.mark.parametrize("name", ["fixed_width", "max_multiply_adds", "max_minutes", "small_images"])
+def test_a_field_is_set_to_none_where_the_file_has_a_number(name, monkeypatch, tmp_path):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "all.py").write_text(
+        "from ghn_jax.training.config import config_dict\n"
+        "def get_config():\n"
+        "    return config_dict(dataset='digits', workdir='w', steps=3, fixed_width=32, max_multiply_adds=10**6,\n"
+        "                       max_minutes=2.0, small_images=4)\n"
+    )
+    path = str(tmp_path / "all.py")
+    assert getattr(from_fields(read_config(path, [])), name) is not None
+    assert getattr(from_fields(read_config(path, [f"--config.{name}=None"])), name) is None
+
+
+@BY_ML_COLLECTIONS
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--config.steps=None"], "config.steps=None: expected"),
+        (["--config.stepz=None"], "stepz"),
+        (["--config.fixed_width=None", "--config.fixed_width=32"], "--config.fixed_width: given both as None and as"),
+    ],
+)
+def test_a_field_that_cannot_be_none(words, message, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(GHNError, match=re.escape(message)):
+        from_fields(read_config("configs/smoke.py", words))
 
 
 def test_a_hypernetwork_and_images_that_fit(tmp_path):
