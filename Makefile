@@ -22,7 +22,7 @@ MODELS_VENV ?= .venv-models
 .PHONY: test test-fast test-processes demo lint docs-check notebooks trace-models docs dist
 
 test: $(INSTALLED)
-	$(PYTHON) -m pytest -n 2 -q
+	$(PYTHON) -m pytest -n 2 --dist worksteal -q
 
 test-fast: $(INSTALLED)
 	$(PYTHON) -m pytest -n 2 -q tests/graphs tests/networks tests/ghn tests/deepnets tests/images \

@@ -187,6 +187,7 @@ TARGET = make_network(5, SHORT, CIFAR10)
 
 
 def gradient(targets, batch, **fields):
+    """Of the mean loss; all tests take two networks, one twice if need be, and so share what is compiled."""
     ghn = GHN.init(SMALL, seed=0)
     config = TrainConfig(batch_size=len(batch[0]), meta_batch=len(targets), **fields)
     optimizer = optax.sgd(1.0)
@@ -207,7 +208,7 @@ def test_every_network_sees_images_of_its_own(batch):
     """Losses are those on the first and the second half; the gradient is the mean of both."""
     images, labels = batch
     halves = [(images[:2], labels[:2]), (images[2:], labels[2:])]
-    alone = [gradient((TARGET,), half) for half in halves]
+    alone = [gradient((TARGET, TARGET), half) for half in halves]
     ghn = GHN.init(SMALL, seed=0)
     config = TrainConfig(batch_size=2, meta_batch=2, own_images=True)
     assert (config.images_of_step, dataclasses.replace(config, own_images=False).images_of_step) == (4, 2)
@@ -225,8 +226,9 @@ def test_every_network_sees_images_of_its_own(batch):
 
 def test_the_norm_penalty_is_that_of_every_tensor(batch):
     """The gradient it adds is that of the sum of norms, by finite differences along it."""
-    plain, _ = gradient((TARGET,), batch)
-    with_penalty, metrics = gradient((TARGET,), batch, norm_penalty=0.03)
+    half = batch[0][:2], batch[1][:2]
+    plain, _ = gradient((TARGET, TARGET), half)
+    with_penalty, metrics = gradient((TARGET, TARGET), half, norm_penalty=0.03)
     added = jax.tree.map(lambda a, b: a - b, with_penalty, plain)
     params = GHN.init(SMALL, seed=0).params
 
@@ -242,11 +244,12 @@ def test_the_norm_penalty_is_that_of_every_tensor(batch):
 
 def test_every_network_sees_images_of_its_size(batch):
     half = make_network(7, SHORT, dataclasses.replace(CIFAR10, image_size=16))
-    _, metrics = gradient((TARGET, half), batch)
+    images, labels = batch[0][:2], batch[1][:2]
+    _, metrics = gradient((TARGET, half), (images, labels))
     ghn = GHN.init(SMALL, seed=0)
-    for loss, target, images in zip(metrics.losses[0], (TARGET, half), (batch[0], smaller(batch[0], 16)), strict=True):
-        logits = whole.run(target.program, predict_params(target.graph, ghn), images)
-        assert float(loss) == pytest.approx(float(cross_entropy(logits, batch[1])), rel=1e-5)
+    for loss, target, seen in zip(metrics.losses[0], (TARGET, half), (images, smaller(images, 16)), strict=True):
+        logits = whole.run(target.program, predict_params(target.graph, ghn), seen)
+        assert float(loss) == pytest.approx(float(cross_entropy(logits, labels)), rel=1e-5)
 
 
 def test_a_run_with_all_of_it_goes_on_bit_for_bit(tmp_path, small_hypernetwork, small_networks):

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -75,8 +76,9 @@ def gradient_by_sgd(ghn, targets, batch, **fields):
 
 @pytest.fixture(scope="module")
 def gradients(ghn, batch):
-    """Of both targets together, and of each alone."""
-    return [gradient_by_sgd(ghn, targets, batch) for targets in (TARGETS, TARGETS[:1], TARGETS[1:])]
+    """Of both targets together, and of each twice, which is that of each alone; so they share what is compiled."""
+    first, second = TARGETS
+    return [gradient_by_sgd(ghn, targets, batch) for targets in (TARGETS, (first, first), (second, second))]
 
 
 def test_gradient_by_finite_differences(ghn, batch, gradients):
@@ -116,7 +118,7 @@ def test_networks_compiled_one_by_one_give_the_same_update(ghn, batch):
 
 def test_meta_batch_averages(gradients):
     (both, metrics), (first, of_first), (second, of_second) = gradients
-    alone = np.concatenate([of_first.losses, of_second.losses], axis=1)
+    alone = np.stack([of_first.losses[:, 0], of_second.losses[:, 1]], axis=1)
     np.testing.assert_allclose(metrics.losses, alone, rtol=1e-5)
     for mean, a, b in zip(*map(jax.tree.leaves, (both, first, second)), strict=True):
         np.testing.assert_allclose(mean, (a + b) / 2, atol=1e-5)
@@ -207,13 +209,14 @@ def test_an_operation_that_cannot_be_compiled(tmp_path, small_hypernetwork, smal
 
 def test_padding_changes_nothing(ghn, batch, gradients, monkeypatch):
     """Graphs padded to more nodes, more embeddings, and longer chunks of rows."""
+    first, _ = TARGETS
     monkeypatch.setattr(inputs, "NODES", (320,))
     for module in (inputs, engine_module):
         monkeypatch.setattr(module, "CAPACITY", 700)
     monkeypatch.setattr(chunks, "_ROWS", {table: 2 * rows + 3 for table, rows in chunks._ROWS.items()})
-    moved, metrics = gradient_by_sgd(ghn, TARGETS, batch)
-    np.testing.assert_allclose(metrics.losses, gradients[0][1].losses, rtol=1e-5)
-    for mine, plain in zip(*map(jax.tree.leaves, (moved, gradients[0][0])), strict=True):
+    moved, metrics = gradient_by_sgd(ghn, (first, first), batch)
+    np.testing.assert_allclose(metrics.losses, gradients[1][1].losses, rtol=1e-5)
+    for mine, plain in zip(*map(jax.tree.leaves, (moved, gradients[1][0])), strict=True):
         np.testing.assert_allclose(mine, plain, atol=1e-5)
 
 
@@ -286,18 +289,29 @@ def test_bad_configuration(fields, message):
         from_fields(fields)
 
 
-def test_two_steps(tmp_path, small_hypernetwork):
-    outcome = loop.train(smoke_config(tmp_path))
+def check_two_steps(config):
+    workdir = Path(config.workdir)
+    outcome = loop.train(config)
     assert (outcome.step, outcome.steps, outcome.skipped, outcome.signal) == (2, 2, 0, None)
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert all(np.isfinite(row["loss"]) and len(row["architectures"]) == 2 for row in rows)
-    assert (tmp_path / "training.png").stat().st_size > 5000
-    description = checkpoint.describe(tmp_path)
+    assert (workdir / "training.png").stat().st_size > 5000
+    description = checkpoint.describe(workdir)
     assert description.step == 2 and description.train_config["batch_size"] == 8
-    trained, fresh = checkpoint.load_ghn(tmp_path), GHN.init(SMALL, seed=0)
+    trained, fresh = checkpoint.load_ghn(workdir), GHN.init(SMALL, seed=0)
     moved = jax.tree.map(lambda a, b: float(np.abs(a - b).max()), trained.params, fresh.params)
     assert max(jax.tree.leaves(moved)) > 1e-4
+
+
+def test_two_steps(tmp_path, small_hypernetwork, small_networks):
+    check_two_steps(small_config(tmp_path))
+
+
+@pytest.mark.processes
+def test_two_steps_of_drawn_networks(tmp_path, small_hypernetwork):
+    """Two hundred programs are compiled for them."""
+    check_two_steps(smoke_config(tmp_path))
 
 
 def test_start_from_a_checkpoint(tmp_path, ghn, small_hypernetwork):
