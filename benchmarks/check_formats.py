@@ -12,6 +12,7 @@ parameters after the way back.  Exit status 1 if a name differs or a difference 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 import tempfile
 from pathlib import Path
@@ -22,13 +23,6 @@ import numpy as np
 import ghn_jax
 from ghn_jax.execution import whole
 from ghn_jax.networks.lowering import lower
-
-try:
-    import safetensors.torch
-    import torch
-    import torchvision
-except ImportError as missing:
-    sys.exit(f"{missing.name} is not installed: pip install torch torchvision safetensors")
 
 TOLERANCE = 1e-4
 
@@ -42,6 +36,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--image_size", type=int, default=96, help="height and width of the images (%(default)s)")
     args = parser.parse_args()
+    try:
+        torch, torchvision, safetensors_torch = map(
+            importlib.import_module, ("torch", "torchvision", "safetensors.torch")
+        )
+    except ImportError as missing:
+        sys.exit(f"{missing.name} is not installed: pip install torch torchvision safetensors")
 
     ghn = ghn_jax.load("ghn2_cifar10")
     network = ghn_jax.named("resnet50")
@@ -59,7 +59,7 @@ def main() -> int:
             if path.suffix == ".pt":
                 state = torch.load(path, weights_only=True)
             else:
-                state = safetensors.torch.load_file(path)
+                state = safetensors_torch.load_file(path)
             model = torchvision.models.resnet50(num_classes=task.num_classes)
             found = model.load_state_dict(state, strict=False)
             absent = [key for key in found.missing_keys if "running_" not in key and "num_batches" not in key]
