@@ -51,24 +51,31 @@ def propagate(weights: Weights, features: jax.Array, distances: jax.Array) -> ja
     Returns:
       `[N, hid]`.
     """
-    features = _walk(weights, features, distances.T, reverse=False)
-    return _walk(weights, features, distances, reverse=True)
+    nodes = jnp.arange(len(features))
+
+    def walk(features, inputs):
+        return _walk(weights, features, *inputs)[::-1], None
+
+    # A loop, so that both walks are compiled once.  Each leaves the nodes in the order of the other one.
+    orders, rows = jnp.stack([nodes, nodes[::-1]]), jnp.stack([distances.T, distances[::-1]])
+    coefficients = [rows == 1]
+    if weights.message_ve is not None:
+        coefficients.append(jnp.where(rows > 0, 1 / jnp.maximum(rows, 1), 0))
+    coefficients = jnp.stack(coefficients, axis=-1).astype(features.dtype)  # [2, N, N, kinds]
+    return lax.scan(walk, features, (orders, coefficients))[0]
 
 
-def _walk(weights: Weights, features: jax.Array, distances: jax.Array, reverse: bool) -> jax.Array:
-    """One walk; `distances[i, j]` is that from node j, whose message arrives, to node i.
+def _walk(weights: Weights, features: jax.Array, order: jax.Array, coefficients: jax.Array) -> jax.Array:
+    """One walk; features and rows of coefficients are in its order, whose i-th node has the number `order[i]`.
 
-    Nodes are taken in blocks.  What earlier blocks send to all nodes of a block is one matrix product, so a single
-    node only adds up what was sent within its block.
+    `coefficients[i, j]` are those of node j, whose message arrives, at the i-th node.  Nodes are taken in blocks.  What
+    earlier blocks send to all nodes of a block is one matrix product, so a single node only adds up what was sent
+    within its block.
     """
     nodes, hid = features.shape
     size = math.gcd(nodes, _BLOCK)
     blocks = nodes // size
-    coefficients = [distances == 1]
-    if weights.message_ve is not None:
-        coefficients.append(jnp.where(distances > 0, 1 / jnp.maximum(distances, 1), 0))
-    kinds = len(coefficients)
-    coefficients = jnp.stack(coefficients, axis=2).astype(features.dtype)  # [N, N, kinds]
+    kinds = coefficients.shape[-1]
     coefficients = coefficients.reshape(blocks, size, nodes, kinds)
     first, second = _side_by_side(weights)
 
@@ -83,18 +90,19 @@ def _walk(weights: Weights, features: jax.Array, distances: jax.Array, reverse: 
         return lax.dynamic_update_slice(sent, sending.reshape(1, kinds, hid), (node, 0, 0)), feature
 
     def block_step(sent, inputs):
-        block, coefficients, features, hidden_gates = inputs
+        numbers, coefficients, features, hidden_gates = inputs
+        begin = numbers[0] // size * size  # of the block; its nodes have the next numbers, up or down
         received = jnp.einsum("ink,nkh->ih", coefficients, sent, precision=PRECISION)
-        within = lax.dynamic_slice_in_dim(coefficients, block * size, size, axis=1)
-        inputs = (jnp.arange(size), received, within, features, hidden_gates)
+        within = lax.dynamic_slice_in_dim(coefficients, begin, size, axis=1)
+        inputs = (numbers - begin, received, within, features, hidden_gates)
         start = jnp.zeros((size, kinds, hid), features.dtype)
-        sent_within, features = lax.scan(node_step, start, inputs, reverse=reverse)
-        return lax.dynamic_update_slice(sent, sent_within, (block * size, 0, 0)), features
+        sent_within, features = lax.scan(node_step, start, inputs)
+        return lax.dynamic_update_slice(sent, sent_within, (begin, 0, 0)), features
 
     hidden_gates = weights.gru_hidden(features).reshape(blocks, size, 3 * hid)
-    inputs = (jnp.arange(blocks), coefficients, features.reshape(blocks, size, hid), hidden_gates)
+    inputs = (order.reshape(blocks, size), coefficients, features.reshape(blocks, size, hid), hidden_gates)
     start = jnp.zeros((nodes, kinds, hid), features.dtype)
-    return lax.scan(block_step, start, inputs, reverse=reverse)[1].reshape(nodes, hid)
+    return lax.scan(block_step, start, inputs)[1].reshape(nodes, hid)
 
 
 def _side_by_side(weights: Weights) -> tuple[Affine, Affine]:
