@@ -103,9 +103,14 @@ def decode_chunk(
       nodes: `[nodes, hid]`, embeddings.
       index, positions: of the chunk, `[rows]`.
     """
+    return decode_rows(config, params[FORMS[table].module], table, nodes[index], positions)
+
+
+def decode_rows(config: HypernetConfig, params: Any, table: Table, nodes: jax.Array, positions: jax.Array) -> jax.Array:
+    """Rows of a table from embeddings `[rows, hid]` at positions `[rows]`, by the parameters of their decoder."""
     form = FORMS[table]
     module = {"decoder": decoder(config.decoder), "vector_decoder": VectorDecoder}[form.module](config)
-    return module.apply({"params": params[form.module]}, nodes[index], positions, method=form.method)
+    return module.apply({"params": params}, nodes, positions, method=form.method)
 
 
 def rows_shape(config: HypernetConfig, table: Table, rows: int) -> jax.ShapeDtypeStruct:

@@ -62,24 +62,36 @@ def pad(graph: Graph, nodes: int, max_distance: int) -> jraph.GraphsTuple:
         raise GraphError(f"a graph of {graph.num_nodes} nodes does not fit into {nodes} with one node of padding")
     if max_distance < 1:
         raise GraphError(f"max_distance={max_distance}: expected at least 1, the real edges")
-    senders, receivers = np.nonzero(graph.distances == 1)
-    distances = np.zeros((graph.num_nodes, nodes), np.int32)
-    distances[:, : graph.num_nodes] = graph.distances * (graph.distances <= max_distance)
+    return jax.tree.map(lambda leaf: leaf[0], pad_checked([graph], nodes, max_distance))
+
+
+def pad_checked(graphs: Sequence[Graph], nodes: int, max_distance: int) -> jraph.GraphsTuple:
+    """`stack` of `pad` for graphs that were checked and fit: what `jraph.pad_with_graphs` returns, written once."""
+    count, edges = len(graphs), edge_bucket(nodes)
+    types, shapes = np.zeros((count, nodes), np.int32), np.zeros((count, nodes, 4), np.int32)
+    distances = np.zeros((count, nodes, nodes), np.int32)
+    senders, receivers = np.empty((count, edges), np.int32), np.empty((count, edges), np.int32)
+    n_node, n_edge = np.empty((count, 2), np.int32), np.empty((count, 2), np.int32)
+    for number, graph in enumerate(graphs):
+        real = graph.num_nodes
+        types[number, :real], shapes[number, :real] = graph.node_types, graph.node_shapes
+        lengths = np.asarray(graph.distances)
+        np.multiply(lengths, lengths <= max_distance, out=distances[number, :real, :real], casting="unsafe")
+        for ends, found in zip((senders[number], receivers[number]), np.nonzero(lengths == 1), strict=True):
+            ends[: len(found)] = found
+            ends[len(found) :] = real  # the first node of padding
+            n_edge[number] = len(found), edges - len(found)
+        n_node[number] = real, nodes - real
     as_jraph: Any = jraph.GraphsTuple  # whose fields are JAX arrays to type checkers
-    real = as_jraph(
-        nodes={
-            "type": np.asarray(graph.node_types, np.int32),
-            "shape": np.asarray(graph.node_shapes, np.int32),
-            "distances": distances,
-        },
+    return as_jraph(
+        nodes={"type": types, "shape": shapes, "distances": distances},
         edges=None,
-        senders=senders.astype(np.int32),
-        receivers=receivers.astype(np.int32),
+        senders=senders,
+        receivers=receivers,
         globals=None,
-        n_node=np.array([graph.num_nodes], np.int32),
-        n_edge=np.array([len(senders)], np.int32),
+        n_node=n_node,
+        n_edge=n_edge,
     )
-    return jraph.pad_with_graphs(real, n_node=nodes, n_edge=edge_bucket(nodes), n_graph=2)
 
 
 def features_of(graph: jraph.GraphsTuple) -> Any:

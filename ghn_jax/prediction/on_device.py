@@ -64,8 +64,7 @@ def predict_leaves(
     programs = programs_of(device)
     programs.begin(plan.recipes())
     params = _params_on(device, ghn)
-    padded = padding.stack([padding.pad(graph, plan.embed.nodes, ghn.config.max_distance)])
-    nodes = programs.get(plan.embed)(params, padded)
+    nodes = programs.get(plan.embed)(params, padding.pad_checked([graph], plan.embed.nodes, ghn.config.max_distance))
     rows = [
         programs.get(recipe)(decoder_params(params), nodes, chunk.nodes, chunk.positions)
         for recipe, chunk in zip(plan.decode, plan.layout.chunks, strict=True)
@@ -77,6 +76,13 @@ def predict_leaves(
         return programs.get(leaf.make)(tuple([rows[chunk] for chunk in leaf.chunks]), starts, before)
 
     return {index: make(index, leaf) for index, leaf in plan.leaves.items()}
+
+
+def embed_nodes(graph: Graph, ghn: GHN, device: Any) -> np.ndarray:
+    """Embeddings of the nodes of a graph that was checked, `[nodes, hid]`."""
+    embed = Embed(ghn.config, padding.bucket(graph.num_nodes))
+    padded = padding.pad_checked([graph], embed.nodes, ghn.config.max_distance)
+    return np.asarray(programs_of(device).get(embed)(_params_on(device, ghn), padded))[: graph.num_nodes]
 
 
 def compile_ahead(config: HypernetConfig, buckets: Sequence[int], graphs: Sequence[Graph], device: Any) -> None:

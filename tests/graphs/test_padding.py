@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jraph
 import numpy as np
 import pytest
@@ -26,6 +27,26 @@ def test_padded_graph_holds_the_graph_and_nothing_else():
     assert len(padded.senders) == padding.edge_bucket(64) == 63 * 62 // 2
     assert not padded.nodes["type"][~nodes].any()
     assert (padded.senders[~edges] >= 20).all() and (padded.receivers[~edges] >= 20).all()
+
+
+def test_padding_is_that_of_jraph():
+    graphs = [random_graph(seed, 10 + seed) for seed in range(3)]
+    stacked = padding.pad_checked(graphs, 64, max_distance=50)
+    for number, graph in enumerate(graphs):
+        senders, receivers = np.nonzero(graph.distances == 1)
+        distances = np.pad(graph.distances, ((0, 0), (0, 64 - graph.num_nodes)))
+        real = jraph.GraphsTuple(
+            nodes={"type": graph.node_types, "shape": graph.node_shapes, "distances": distances},
+            edges=None,
+            senders=senders.astype(np.int32),
+            receivers=receivers.astype(np.int32),
+            globals=None,
+            n_node=np.array([graph.num_nodes], np.int32),
+            n_edge=np.array([len(senders)], np.int32),
+        )
+        expected = jraph.pad_with_graphs(real, n_node=64, n_edge=padding.edge_bucket(64), n_graph=2)
+        for found in (padding.pad(graph, 64, 50), jax.tree.map(lambda leaf, number=number: leaf[number], stacked)):
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 def test_max_distance_one_keeps_only_real_edges():

@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import sys
-import time
 import types
 
 import flax
@@ -18,6 +17,7 @@ from flax import linen as nn
 from random_ghns import CONFIGS, SMALL, random_ghn
 
 import ghn_jax
+from ghn_jax.ghn.rows import Table
 from ghn_jax.graphs.graph import GraphError
 from ghn_jax.networks.platforms import accelerator
 from ghn_jax.prediction import predict
@@ -239,19 +239,14 @@ def test_warm_up_on_a_cpu_compiles_everything():
     assert compilations == []
 
 
-def test_threads_share_what_is_compiled(monkeypatch):
-    """Threads that ask at the same moment, while the function is being made, get the same one."""
-    real = predict.Hypernetwork
-
-    def slowly(config):
-        time.sleep(0.05)
-        return real(config)
-
-    monkeypatch.setattr(predict, "Hypernetwork", slowly)
-    config = dataclasses.replace(SMALL, hypernet="mlp", hid=24)
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: predict._compiled(config, "embed"), range(4)))
-    assert len(set(map(id, found))) == 1
+def test_threads_share_what_is_compiled():
+    """Threads that predict at the same moment, before anything is compiled, compile each program once."""
+    ghn, graph = random_ghn(dataclasses.replace(SMALL, hypernet="mlp", hid=24)), random_graph(seed=0, nodes=20)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool, counted() as compilations:
+        found = list(pool.map(lambda _: predict_params(graph, ghn), range(4)))
+    assert 0 < len(compilations) <= 1 + len(Table) + 1  # of a graph, of every table, of the corner of one
+    for params in found[1:]:
+        jax.tree.map(np.testing.assert_array_equal, params, found[0])
 
 
 def test_warm_up_refuses_what_cannot_be_predicted():

@@ -11,6 +11,7 @@ Source: Knyazev et al. 2021, appendix B.1; Zhang et al., ICLR 2019; Knyazev et a
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any, ClassVar, Protocol
 
@@ -47,6 +48,7 @@ class Decoder(Protocol):
         ...
 
 
+@functools.cache
 def decoder(name: str) -> Any:
     """The class called `name` in `DECODERS`."""
     file, _, kind = DECODERS[name].partition(":")
