@@ -64,7 +64,7 @@ def block(rows: Array, tensor: Tensor, config: HypernetConfig, xp: ModuleType) -
     if (decoded := decoded_kernel(*target, config)) != target:
         values = stretch(values.reshape(*decoded, *values.shape[1:]), target)
     channels = 1 if tensor.role is Role.POSITION else min(2, len(shape))
-    return values.reshape(*shape[:-channels], *values.shape[values.ndim - channels :])
+    return values.reshape(shape[:-channels] + values.shape[values.ndim - channels :])
 
 
 def normalise(values: Array, tensor: Tensor, xp: ModuleType) -> Array:
@@ -119,25 +119,36 @@ def tile(values: Array, shape: tuple[int, ...], xp: ModuleType) -> Array:
     return values
 
 
+_APART = 1 << 16
+"""Elements of a kernel position from which on it is written by itself."""
+
+
 def tile_into(out: np.ndarray, values: np.ndarray) -> None:
     """Writes what `tile` returns into `out`."""
     if out.ndim == 1:
         _repeat_into(out, values, axis=0)
-        return
-    first = out[..., : values.shape[-2], :]
-    _repeat_into(first, values, axis=out.ndim - 1)
-    if first.shape[-2] < out.shape[-2]:
-        _repeat_into(out, first, axis=out.ndim - 2, written=True)
+    elif out.ndim > 2 and out.shape[-2] * out.shape[-1] >= _APART:
+        # One position after the other: fresh memory is written while the zeros of the system are still in the cache.
+        for part, block in zip(out, values, strict=True):
+            tile_into(part, block)
+    else:
+        first = out[..., : values.shape[-2], :]
+        _repeat_into(first, values, axis=out.ndim - 1)
+        if first.shape[-2] < out.shape[-2]:
+            _repeat_into(out, first, axis=out.ndim - 2, written=True)
 
 
 def _repeat_into(out: np.ndarray, values: np.ndarray, axis: int, written: bool = False) -> None:
     """Fills `out` with `values` repeated along `axis`; `written` says that the first repetition is there already."""
     length, total = values.shape[axis], out.shape[axis]
+    if length == total:
+        out[...] = values
+        return
     times = total // length
     before = (slice(None),) * axis
     whole = out[(*before, slice(times * length))]
     # Splitting an axis never copies, so this is a view into `out`.
     blocks = whole.reshape(*whole.shape[:axis], times, length, *whole.shape[axis + 1 :])
-    blocks[(*before, slice(int(written), None))] = np.expand_dims(values, axis)
+    blocks[(*before, slice(int(written), None))] = values[(*before, None)]
     if total > times * length:
         out[(*before, slice(times * length, None))] = values[(*before, slice(total - times * length))]
