@@ -51,16 +51,20 @@ _OPTIONS = {
 }
 
 
-@functools.cache
 def compiler_options(platform: str) -> dict[str, Any]:
     """Options of XLA with which small programs are to be compiled; none where this release of XLA does not know them.
 
     Args:
       platform: "cpu", "tpu" or "gpu".
     """
-    options = _OPTIONS[platform]
+    return known_options(tuple(_OPTIONS[platform].items()))
+
+
+@functools.cache
+def known_options(options: tuple[tuple[str, Any], ...]) -> dict[str, Any]:
+    """These options of XLA; none where this release does not know them."""
     try:
-        jax.jit(lambda x: x, compiler_options=options).lower(0.0).compile()
+        jax.jit(lambda x: x, compiler_options=dict(options)).lower(0.0).compile()
     except jax.errors.JaxRuntimeError:
         return {}
-    return options
+    return dict(options)
