@@ -3,8 +3,9 @@
     python benchmarks/predict.py
 
 Prints the time for the graph and for the parameters, first call and warm, parameters a second, and the number of XLA
-compilations; what writing as many numbers to fresh memory takes, on one thread; and `warm_up` in a fresh process.  The PyTorch original takes 35-50 ms for the graph of ResNet-50 and 72-96 ms for its parameters on two
-CPU cores.  Weights are random: they do not change the time.
+compilations; what writing as many numbers to fresh memory takes, on one thread; and `warm_up` in a fresh process.  The
+PyTorch original takes 35-50 ms for the graph of ResNet-50 and 72-96 ms for its parameters on two CPU cores.  Weights
+are random: they do not change the time.
 """
 
 import concurrent.futures
