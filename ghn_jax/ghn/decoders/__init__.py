@@ -36,7 +36,11 @@ class Decoder(Protocol):
     centered: ClassVar[bool]
 
     def dense(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
-        """Rows of dense tensors: `[R, hid]` embeddings and `[R]` positions -> `[R, in, out]`."""
+        """Rows of dense tensors: `[R, hid]` embeddings and `[R]` positions -> `[R, in, out]`.
+
+        The first channels depend on nothing but the first part of every array, as of a smaller `config.max_shape`:
+        narrow tensors are decoded so.
+        """
         ...
 
     def depthwise(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
