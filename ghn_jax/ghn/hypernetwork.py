@@ -40,7 +40,11 @@ def init_params(config: HypernetConfig, seed: int) -> Any:
 @functools.cache
 def param_shapes(config: HypernetConfig) -> Any:
     """Shapes and types of the parameters of `Hypernetwork(config)`."""
-    return jax.eval_shape(Hypernetwork(config).init, jax.random.key(0), *_smallest(config))["params"]
+
+    def init() -> Any:  # the key is traced too: making one would compile two programs
+        return Hypernetwork(config).init(jax.random.key(0), *_smallest(config))["params"]
+
+    return jax.eval_shape(init)
 
 
 def _smallest(config: HypernetConfig) -> tuple[jraph.GraphsTuple, dict[Table, Rows]]:
