@@ -58,9 +58,9 @@ def test_gradients_equal_those_of_the_whole_network(name, programs):
     assert mine.keys() == gradients.keys() == {tensor.name for tensor in program.tensors}
     largest = max(np.abs(values).max() for values in gradients.values())
     for tensor in program.tensors:
-        # Gradients of biases before a normalisation are sums that nearly cancel.
+        # Gradients of biases before a normalisation are sums that nearly cancel; CPUs round them differently.
         scale = max(np.abs(gradients[tensor.name]).max(), 0.05 * largest)
-        np.testing.assert_allclose(mine[tensor.name], gradients[tensor.name], atol=1e-5 * scale, rtol=0)
+        np.testing.assert_allclose(mine[tensor.name], gradients[tensor.name], atol=3e-5 * scale, rtol=0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
