@@ -12,7 +12,7 @@ It stands for a folder of your own: `train/CLASS/*.png` and `test/CLASS/*.png`, 
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +37,9 @@ def write(folder: Path, split: images.Split, names: list[str], most: int) -> int
 
 
 def main() -> None:
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    root = Path(sys.argv[1])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="which is made")
+    root = parser.parse_args().folder
     for name in ("digits", "fashion_mnist"):
         data = images.load(name)
         names = [f"{name}_{label}" for label in range(data.num_classes)]
