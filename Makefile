@@ -1,6 +1,6 @@
 # make test            run the tests
 # make test-fast       the lower floors and what keeps the house in order (about a minute), for daily work
-# make test-processes  kill training processes and let several work together (minutes)
+# make test-processes  kill training processes and let several work together; longer tests (minutes)
 # make demo            train a small hypernetwork on the digits of scikit-learn, then evaluate it
 # make lint            check style and types
 # make docs-check      run what README and docs show (minutes)
@@ -29,7 +29,7 @@ test-fast: $(INSTALLED)
 	    tests/test_layers.py tests/test_docs.py tests/test_public_names.py
 
 test-processes: $(INSTALLED)
-	$(PYTHON) -m pytest -n 2 --dist loadgroup -q -m processes
+	$(PYTHON) -m pytest -n 2 --dist loadgroup -q -m "processes or longer"
 
 demo: $(INSTALLED)
 	$(PYTHON) experiments/train.py --config=configs/digits.py --config.workdir=runs/digits

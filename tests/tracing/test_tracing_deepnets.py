@@ -31,11 +31,20 @@ def check(architecture, task):
     assert {(t.name, t.role, t.size) for t in traced.tensors} == {(t.name, t.role, t.size) for t in expected.tensors}
 
 
-@pytest.mark.parametrize(
-    ("split", "networks"), [("test", 80), ("wide", 10), ("deep", 15), ("dense", 25), ("bnfree", 60)]
-)
+FEW = {"test": range(30), "wide": range(5), "deep": range(5), "dense": range(8), "bnfree": range(20)}
+MORE = {
+    "test": range(30, 80),
+    "wide": range(5, 10),
+    "deep": range(5, 15),
+    "dense": range(8, 25),
+    "bnfree": range(20, 60),
+}
+
+
+@pytest.mark.parametrize("split", FEW)
+@pytest.mark.parametrize("networks", [FEW, pytest.param(MORE, marks=pytest.mark.longer)], ids=["few", "more"])
 def test_equal_to_the_graph_of_the_program(split, networks):
-    for index in range(networks):
+    for index in networks[split]:
         check(sample_architecture(split, index), CIFAR10)
 
 
