@@ -81,7 +81,7 @@ class _Function:
             elif equation.name == "loop_slice":
                 results = [inputs[0][equation.params["index"]]]
             else:
-                result = equation.primitive.bind(*inputs, **equation.params)
+                result = equation.primitive.bind(*_of_one_precision(inputs), **equation.params)
                 results = result if equation.primitive.multiple_results else [result]
             values.update(zip(equation.outputs, results, strict=True))
         return values[self.target]
@@ -150,12 +150,29 @@ def function_of(equations: Equations, number: int) -> _Function | None:
     )
     for value in needed:
         if value in equations.constants:
-            constants[value] = equations.constants[value]
+            constants[value] = _typed(equations.constants[value], equations.dtypes[value])
         elif value in equations.known:
-            constants[value] = equations.known[value]
+            constants[value] = _typed(equations.known[value], equations.dtypes[value])
         elif equations.of_params[value] == 0:
             runnable = False
     return _Function(kept, constants, number) if runnable else None
+
+
+def _typed(value: Any, dtype: Any) -> Any:
+    """An array, or a number of the program's type: JAX would give it that of Python's numbers."""
+    return value if isinstance(value, jax.Array) else np.asarray(value, dtype)
+
+
+def _of_one_precision(values: Sequence[Any]) -> Sequence[Any]:
+    """Values whose floating-point numbers have the widest type among them: what is given may be wider than the program.
+
+    Parameters of bfloat16 are solved for in float32, beside constants of bfloat16.
+    """
+    floats = {value.dtype for value in values if jnp.issubdtype(value.dtype, np.floating)}
+    if len(floats) < 2:
+        return values
+    wide = jnp.result_type(*floats)
+    return [value.astype(wide) if value.dtype in floats else value for value in values]
 
 
 def _needed(equations: Sequence[Equation], number: int) -> tuple[tuple[Equation, ...], set[int]]:
@@ -296,7 +313,8 @@ def _own_correction(
     """Solves a function element by element, if it takes the values of `target`, or is constant."""
 
     def solve(values: Mapping[int, Any]) -> Any:
-        return _bisect(function, own, jnp.asarray(values[leaf]))
+        target = jnp.asarray(values[leaf])
+        return _bisect(function, own, target.astype(jnp.promote_types(target.dtype, np.float32)))
 
     values = solve({leaf: target})
     found = _in_own_layout(function, own, values, {})[0]

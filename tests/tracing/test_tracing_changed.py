@@ -58,6 +58,18 @@ def test_scales_in_all_spellings_have_the_values_of_norm_weights():
         np.testing.assert_allclose(value, effective["itself"], rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.parametrize(("dtype", "precision"), [(jnp.bfloat16, 2**-7), (jnp.float16, 2**-10)])
+@pytest.mark.parametrize("name", ["one more", "exponential", "softplus", "gate", "at least"])
+def test_scales_of_half_precision_too(name, dtype, precision):
+    scale = {**SCALES, "at least": lambda g: jnp.maximum(g, 0.1)}[name]
+    params = {"w": ones(4, 8), "g": jnp.zeros(8, dtype), "o": ones(8, 10)}
+    expected = predict_params(ghn_jax.trace(normed(SCALES["itself"]), params, ones(2, 4)), GHN)["g"]
+    found = predict_params(ghn_jax.trace(normed(scale), params, ones(2, 4), strict=True), GHN)["g"]
+    assert found.dtype == dtype
+    used, expected = scale(found.astype(jnp.float32)), expected.astype(jnp.float32)
+    np.testing.assert_allclose(used, expected, rtol=2 * precision)
+
+
 def test_parts_of_scales_are_changed_before_they_are_joined():
     params = {"w": ones(4, 8), "g": jnp.zeros(4), "h": jnp.zeros(4), "o": ones(8, 10)}
     found = []
