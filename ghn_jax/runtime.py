@@ -10,6 +10,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 from jax._src import compilation_cache, xla_bridge
@@ -27,12 +28,17 @@ class ForkError(GHNError, RuntimeError):
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Within the context JAX computes as this package means it, however strict the settings of its user are."""
-    with (
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-        jax.transfer_guard("allow"),
-    ):
+    """Within the context JAX computes as this package means it, however strict the settings of its user are.
+
+    They are those of a thread: what another thread is to do takes them along as `own_settings()(function)`.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(jax.numpy_dtype_promotion("standard"))
+        stack.enter_context(jax.numpy_rank_promotion("allow"))
+        stack.enter_context(jax.transfer_guard("allow"))
+        config: Any = jax.config  # whose attributes type checkers do not know
+        if config.jax_disable_jit:
+            stack.enter_context(jax.disable_jit(False))
         yield
 
 

@@ -29,6 +29,7 @@ from ghn_jax.networks.network import Network
 from ghn_jax.networks.platforms import compiler_options
 from ghn_jax.networks.program import Program
 from ghn_jax.prediction.predict import predict_params
+from ghn_jax.runtime import own_settings
 
 BATCH_SIZE = 64
 
@@ -113,6 +114,7 @@ def accuracies(
     return correct / total, among_five / total
 
 
+@own_settings()
 def measure_accuracy(
     architecture: AnyArchitecture,
     params: Mapping[str, np.ndarray],
@@ -148,6 +150,7 @@ def measure_accuracy(
     return accuracy(as_a_whole(lower(architecture, data.task), params), data.test, data, num_images)
 
 
+@own_settings()
 def evaluate(
     ghn: GHN,
     targets: Sequence[tuple[str, Network]],

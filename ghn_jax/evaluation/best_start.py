@@ -24,6 +24,7 @@ from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.network import Network, make_network
 from ghn_jax.prediction.predict import chosen_ghn, predict_params
 from ghn_jax.prediction.report import Verdict, report
+from ghn_jax.runtime import own_settings
 
 PREDICTED, RANDOM, SEEN, BODY, ORTHOGONAL = "predicted", "random", "seen tensors", "body", "orthogonal"
 """Starts: all predicted; all random; predicted where the hypernetwork has seen such tensors; predicted but for the
@@ -76,6 +77,7 @@ class _Candidate(NamedTuple):
     step: Callable[[Any], float]
 
 
+@own_settings()
 def best_start(
     model: AnyArchitecture | Graph,
     batches: Iterable[Any],

@@ -21,6 +21,7 @@ from jax.sharding import SingleDeviceSharding
 from ghn_jax.errors import GHNError
 from ghn_jax.execution.kept import Kept, Serialized, not_kept_by_jax
 from ghn_jax.networks.platforms import compiled_for, compiler_options, platform_of, processors
+from ghn_jax.runtime import own_settings
 
 
 class CompilationError(GHNError, RuntimeError):
@@ -137,7 +138,7 @@ class Programs:
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Any]:
         """Compiles something else that belongs to the run, in the same threads."""
-        return self._pool.submit(function, *arguments)
+        return self._pool.submit(own_settings()(function), *arguments)
 
     def number(self, value: int, device: int = 0) -> jax.Array:
         """An int32 scalar on a device, put there once."""
@@ -165,7 +166,7 @@ class Programs:
             with self._lock:
                 future = self._found.get(recipe)
                 if future is None:
-                    future = self._found[recipe] = self._pool.submit(self._make, recipe)
+                    future = self._found[recipe] = self.submit(self._make, recipe)
         return future
 
     def _make(self, recipe: Recipe) -> tuple[Executable, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 
 from ghn_jax.errors import GHNError
+from ghn_jax.runtime import own_settings
 
 
 class CalibrationError(GHNError):
@@ -33,6 +34,7 @@ class _Pooled(NamedTuple):
     variance: dict[Any, np.ndarray]
 
 
+@own_settings()
 def calibrate(model: Any, params: Any, batches: Iterable[Any], **apply_kwargs: Any) -> Any:
     """Running statistics of every batch normalisation of `model` with `params`, the mean and variance over all batches.
 

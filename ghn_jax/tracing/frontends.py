@@ -20,13 +20,14 @@ from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import Graph, GraphError
 from ghn_jax.graphs.tree import Leaf
 from ghn_jax.networks.convolution import native_operations
+from ghn_jax.runtime import own_settings
 from ghn_jax.tracing.classification import NO_INPUT, Kinds, Named, classify
 from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.initial_values import Magnitudes, of_arrays, of_program
 from ghn_jax.tracing.layout import View
 from ghn_jax.tracing.network import About, TracedNetwork
 from ghn_jax.tracing.reading import read
-from ghn_jax.tracing.staging import Needs, stage
+from ghn_jax.tracing.staging import Needs, Staged, stage
 from ghn_jax.tracing.values import Activation, Statistic, TracedParameter, Value
 
 STREAMS = ("params", "dropout", "default")
@@ -161,6 +162,7 @@ def _linen(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
 
         return jax.jit(needs.meet(chosen))  # compiled, only the chosen ones are computed
 
+    @own_settings()
     def initial(indices: Sequence[int], seed: int) -> list[Any]:
         if given is not None:
             leaves = jax.tree.leaves(given.get("params", {}))
@@ -237,6 +239,20 @@ def _graph(call: Call, arguments: _Arguments, patterns: tuple[str, ...], strict:
     with native_operations(True):
         what = f"{call.name}({arguments.text})"
         staged = stage(what, function, params.arrays, states.arrays, arguments.arrays)
+    with own_settings():  # the model has been staged by those of its user
+        return _read(call, arguments, staged, (params, states), patterns, strict)
+
+
+def _read(
+    call: Call,
+    arguments: _Arguments,
+    staged: Staged,
+    trees: tuple[_Tree, _Tree],
+    patterns: tuple[str, ...],
+    strict: bool,
+) -> Graph:
+    """The graph of a model that has been staged."""
+    params, states = trees
     named = Named(params.names, params.arrays, call.params)
     given = Named(arguments.names, arguments.arrays, arguments.trees)
     kinds = classify(staged, named, len(states.arrays), given, patterns)

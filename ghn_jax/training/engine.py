@@ -20,6 +20,7 @@ from ghn_jax.ghn.rows import Table
 from ghn_jax.images.augment import smaller
 from ghn_jax.images.batches import Batch
 from ghn_jax.networks.network import Network
+from ghn_jax.runtime import own_settings
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig
 from ghn_jax.training.decoded import DecodedTensors, Decoding
@@ -208,7 +209,7 @@ class Engine:
                 raise out_of_memory(error, share.numbers[number], self._config) from error
             return result
 
-        futures = {number: self._workers[device].submit(run, number) for number in share.first}
+        futures = {number: self._workers[device].submit(own_settings()(run), number) for number in share.first}
         return [futures[number] for number in range(len(share.positions))]
 
     def _batch(self, device: int, images: np.ndarray, labels: np.ndarray, size: int, number: int) -> Batch:

@@ -24,6 +24,7 @@ from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Batch, Dataset
 from ghn_jax.networks.architecture import Task
+from ghn_jax.runtime import own_settings
 from ghn_jax.training import parallel
 from ghn_jax.training.config import TrainConfig, differences
 from ghn_jax.training.engine import Engine, Prepared
@@ -127,6 +128,7 @@ class Outcome:
         return self.step < self.steps and self.signal is None
 
 
+@own_settings()
 def train(config: TrainConfig, dataset: Dataset | None = None) -> Outcome:
     """Trains a hypernetwork, or goes on with it where the run in `workdir` was interrupted.
 

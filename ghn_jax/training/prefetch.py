@@ -7,6 +7,8 @@ import threading
 from collections.abc import Generator, Iterable
 from typing import TypeVar
 
+from ghn_jax.runtime import own_settings
+
 Item = TypeVar("Item")
 
 AHEAD = 8
@@ -18,6 +20,7 @@ def prefetch(items: Iterable[Item], ahead: int = AHEAD) -> Generator[Item, None,
     ready: queue.Queue = queue.Queue(ahead)
     stop = threading.Event()
 
+    @own_settings()
     def produce():
         try:
             for item in items:

@@ -7,9 +7,12 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import ghn_jax
+from ghn_jax.training.prefetch import prefetch
 
 
 def test_threads_leave_warnings_alone():
@@ -29,6 +32,44 @@ def test_strict_settings_of_jax():
     ):
         found = ghn_jax.predict_params(graph, ghn_jax.load("ghn2_fashion_mnist"))
     assert all((found[name] == expected[name]).all() for name in expected)
+
+
+@pytest.fixture
+def strict_process():
+    """Strict settings for all threads, as environment variables make them."""
+    strict = {
+        "jax_numpy_dtype_promotion": "strict",
+        "jax_numpy_rank_promotion": "raise",
+        "jax_transfer_guard": "disallow",
+        "jax_disable_jit": True,
+    }
+    before = {name: jax.config.values[name] for name in strict}
+    for name, value in strict.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value or ("allow" if name == "jax_transfer_guard" else value))
+
+
+def test_a_strict_process_measures_and_tries_starts(strict_process):
+    edges = (("conv_1x1", 0), ("none", 1))
+    network = ghn_jax.Architecture(ghn_jax.Genotype(edges, (2,), edges, (2,)), n_cells=3, C=8, stem_type=1)
+    params = ghn_jax.predict_params(ghn_jax.build_graph(network))
+    assert 0 <= ghn_jax.measure_accuracy(network, params, "digits", num_images=8) <= 1
+    batch = np.zeros((4, 32, 32, 3), np.float32), np.arange(4)
+    assert ghn_jax.best_start(network, [batch] * 2, starts=["predicted"]).name == "predicted"
+
+
+def test_a_strict_process_traces_and_prefetches(strict_process):
+    def model(params, x):
+        x = jax.nn.standardize(jnp.dot(x, params["kernel"])) * jax.nn.softplus(params["g"])[None]
+        return jnp.dot(x, params["out"])
+
+    params = {"kernel": np.ones((8, 7), np.float32), "g": np.zeros(7, np.float32), "out": np.ones((7, 10), np.float32)}
+    graph = ghn_jax.trace(model, params, np.ones((2, 8), np.float32), strict=True)
+    assert np.abs(np.log1p(np.exp(ghn_jax.predict_params(graph)["g"])) - 1).max() < 1
+    (made,) = prefetch(np.float32(1) + jnp.arange(3) for _ in range(1))
+    assert made.tolist() == [1, 2, 3]
 
 
 def test_a_forked_process_is_told(tmp_path):
