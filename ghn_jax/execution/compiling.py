@@ -201,7 +201,8 @@ class Programs:
     def _lowered(self, recipe: Recipe) -> tuple[jax.stages.Lowered, str]:
         """The recipe lowered for the first device, and a key of what it does."""
         lowered = self._lower(recipe, self.devices[0])
-        text = f"{recipe.donated} {lowered.in_tree} {lowered.out_tree} {lowered.as_text()}"
+        # The text says nothing of arguments that are not used, but a program takes only those that it was compiled for.
+        text = f"{lowered.args_info} {lowered.in_tree} {lowered.out_tree} {lowered.as_text()}"
         return lowered, hashlib.sha256(text.encode()).hexdigest()
 
     def _load(self, key: str) -> tuple[Executable, ...] | None:

@@ -104,6 +104,30 @@ def test_the_same_program_is_compiled_once():
     compiled.close()
 
 
+@dataclasses.dataclass(frozen=True)
+class Second:
+    """The second of two arguments, one more; the first is not used."""
+
+    size: int
+    donated = ()
+
+    @property
+    def arguments(self):
+        return jax.ShapeDtypeStruct((self.size,), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
+
+    def __call__(self, first, second):
+        return second + 1
+
+
+def test_programs_with_other_unused_arguments_are_others():
+    compiled = Programs(jax.local_devices()[:1])
+    for size in (3, 4):
+        values = compiled.get(Second(size))(jnp.zeros(size), jnp.array([1.0, 2.0]))
+        np.testing.assert_array_equal(values, [2, 3])
+    assert (compiled.started, compiled.distinct) == (2, 2)
+    compiled.close()
+
+
 def test_bfloat16_activations(programs):
     """Half the memory; gradients stay float32 and close to those in full precision."""
     program = PROGRAMS["resnet"]

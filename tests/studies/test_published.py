@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import jax
 import numpy as np
@@ -51,7 +52,8 @@ def test_norms_agree(hub, capsys):
     folder, norm = hub
     write_results(folder, norm + 5e-3)
     assert check_parity.main([f"--published={folder}"]) == 0
-    assert "torchvision: 1 checked, worst error 0.005 (allowed 1e-02)" in capsys.readouterr().out
+    # The norm was rounded to four digits.
+    assert re.search(r"torchvision: 1 checked, worst error 0\.00(5|49|51) \(allowed 1e-02\)", capsys.readouterr().out)
 
 
 def test_a_norm_that_is_off(hub, capsys):
