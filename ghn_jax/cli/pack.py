@@ -55,12 +55,20 @@ def provenance(run: Path, config_file: Path) -> dict[str, Any]:
     """Where the newest checkpoint of a run comes from, what it started from included."""
     known = ghn_jax.provenance(run)
     config, progress = known["train_config"], checkpoint.describe(run).progress
-    known["architectures_seen"] = known["steps"] * config["meta_batch"]
     known["minutes"] = round(progress["minutes"], 1)
     known["generator_version"] = progress["generator_version"]
     known["command"] = command(config_file, config)
+    return _with_start(known)
+
+
+def _with_start(known: dict[str, Any]) -> dict[str, Any]:
+    """What is known of a run, with the hypernetwork that it started from, and where that came from."""
+    config = known["train_config"]
+    known["architectures_seen"] = known["steps"] * config["meta_batch"]
     if config["start"] != "random":
         before = ghn_jax.provenance(config["start"])
+        if "train_config" in before and "architectures_seen" not in before:  # a run, not one that has been packed
+            before = _with_start(before)
         for name in ("steps", "architectures_seen"):
             known[name] += before.get(name, 0)
         known["started_from"] = before

@@ -82,6 +82,15 @@ def test_steps_before_the_start_count(run, config_file, tmp_path):
         np.testing.assert_allclose(got, expected, atol=largest * 2**-11)  # half precision
 
 
+def test_stages_that_were_not_packed_count(run, config_file, tmp_path):
+    one = run("one", 7)
+    two = run("two", 5, start=str(one), meta_batch=4)
+    main(["pack", str(run("three", 3, start=str(two))), config_file, f"--out={tmp_path / 'three.npz'}"])
+    known = ghn_jax.provenance(tmp_path / "three.npz")
+    assert known["steps"] == 7 + 5 + 3 and known["architectures_seen"] == 14 + 20 + 6
+    assert known["started_from"]["steps"] == 12 and known["started_from"]["started_from"]["steps"] == 7
+
+
 def test_bad_arguments(run, config_file, tmp_path):
     folder, out = run("run", 1), tmp_path / "packed.npz"
     with pytest.raises(SystemExit, match="there is no"):
