@@ -62,6 +62,10 @@ FC_WIDTHS = tuple(range(64, 513, 64))
 """Candidates for `Architecture.fc_dim` in training."""
 
 
+SHOWN_WIDTHS = tuple(range(32, 257, 32))
+"""Channels that the nodes of a training network may show in the place of its own (`shown_width`)."""
+
+
 @dataclasses.dataclass(frozen=True)
 class WidthRules:
     """How wide training networks are drawn, by their parameters at 32 channels and their cells.
@@ -93,6 +97,7 @@ LARGE_FORM = Task(num_classes=10, image_size=224, large_images=True)
 # Take the place of `SplitRules.stream` in the seeds of training runs.
 _ORDER_STREAM = 100
 _WIDTH_STREAM = 101
+_SHOWN_STREAM = 102
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +288,15 @@ def draw_widths(
     candidates = width_candidates(architecture, num_params, rules)
     width = draws.choice(candidates)
     return dataclasses.replace(architecture, C=width, fc_dim=draws.choice(head_widths(candidates, width)))
+
+
+def shown_width(seed: int, position: int, share: float) -> int | None:
+    """The channels that the network at a position of a training run shows: with chance `share` one of `SHOWN_WIDTHS`.
+
+    None is for its own.
+    """
+    draws = _Draws(GENERATOR_VERSION, _SHOWN_STREAM, seed, position)
+    return draws.choice(SHOWN_WIDTHS) if draws.chance(round(share * 1000), 1000) else None
 
 
 def _rules(split: str) -> SplitRules:

@@ -67,6 +67,9 @@ class TrainConfig:
       max_multiply_adds: architectures that cost more per image are passed over; None takes all.
       fixed_width: channels of all training networks; None draws them as in the paper.
       wider_networks: draw them as for GHN-3, from wider ranges (`deepnets.sampler.WIDER`).
+      wider_shapes: share of training networks whose nodes show the shapes of a twin with other numbers of channels
+        (`deepnets.sampler.SHOWN_WIDTHS`), while the network keeps its own: the hypernetwork learns the sizes of wider
+        networks at no cost; 0 in the paper.
       max_minutes: stop with a checkpoint after so many minutes of training, those before an interruption included; None
         for no limit; the learning rate follows `steps`.
       checkpoint_minutes: a checkpoint is written this often.
@@ -104,6 +107,7 @@ class TrainConfig:
     max_multiply_adds: int | None = None
     fixed_width: int | None = None
     wider_networks: bool = False
+    wider_shapes: float = 0.0
     max_minutes: float | None = None
     checkpoint_minutes: float = 5.0
     keep_checkpoints: int = 3
@@ -174,6 +178,7 @@ _RULES = {
     "max_multiply_adds": Maybe(Whole(1, 1 << 62)),
     "fixed_width": Maybe(Whole(1, 1 << 14)),
     "wider_networks": Flag(),
+    "wider_shapes": Real(0, 1),
     "max_minutes": Maybe(_MINUTES),
     "checkpoint_minutes": _MINUTES,
     "keep_checkpoints": Whole(1, 1000),

@@ -6,8 +6,16 @@ import dataclasses
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ghn_jax.deepnets.sampler import MAX_NODES_BATCH, PAPER_WIDTHS, WIDER, train_architecture, train_index
-from ghn_jax.networks.architecture import ArchitectureError, Task
+from ghn_jax.deepnets.sampler import (
+    MAX_NODES_BATCH,
+    PAPER_WIDTHS,
+    WIDER,
+    shown_width,
+    train_architecture,
+    train_index,
+)
+from ghn_jax.graphs.graph import Graph
+from ghn_jax.networks.architecture import Architecture, ArchitectureError, Task
 from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.network import Network
 from ghn_jax.networks.program_graph import graph_of
@@ -36,9 +44,10 @@ def meta_batches(
       first_step: number of the step that the first meta-batch is for, on which the size of images depends.
 
     Raises:
-      ArchitectureError: `max_multiply_adds` is so low that there is none for a thousand positions.
+      ArchitectureError: `max_multiply_adds` is so low that there is none for a thousand positions, or `meta_batch` so
+        large that all have too many nodes for five thousand positions.
     """
-    position, too_costly, step = start, 0, first_step
+    position, too_costly, too_large, step = start, 0, 0, first_step
     targets: list[Network] = []
     while stop is None or position < stop:
         target = _target(config, task, step, position)
@@ -57,10 +66,19 @@ def meta_batches(
             if sum(target.graph.num_nodes for target in targets) <= MAX_NODES_BATCH:
                 yield MetaBatch(tuple(targets), position)
                 step += 1
+                too_large = 0
+            else:
+                too_large += 1
+                if too_large * config.meta_batch >= _PATIENCE_WITH_META_BATCHES:
+                    raise ArchitectureError(
+                        f"config.meta_batch={config.meta_batch}: {too_large} meta-batches in a row have more than "
+                        f"{MAX_NODES_BATCH:,} nodes each; most of 8 networks have fewer"
+                    )
             targets = []
 
 
 _PATIENCE = 1000
+_PATIENCE_WITH_META_BATCHES = 5000
 
 
 def _target(config: TrainConfig, task: Task, step: int, position: int) -> Network | None:
@@ -75,4 +93,12 @@ def _target(config: TrainConfig, task: Task, step: int, position: int) -> Networ
         return None
     if (of_step := config.task_of_step(step, architecture, task)) != task:
         program = lower(architecture, of_step)
-    return Network(train_index(config.seed, position), architecture, program, graph_of(program))
+    graph = graph_of(program)
+    if (width := shown_width(config.seed, position, config.wider_shapes)) is not None:
+        graph = _showing(graph, dataclasses.replace(architecture, C=width), task)
+    return Network(train_index(config.seed, position), architecture, program, graph)
+
+
+def _showing(graph: Graph, twin: Architecture, task: Task) -> Graph:
+    """`graph` with the shapes of a twin of other width at its nodes; its tensors, and what is decoded, stay its own."""
+    return dataclasses.replace(graph, node_shapes=graph_of(lower(twin, task)).node_shapes)

@@ -21,7 +21,9 @@ from ghn_jax.images.augment import smaller
 from ghn_jax.images.errors import ImageError
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.network import make_network
+from ghn_jax.networks.program_graph import graph_of
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.training import loop, parallel
 from ghn_jax.training.config import TrainConfig, from_fields
@@ -164,6 +166,33 @@ def test_wider_networks_are_those_of_ghn3():
     assert expected != [sampler.train_architecture(3, position) for position in range(8)]
 
 
+def test_networks_that_show_the_shapes_of_wider_ones_are_the_same_otherwise():
+    plain = TrainConfig(meta_batch=8, seed=3, max_multiply_adds=60_000_000)
+    own, shown = (
+        list(itertools.islice(meta_batches(config, CIFAR10), 4))
+        for config in (plain, dataclasses.replace(plain, wider_shapes=0.5))
+    )
+    as_shown = 0
+    for batch, other_batch in zip(own, shown, strict=True):
+        assert other_batch.after == batch.after
+        for target, other in zip(batch.targets, other_batch.targets, strict=True):
+            assert (other.architecture, other.program) == (target.architecture, target.program)
+            assert other.graph.tensors == target.graph.tensors
+            np.testing.assert_array_equal(other.graph.node_types, target.graph.node_types)
+            np.testing.assert_array_equal(other.graph.distances, target.graph.distances)
+            as_shown += (other.graph.node_shapes != target.graph.node_shapes).any()
+    assert 8 <= as_shown <= 22
+
+
+def test_the_shapes_shown_are_those_of_a_twin(monkeypatch):
+    monkeypatch.setattr("ghn_jax.training.meta_batches.shown_width", lambda seed, position, share: 128)
+    (batch,) = itertools.islice(meta_batches(TrainConfig(meta_batch=3, wider_shapes=1.0), CIFAR10), 1)
+    for target in batch.targets:
+        twin = graph_of(lower(dataclasses.replace(target.architecture, C=128), CIFAR10))
+        np.testing.assert_array_equal(target.graph.node_shapes, twin.node_shapes)
+        np.testing.assert_array_equal(target.graph.distances, twin.distances)
+
+
 def test_types_of_ghn3():
     """A Graphormer multiplies in the type that the networks compute in, also from weights that began in another."""
     for name in ("float32", "bfloat16"):
@@ -284,6 +313,7 @@ def test_a_run_with_all_of_it_goes_on_bit_for_bit(tmp_path, small_hypernetwork, 
         ({"warm_up": 1.0}, "warm_up=1.0"),
         ({"average": 1.0}, "average=1.0"),
         ({"norm_penalty": -1.0}, "norm_penalty=-1.0"),
+        ({"wider_shapes": 1.5}, "wider_shapes=1.5"),
         ({"small_images": 0}, "small_images=0"),
         ({"small_until": 1.5}, "small_until=1.5"),
     ],

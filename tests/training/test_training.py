@@ -233,6 +233,12 @@ def test_meta_batches_are_reproducible_and_bounded():
         next(meta_batches(dataclasses.replace(config, max_multiply_adds=10), CIFAR10))
 
 
+def test_meta_batches_that_never_fit_end_a_run(monkeypatch):
+    monkeypatch.setattr("ghn_jax.training.meta_batches._PATIENCE_WITH_META_BATCHES", 80)
+    with pytest.raises(ArchitectureError, match="meta_batch=40: 2 meta-batches in a row have more than 2,200 nodes"):
+        next(meta_batches(TrainConfig(meta_batch=40), CIFAR10))
+
+
 def test_meta_batches_go_on_from_any_position():
     config = TrainConfig(meta_batch=3, max_multiply_adds=60_000_000)
     drawn = list(itertools.islice(meta_batches(config, CIFAR10), 12))
