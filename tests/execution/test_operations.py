@@ -51,16 +51,17 @@ def test_gradients_equal_those_of_the_whole_network(name, programs):
         logits = whole.run(program, params, IMAGES, dropout_key=KEY)
         return cross_entropy(logits, LABELS, 0.1), logits
 
-    (value, answers), gradients = at_once(jax.value_and_grad(loss, has_aux=True), he_init(program, 0))
+    # Optimised, unlike `at_once`: LLVM's plain sums are less exact than those of the engine's programs.
+    (value, answers), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(he_init(program, 0))
     result, mine = train(program, programs)
     np.testing.assert_allclose(result.loss, value, rtol=1e-5)
     assert int(result.correct) == int(jnp.sum(jnp.argmax(answers, -1) == LABELS))
     assert mine.keys() == gradients.keys() == {tensor.name for tensor in program.tensors}
     largest = max(np.abs(values).max() for values in gradients.values())
     for tensor in program.tensors:
-        # Gradients of biases before a normalisation are sums that nearly cancel; CPUs round them differently.
+        # Gradients of biases before a normalisation are sums that nearly cancel.
         scale = max(np.abs(gradients[tensor.name]).max(), 0.05 * largest)
-        np.testing.assert_allclose(mine[tensor.name], gradients[tensor.name], atol=3e-5 * scale, rtol=0)
+        np.testing.assert_allclose(mine[tensor.name], gradients[tensor.name], atol=1e-5 * scale, rtol=0)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
