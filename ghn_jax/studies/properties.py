@@ -194,7 +194,8 @@ def predict(
       repetitions: with other folds each; the last one has the networks in their order.
 
     Raises:
-      StudyError: properties of other networks than the vectors, or fewer than two networks a fold.
+      StudyError: properties of other networks than the vectors, networks that are both fitted to and judged, or fewer
+        than two networks a fold.
     """
     with extra("studies"):
         from sklearn import config_context
@@ -203,6 +204,10 @@ def predict(
     if len(fitted) < 2 * FOLDS:
         raise StudyError(
             f"{len(fitted)} networks to fit {what} to: expected at least {2 * FOLDS}, two for each of {FOLDS} folds"
+        )
+    if both := fitted.keys() & judged.keys():
+        raise StudyError(
+            f"{len(both)} networks, the first {min(both)}, are fitted to and judged: expected others for either"
         )
     names = {*fitted, *judged}
     vectors = {name: vector for name, vector in vectors.items() if name in names}

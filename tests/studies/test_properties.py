@@ -57,6 +57,8 @@ def test_bad_input():
         properties.predict(fewer, val, test)
     with pytest.raises(StudyError, match=r"1 of 3 networks have no time \(c\)"):
         properties.matched({"a": [0], "b": [0], "c": [0]}, {"a": 1, "b": 2}, "time")
+    with pytest.raises(StudyError, match="1 networks, the first val/3, are fitted to and judged"):
+        properties.predict(VECTORS, val, {**test, "val/3": 1.0})
     few = dict(list(val.items())[:4])
     with pytest.raises(
         StudyError, match="4 networks to fit accuracy to: expected at least 10, two for each of 5 folds"

@@ -8,6 +8,7 @@ import scripts
 from small_runs import SMALL, TWO_OPERATIONS
 
 from ghn_jax.deepnets.files.reading import DeepNetsFile
+from ghn_jax.deepnets.files.writing import stored_network, write_file
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, Architecture
 from ghn_jax.networks.network import make_network
@@ -83,15 +84,16 @@ def test_properties(tmp_path, monkeypatch, capsys):
 
 
 def test_published_networks(tmp_path, monkeypatch, capsys):
-    """The files of the original that the tests have, with results made up for them."""
+    """A file in the form of the original's, with results made up for it."""
     script = scripts.load("experiments/predict_properties.py")
     monkeypatch.setattr(script.properties, "GRID", {"C": (10,), "gamma": ("auto",), "epsilon": (0.1,)})
     monkeypatch.setattr(script.properties, "FOLDS", 2)
     monkeypatch.setattr(script, "ghn2", lambda: SMALL)
-    path = scripts.ROOT / "tests" / "data" / "parity" / "deepnets1m_eval.hdf5"
+    path = tmp_path / "deepnets1m_eval.hdf5"
+    write_file(path, {split: [stored_network(split, i) for i in range(4)] for split in ("val", "test")})
     results = {}
     with DeepNetsFile(path) as file:
-        for split in ("val",):
+        for split in file.splits:
             counts = [file[split].entry(index)["num_params"]["cifar10"] for index in range(len(file[split]))]
             results[split] = {
                 str(index): {"params": count, "time": 1.0 + index, "converge_time": 0.5}
@@ -100,7 +102,7 @@ def test_published_networks(tmp_path, monkeypatch, capsys):
             }
     (tmp_path / "results.json").write_text(json.dumps(results))
     pretrained.write(tmp_path / "ghn.npz", GHN.init(SMALL, 0), {})
-    arguments = [str(tmp_path / "results.json"), f"--deepnets={path}", "--judge=val", f"GHN-2={tmp_path / 'ghn.npz'}"]
+    arguments = [str(tmp_path / "results.json"), f"--deepnets={path}", f"GHN-2={tmp_path / 'ghn.npz'}"]
     script.main([*arguments, f"--out={tmp_path}"])
     taus = json.loads((tmp_path / "properties.json").read_text())
     assert taus["accuracy"]["parameters"] == taus["accuracy"]["accuracy of GHN-2"] == pytest.approx([1])
