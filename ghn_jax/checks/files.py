@@ -21,6 +21,9 @@ from ghn_jax.errors import GHNError
 MARK = ".ghn_jax"
 """A file in folders that `replacing` wrote: the names of all other files in it, a line each."""
 
+_OWNER = b"process"
+"""How the content of a file begins that `locked` wrote."""
+
 MOST_BYTES = 1 << 33
 """Of a file that is read from beginning to end, unless its reader knows better."""
 
@@ -148,38 +151,52 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
         refuse_to_replace(path)  # once more: writing may have taken long
         if refuse_existing and os.path.lexists(path):
             raise FileError(f"{path} exists and is not replaced")
-        if temporary.is_dir() and path.is_dir():
-            path.rename(folder / f"{path.name}.before")
-        elif temporary.is_dir() != path.is_dir() and path.exists():
+        if temporary.is_dir() != path.is_dir() and path.exists():
             raise FileError(f"{path} stays as it is: a file and a folder do not replace each other")
-        temporary.rename(path)
+        before = folder / f"{path.name}.before"
+        try:
+            if path.is_dir():
+                path.rename(before)
+            temporary.rename(path)
+        except BaseException:  # Ctrl-C too: what was there would be removed with the temporary folder
+            if before.is_dir() and not os.path.lexists(path):
+                before.rename(path)
+            raise
 
 
 @contextlib.contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     """Holds a file that one process at a time can hold; the system lets go of it when the process ends, however.
 
-    The file stays.  File systems without locks hold nobody up.
+    The file stays.  File systems without locks hold nobody up, and on a full disk the owner has no name.
 
     Raises:
-      FileError: another process, or another thread, holds it; the message says which.
+      FileError: another process, or another thread, holds it, and the message says which; or the file is none that
+        this function wrote, and stays as it is.
+      OSError: of the system.
     """
     import fcntl
 
-    with open(path, "a+") as file:
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o666), "r+b", buffering=0) as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if not stat.S_ISREG(mode):
+            raise FileError(f"{os.fspath(path)} is {_kind(mode)}, expected a regular file, or none")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            file.seek(0)
-            owner = " ".join(file.read(500).split()) or "another process"
+            owner = " ".join(file.read(500).decode(errors="replace").split()) or "another process"
             raise FileError(f"{os.fspath(path)} is held by {owner}: wait for it, or choose another folder") from None
         except OSError as error:
             if error.errno not in (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
                 raise
-        file.truncate(0)
+        if not _OWNER.startswith(file.read(len(_OWNER))):
+            raise FileError(f"{os.fspath(path)} stays as it is: this program did not write it")
         since = time.strftime("%Y-%m-%d %H:%M:%S")
-        file.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}: {' '.join(sys.argv)}\n")
-        file.flush()
+        text = f" {os.getpid()} on {socket.gethostname()}, since {since}: {' '.join(sys.argv)}\n"
+        file.truncate(0)
+        file.seek(0)
+        with contextlib.suppress(OSError):
+            file.write(_OWNER + text.encode(errors="replace"))
         yield
 
 

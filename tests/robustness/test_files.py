@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,3 +127,47 @@ def test_arrays_that_claim_more_than_a_file_has(tmp_path):
     np.savez_compressed(tmp_path / "zeros.npz", a=np.zeros(50_000_000, np.uint8))
     with pytest.raises(ghn_jax.CheckpointError, match="which claim to unpack to 50,000,"):
         ghn_jax.load_params(tmp_path / "zeros.npz")
+
+
+def test_what_was_there_survives_a_failing_replacement(tmp_path, monkeypatch):
+    write_folder(tmp_path / "out", a="1")
+    rename, names = Path.rename, []
+
+    def fail_at_second(self, target):
+        names.append(self.name)
+        if len(names) == 2:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "out", a="2")
+    assert names == ["out", "out", "out.before"]
+    assert contents(tmp_path) == {"a": "1"} and os.listdir(tmp_path) == ["out"]
+
+
+def test_a_lock_replaces_nothing_of_its_user(tmp_path):
+    lock, thesis = tmp_path / "training.lock", tmp_path / "thesis"
+    thesis.write_text("precious")
+    lock.symlink_to(thesis)
+    with pytest.raises(FileError, match="stays as it is: this program did not write it"), files.locked(lock):
+        pass
+    assert thesis.read_text() == "precious"
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(FileError, match="is a named pipe, expected a regular file"), files.locked(lock):
+        pass
+    lock.unlink()
+    lock.write_text("process 1 on elsewhere, since 2020-01-01 00:00:00: " + "x" * 1000)
+    for _ in range(2):
+        with files.locked(lock):
+            assert lock.read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_lock_on_a_full_disk(tmp_path):
+    script = (
+        "import resource, signal\nfrom ghn_jax.checks import files\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\nwith files.locked({str(tmp_path / 'lock')!r}):\n    pass"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert (tmp_path / "lock").read_text() == ""
