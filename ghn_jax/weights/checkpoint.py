@@ -43,7 +43,10 @@ DIGESTS = "digests"
 DIGEST = "digest"
 """In the description: a hash of the description itself; those of older versions of this program have none."""
 
-_ENTRIES = frozenset(("_CHECKPOINT_METADATA", "orbax.checkpoint", "commit_success.txt", "metrics", _STATE))
+_ABOUT = "_CHECKPOINT_METADATA"
+"""Orbax's name for the file that has the description."""
+
+_ENTRIES = frozenset((_ABOUT, "orbax.checkpoint", "commit_success.txt", "metrics", _STATE))
 """All that is in the folder of a checkpoint.  One with anything else is not this program's alone, and stays."""
 
 _MOST_DESCRIPTION_BYTES = 1 << 26
@@ -85,14 +88,19 @@ def saved_steps(folder: str | os.PathLike) -> list[int]:
     folder = Path(folder)
     if not folder.is_dir():
         return []
-    return sorted(int(path.name) for path in folder.iterdir() if _is_step(path.name) and _is_ours(path))
+    return sorted(int(path.name) for path in folder.iterdir() if _is_step(path.name) and _is_checkpoint(path))
 
 
 def _is_step(name: str) -> bool:
     return re.fullmatch("0|[1-9][0-9]{0,15}", name) is not None
 
 
-def _is_ours(path: Path) -> bool:
+def _is_checkpoint(path: Path) -> bool:
+    """Whether a folder is a checkpoint, even if somebody (a file manager, a network drive) put more into it."""
+    return is_ours_alone(path) or os.path.lexists(path / _ABOUT)
+
+
+def is_ours_alone(path: Path) -> bool:
     """Whether a folder has nothing in it that is not of a checkpoint."""
     try:
         return not path.is_symlink() and {entry.name for entry in path.iterdir()} <= _ENTRIES
@@ -242,7 +250,7 @@ def _metadata(path: Path) -> Any:
                 raise CheckpointError(f"{path} is damaged: {error}") from error
             if not stat.S_ISREG(found.st_mode):
                 raise CheckpointError(f"{path} is damaged: {file} is no regular file")
-            if name in ("_CHECKPOINT_METADATA", "_METADATA") and found.st_size > _MOST_DESCRIPTION_BYTES:
+            if name in (_ABOUT, "_METADATA") and found.st_size > _MOST_DESCRIPTION_BYTES:
                 raise CheckpointError(f"{path} is damaged: {file} has {found.st_size:,} bytes")
     from orbax.checkpoint import v1 as ocp  # slow to import
 

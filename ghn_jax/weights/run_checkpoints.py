@@ -30,6 +30,7 @@ from ghn_jax.weights.checkpoint import (
     brief,
     describe,
     description_digest,
+    is_ours_alone,
     load_arrays,
     most_accurate,
     newest_intact_step,
@@ -38,8 +39,8 @@ from ghn_jax.weights.checkpoint import (
 )
 from ghn_jax.weights.errors import CheckpointError
 
-_HALF = re.compile(r"[0-9]+\.(orbax-checkpoint-tmp.*|removed)")
-"""Names of checkpoints that are half written or half removed."""
+_HALF = re.compile(r"[0-9]+\.orbax-checkpoint-tmp.*")
+"""Names of checkpoints that are half written or half removed; nobody would call a folder of their own so."""
 
 
 class Restored(NamedTuple):
@@ -106,7 +107,7 @@ class Checkpoints:
         step, path = description.step, self._folder / str(description.step)
         if step in saved_steps(self._folder):
             return
-        if self._first and path.exists():
+        if self._first and os.path.lexists(path):
             self._say(f"{path} was not written by this program; moved to {_put_aside(path)}")
         stored = {"format": FORMAT, **dataclasses.asdict(description), DIGESTS: array_digests(arrays)}
         stored["ghn"] = json.loads(ghn_config.to_json(description.ghn))
@@ -162,9 +163,9 @@ class Checkpoints:
         known = [step for step in steps if step in self._accuracies]
         stay = {*known[-self._keep :], most_accurate(self._accuracies, known)}
         for step in known:
-            if step not in stay:
+            if step not in stay and is_ours_alone(self._folder / str(step)):
                 # Under another name first: what is half removed is no checkpoint.
-                removed = self._folder / f"{step}.removed"
+                removed = self._folder / f"{step}.orbax-checkpoint-tmp-removed"
                 with contextlib.suppress(OSError):
                     (self._folder / str(step)).rename(removed)
                     shutil.rmtree(removed)
@@ -253,13 +254,13 @@ def _put_aside(path: Path) -> Path:
     """Moves a folder of checkpoints' place into a folder `damaged` beside theirs, under a name that is free there."""
     beside = path.parent.with_name("damaged")
     number = 0
-    while beside.exists() and not beside.is_dir():
+    while os.path.lexists(beside) and not beside.is_dir():
         beside = beside.with_name(f"damaged.{(number := number + 1)}")
     beside.mkdir(exist_ok=True)
     aside, number = beside / path.name, 0
     while os.path.lexists(aside):
         aside = beside / f"{path.name}.{(number := number + 1)}"
-    path.rename(aside)
+    shutil.move(path, aside)  # which copies where checkpoints are on a disk of their own
     return aside
 
 

@@ -2,7 +2,10 @@
 
 import dataclasses
 import gc
+import os
 import re
+import tempfile
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -93,3 +96,39 @@ def test_bad_checkpoints(tmp_path, ghn):
         with pytest.raises(CheckpointError, match="damaged"):
             checkpoint.load_ghn(path)
     gc.collect()  # of Orbax's failed tasks, while their warnings are ignored
+
+
+def test_a_checkpoint_that_somebody_put_a_file_into(tmp_path, ghn):
+    """File managers and network drives do; it is gone on from, but it is not removed."""
+    folder = tmp_path / checkpoint.FOLDER
+    checkpoints = run_checkpoints.Checkpoints(folder, keep=1)
+    for step in range(1, 4):
+        checkpoints.save(checkpoint.Description(SMALL, CIFAR10, step, {}), {"params": ghn.params})
+        checkpoints.wait()
+        if step == 1:
+            (folder / "1" / ".DS_Store").touch()
+            (folder / "5.removed").mkdir()
+            assert run_checkpoints.restore_newest(
+                folder, {"params": ghn.params}, warn=pytest.fail
+            ).description.step == 1  # fmt: skip
+    checkpoints.close()
+    run_checkpoints.Checkpoints(folder).close()
+    assert sorted(os.listdir(folder)) == ["1", "3", "5.removed"]
+    assert checkpoint.saved_steps(folder) == [1, 3]
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="no second file system")
+def test_checkpoints_on_a_disk_of_their_own(tmp_path, ghn):
+    """A damaged one is put aside beside the link, which takes a copy."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
+        (tmp_path / checkpoint.FOLDER).symlink_to(disk)
+        for step in (1, 2):
+            run_checkpoints.save(
+                tmp_path / checkpoint.FOLDER, checkpoint.Description(SMALL, CIFAR10, step, {}), {"params": ghn.params}
+            )
+        (Path(disk) / "2" / "_CHECKPOINT_METADATA").write_text("{")
+        said = []
+        restored = run_checkpoints.restore_newest(tmp_path / checkpoint.FOLDER, {"params": ghn.params}, said.append)
+        assert restored.description.step == 1 and os.listdir(disk) == ["1"]
+        assert (tmp_path / "damaged" / "2" / "_CHECKPOINT_METADATA").read_text() == "{"
+        assert len(said) == 1 and said[0].endswith(f"moved to {tmp_path / 'damaged' / '2'}")
