@@ -51,7 +51,7 @@ def examples_of(args: argparse.Namespace) -> list[Example]:
     """Those of all hypernetworks."""
     accuracies, references = collections.defaultdict(dict), {}
     for what, title, path in (text.split(":") for text in args.zero_shot):
-        rows = [row for row in json_lines.read(path, **evaluate_splits.ROW) if title in row["accuracy"]]
+        rows = [row for row in evaluate_splits.rows(path) if title in row["accuracy"]]
         references[what] = np.mean([row["accuracy"][title] for row in rows if row["split"] == "test"])
         chosen = {(row["split"], row["number"]): row["accuracy"][title] for row in rows if row["number"] < args.most}
         accuracies[what] |= chosen

@@ -63,7 +63,7 @@ def trained(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
     known = properties.collect(rows, properties.read_times(args.times) if args.times else {}, args.reach)
     if args.zero_shot:
         title, _, path = args.zero_shot.partition(":")
-        found = json_lines.read(path, **evaluate_splits.ROW)
+        found = evaluate_splits.rows(path)
         known.baselines["accuracy of predicted parameters"] = properties.zero_shot(found, title)
     names = {name: name.split("/") for name in known.properties["accuracy"]}
     return known, {name: build_graph(sample_architecture(split, int(i))) for name, (split, i) in names.items()}

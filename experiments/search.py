@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     dataset = train_networks.scaled(dataset, args.image_size) if args.image_size else dataset
     rows = list(json_lines.read(args.networks, **train_networks.MEASURED))
     measured = properties.collect(rows, {}, reach=1.0).properties["accuracy"]
-    fitted = [Entry(row["split"], row["number"]) for row in rows if row["start"] == HE]
+    fitted = list(dict.fromkeys(Entry(row["split"], row["number"]) for row in rows if row["start"] == HE))
     entries = train_networks.entries([args.split], args.num, dataset, args.max_multiply_adds)
     candidates = search.look_at(entries, ghn, dataset)
     of_measured = search.look_at(fitted, ghn, dataset)

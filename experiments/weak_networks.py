@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.cli.common import COUNT, add_several, load_several, make_parser
-from ghn_jax.evaluation import json_lines
 from ghn_jax.studies import evaluate_splits, weak_networks
 
 
@@ -28,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--num_images", type=COUNT, default=512, help="test images for every transformer")
     args = parser.parse_args(arguments)
     ghns, dataset = load_several(args.hypernetworks, args.dataset, args.data_dir)
-    rows = list(json_lines.read(args.networks, **evaluate_splits.ROW))
+    rows = list(evaluate_splits.rows(args.networks))
     for title, ghn in ghns.items():
         for split in args.splits:
             print(f"\n{title}, top-1 in % of networks of {split}\n\n| kind | networks | mean |\n|---|---|---|")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import collections
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,8 @@ def measure(
 ) -> None:
     """Adds the accuracies that a file does not have yet, network by network, and those of He initialization.
 
+    Two processes may work on one file: they do some of the work twice, and `rows` counts it once.
+
     Args:
       ghns: hypernetworks by title.
       dataset: its test images are classified.
@@ -84,9 +86,10 @@ def measure(
       noise: standard deviation of noise on images scaled to 0..1.
 
     Raises:
-      StoredResultsError: the file has accuracies on another number of images, or with other noise.
+      StoredResultsError: the file has accuracies on another number of images, of another data set, or with other
+        noise.
     """
-    done = _measured(path, num_images, noise)
+    done = _measured(path, num_images, noise, dataset.name)
     for split in splits:
         found = networks_of(split, most, dataset.task.large_images)
         missing = {number: [title for title in (*ghns, HE) if title not in done[split, number]] for number, _ in found}
@@ -103,7 +106,7 @@ def measure(
                 for title in missing[network.number]
             }
             row = {"split": split, "number": network.number, "parameters": network.program.num_params, "images": count}
-            row |= {"noise": noise} if noise else {}
+            row |= {"dataset": dataset.name} | ({"noise": noise} if noise else {})
             json_lines.append(path, {**row, "accuracy": accuracies})
 
 
@@ -116,13 +119,30 @@ ROW: dict[str, type | Rule] = {
 """Fields of a stored row."""
 
 
-def _measured(path: Path, num_images: int, noise: float = 0.0) -> collections.defaultdict[tuple[str, int], set[str]]:
+def rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The rows of a file that `measure` wrote, without accuracies that a row before has."""
+    seen = set()
+    for row in json_lines.read(path, **ROW):
+        network = row["split"], row["number"]
+        new = {title: value for title, value in row["accuracy"].items() if (*network, title) not in seen}
+        seen.update((*network, title) for title in new)
+        if new:
+            yield row | {"accuracy": new}
+
+
+def _measured(
+    path: Path, num_images: int, noise: float, dataset: str
+) -> collections.defaultdict[tuple[str, int], set[str]]:
     """Titles whose accuracy a file has, by split and number of the network."""
     done = collections.defaultdict(set)
     for row in json_lines.resume(path, **ROW):
         if row["images"] != images_of(row["split"], num_images):
             raise StoredResultsError(
                 f"{path} has accuracies on {row['images']} images, other than --num_images={num_images}"
+            )
+        if row.get("dataset", dataset) != dataset:  # which rows of older versions do not say
+            raise StoredResultsError(
+                f"{path} has accuracies on images of {row['dataset']}, other than --dataset={dataset}"
             )
         if row.get("noise", 0.0) != noise:
             raise StoredResultsError(
@@ -140,7 +160,7 @@ def _params(network: Network, ghn: GHN | None) -> Mapping[str, Any]:
 def collect(path: Path, titles: Collection[str]) -> Accuracies:
     """The accuracies in a file that `measure` wrote, for these titles."""
     found: Accuracies = {}
-    for row in json_lines.read(path, **ROW):
+    for row in rows(path):
         if not 0 <= row["number"] < split_size(row["split"]):
             continue
         column = PREDEFINED[row["number"]] if row["split"] == "predefined" else row["split"]

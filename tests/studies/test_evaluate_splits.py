@@ -107,6 +107,18 @@ def test_a_line_that_was_cut_off_is_measured_again(tmp_path):
     path = tmp_path / "networks.jsonl"
     row = {"split": "test", "number": 0, "images": 64, "accuracy": {"a": 0.5}}
     path.write_text(json.dumps(row) + '\n{"split": "te')
-    assert evaluate_splits._measured(path, 64) == {("test", 0): {"a"}}
+    assert evaluate_splits._measured(path, 64, 0.0, "digits") == {("test", 0): {"a"}}
     json_lines.append(path, row | {"number": 1})
     assert evaluate_splits.collect(path, ["a"]) == {"test": {"a": [0.5, 0.5]}}
+
+
+def test_what_two_processes_measured_counts_once(tmp_path):
+    path = tmp_path / "networks.jsonl"
+    row = {"split": "test", "number": 0, "images": 64, "dataset": "digits"}
+    for accuracy in ({"a": 0.5}, {"a": 0.5, "b": 0.25}, {"b": 0.75}):
+        json_lines.append(path, row | {"accuracy": accuracy})
+    json_lines.append(path, row | {"number": 1, "accuracy": {"a": 1.0}})
+    assert evaluate_splits.collect(path, ["a", "b"]) == {"test": {"a": [0.5, 1.0], "b": [0.25]}}
+    assert [one["accuracy"] for one in evaluate_splits.rows(path)] == [{"a": 0.5}, {"b": 0.25}, {"a": 1.0}]
+    with pytest.raises(GHNError, match="has accuracies on images of digits, other than --dataset=cifar10"):
+        evaluate_splits._measured(path, 64, 0.0, "cifar10")
