@@ -22,8 +22,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from ghn_jax.checks import files
 from ghn_jax.cli.common import CommandError, make_parser
-from ghn_jax.deepnets.files.parts import Part, assemble, part_folder, part_path, parts_of, write_part
+from ghn_jax.deepnets.files.parts import LOCK, Part, assemble, part_folder, part_path, parts_of, write_part
 from ghn_jax.deepnets.files.reading import EVAL_SPLITS, file_name
 from ghn_jax.deepnets.files.writing import refuse_existing
 from ghn_jax.deepnets.sampler import SPLITS
@@ -54,14 +55,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if path.exists() or not part_folder(path).exists():
         refuse_existing(path)
     parts = [part for group in splits.values() for part in group]
+    part_folder(path).mkdir(parents=True, exist_ok=True)
     try:
-        make_parts(path, parts, args.workers)
-        with tqdm(total=sum(part.size for part in parts), desc="writing", unit="net", smoothing=0.05) as bar:
+        with files.locked(part_folder(path) / LOCK):
+            make_parts(path, parts, args.workers)
+            with tqdm(total=sum(part.size for part in parts), desc="writing", unit="net", smoothing=0.05) as bar:
 
-            def show(part: Part) -> None:
-                bar.update(part.size)
+                def show(part: Part) -> None:
+                    bar.update(part.size)
 
-            assemble(path, splits, show)
+                assemble(path, splits, show)
     except KeyboardInterrupt:
         sys.exit("\nstopped; the same command goes on from here")
     print(f"written: {path} ({path.stat().st_size / 2**20:,.1f} MiB) and its meta file")
@@ -70,7 +73,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def make_parts(path: Path, parts: list[Part], workers: int) -> None:
     """Makes the parts that are not there, in several processes."""
     folder = part_folder(path)
-    folder.mkdir(parents=True, exist_ok=True)
     missing = [part for part in parts if not part_path(folder, part).exists()]
     total = sum(part.size for part in parts)
     done = total - sum(part.size for part in missing)

@@ -18,6 +18,9 @@ import pytest
 import scripts
 from reference import REFERENCE, needs_reference
 
+from ghn_jax.checks import files
+from ghn_jax.cli import make_deepnets as make_deepnets_command
+from ghn_jax.cli.main import main
 from ghn_jax.deepnets import sampler
 from ghn_jax.deepnets.files import parts as parts_module
 from ghn_jax.deepnets.files.meta_file import MetaError, MetaFile
@@ -375,6 +378,39 @@ def test_a_damaged_part_is_named(tmp_path):
     damage_hdf5(part_path(tmp_path, part))
     with pytest.raises(PartError, match=r"train_0000000_0000002\.npz is damaged"):
         list(read_part(tmp_path, part))
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("types", np.array(["conv"])),
+        ("adj_sizes", np.full(2, np.nan)),
+        ("num_nodes", np.zeros(0, np.int64)),
+        ("nodes", np.zeros((0, 3), np.uint16)),
+        ("adj", np.zeros(0, np.uint8)),
+        ("entries", np.frombuffer(b"[1, 2]", np.uint8)),
+    ],
+)
+def test_foreign_arrays_in_a_part(name, array, tmp_path):
+    part = Part("train", 0, 2)
+    write_part(tmp_path, part)
+    with np.load(path := part_path(tmp_path, part)) as archive:
+        arrays = dict(archive)
+    np.savez(path, **{**arrays, name: array})
+    with pytest.raises(PartError, match=r"train_0000000_0000002\.npz is damaged"):
+        list(read_part(tmp_path, part))
+
+
+def test_one_process_makes_a_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(make_deepnets_command, "_collect_rarely", lambda: None)  # of the process of the tests
+    words = ["deepnets", "make", "--split=val", "--num=1", f"--out={tmp_path}", "--workers=1"]
+    folder = part_folder(tmp_path / "deepnets1m_eval.hdf5")
+    folder.mkdir()
+    with files.locked(folder / parts_module.LOCK), pytest.raises(SystemExit, match=f"held by process {os.getpid()} on"):
+        main(words)
+    write_part(folder, Part("val", 0, 1))
+    main(words)
+    assert sorted(os.listdir(tmp_path)) == ["deepnets1m_eval.hdf5", "deepnets1m_eval_meta.json"]
 
 
 def make_deepnets(*arguments):

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +24,9 @@ from ghn_jax.errors import GHNError
 
 _PART_SIZES = {"train": 1000, "search": 100}
 _PART_SIZE = 20
+
+LOCK = "making.lock"
+"""In the folder of the parts: which process makes them."""
 
 
 class PartError(GHNError):
@@ -101,18 +103,28 @@ def read_part(folder: Path, part: Part) -> Iterator[StoredNetwork]:
     try:
         with files.open_regular(path, 1 << 32) as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        entries = files.parse_json(arrays["entries"].tobytes())
-        adj_ends, node_ends = np.cumsum(arrays["adj_sizes"]), np.cumsum(arrays["num_nodes"])
-        types, operations = arrays["types"].tolist(), arrays["operations"].tolist()
-        if len(entries) != part.size or len(adj_ends) != part.size:
-            raise ValueError(f"{len(entries)} architectures, expected {part.size}")
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        networks = _networks(arrays)
+        if len(networks) != part.size:
+            raise ValueError(f"{len(networks)} architectures, expected {part.size}")
+    except Exception as error:  # NumPy and zipfile raise whatever their parsers do
         raise PartError(f"{path} is damaged, remove it and start again: {error}") from error
-    adj = arrays["adj"].tobytes()
-    for index, entry in enumerate(entries):
-        chunk = adj[adj_ends[index] - arrays["adj_sizes"][index] : adj_ends[index]]
-        rows = arrays["nodes"][node_ends[index] - arrays["num_nodes"][index] : node_ends[index]].tolist()
-        yield StoredNetwork(entry, chunk, [NamedNode(types[t], cell, operations[o]) for t, cell, o in rows])
+    yield from networks
+
+
+def _networks(arrays: Mapping[str, np.ndarray]) -> list[StoredNetwork]:
+    """What the arrays of a part hold."""
+    entries = files.parse_json(arrays["entries"].tobytes())
+    adj, nodes = arrays["adj"].tobytes(), arrays["nodes"].tolist()
+    types, operations = arrays["types"].tolist(), arrays["operations"].tolist()
+    adj_ends, node_ends = np.cumsum(arrays["adj_sizes"]), np.cumsum(arrays["num_nodes"])
+    if len(adj) != adj_ends[-1] or len(nodes) != node_ends[-1] or not all(isinstance(one, dict) for one in entries):
+        raise ValueError("its arrays do not fit each other")
+    chunks = [adj[end - size : end] for end, size in zip(adj_ends, arrays["adj_sizes"], strict=True)]
+    rows = [nodes[end - count : end] for end, count in zip(node_ends, arrays["num_nodes"], strict=True)]
+    return [
+        StoredNetwork(entry, chunk, [NamedNode(types[t], cell, operations[o]) for t, cell, o in group])
+        for entry, chunk, group in zip(entries, chunks, rows, strict=True)
+    ]
 
 
 def assemble(path: str | os.PathLike, splits: Mapping[str, list[Part]], report: Callable[[Part], None]) -> None:
@@ -136,5 +148,6 @@ def assemble(path: str | os.PathLike, splits: Mapping[str, list[Part]], report: 
         part_path(folder, part).unlink(missing_ok=True)
     for left in folder.glob(".v*.npz.*.new"):  # of processes that were killed
         shutil.rmtree(left, ignore_errors=True)
+    (folder / LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # there is something else in it
         folder.rmdir()
