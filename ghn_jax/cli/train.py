@@ -141,9 +141,10 @@ def _what_is_safe(workdir: str) -> str:
     if not folder.is_dir():
         return ""
     step = checkpoint.newest_intact_step(folder)
-    good = "There is no checkpoint yet" if step is None else f"The checkpoint of step {step} is good"
+    good = "There is no complete checkpoint" if step is None else f"The checkpoint of step {step} is good"
     free = shutil.disk_usage(folder).free / 2**20
-    return f"\n{good}; {free:,.1f} MiB are free in {folder}. The same command goes on" + (" from it" if step else "")
+    ahead = "goes on from it" if step else "begins"
+    return f"\n{good}; {free:,.1f} MiB are free in {folder}. When that is mended, the same command {ahead}"
 
 
 def summary(outcome: Outcome) -> str:
