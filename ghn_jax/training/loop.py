@@ -180,10 +180,10 @@ def _train(config: TrainConfig, dataset: Dataset, hypernet: HypernetConfig, work
     run = _Run(config, task, hypernet, workdir, parallel.replicate(state), progress)
     del state
     with (
-        contextlib.closing(Checkpoints(workdir / checkpoint.FOLDER, config.keep_checkpoints)) as checkpoints,
         contextlib.closing(Watch(workdir, progress.step, config.steps, parallel.is_first())) as watch,
+        asked_to_stop(watch.bar.write) as stop,  # until the last checkpoint is complete
         contextlib.closing(Engine(config, hypernet, optimizer, watch.compiling)) as engine,
-        asked_to_stop(watch.bar.write) as stop,
+        contextlib.closing(Checkpoints(workdir / checkpoint.FOLDER, config.keep_checkpoints)) as checkpoints,
     ):
         checkpoints.check_space(arrays)
         validates = config.val_networks and parallel.is_first()

@@ -36,7 +36,7 @@ from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import NonFiniteLossError
 from ghn_jax.training.meta_batches import meta_batches
 from ghn_jax.training.prefetch import prefetch
-from ghn_jax.training.step import init_state
+from ghn_jax.training.step import TrainState, init_state
 from ghn_jax.weights import checkpoint, pretrained, run_checkpoints
 from ghn_jax.weights.errors import CheckpointError
 
@@ -334,6 +334,28 @@ def test_start_from_a_checkpoint(tmp_path, ghn, small_hypernetwork):
         loop.train(dataclasses.replace(config, start=str(tmp_path / "nothing")))
     started = loop.start_params(dataclasses.replace(config, start=shipped), pretrained.load().config)
     jax.tree.map(np.testing.assert_array_equal, started, pretrained.load().params)
+
+
+def test_a_signal_leaves_the_last_checkpoint_complete(tmp_path, small_hypernetwork, monkeypatch):
+    """It is written in the background, and a process that a signal ends at once would leave half of it."""
+    state = TrainState(np.int32(0), {"weight": np.zeros(3, np.float32)}, (), None)  # nothing has to be compiled for it
+    monkeypatch.setattr(loop, "_start", lambda *_: (state, loop.Progress()))
+    monkeypatch.setattr(loop, "check_first_networks", lambda config, task: None)
+    monkeypatch.setattr(
+        loop._Run, "steps", lambda run, engine, data, val, checkpoints, *_: run._save(checkpoints, None)
+    )
+    wait, begun = run_checkpoints.Checkpoints.wait, []
+
+    def interrupted(checkpoints):
+        if checkpoints._writing is not None:
+            begun.append(checkpoints._writing[0])
+            signal.raise_signal(signal.SIGINT)
+        wait(checkpoints)
+
+    monkeypatch.setattr(run_checkpoints.Checkpoints, "wait", interrupted)
+    outcome = loop.train(small_config(tmp_path, val_networks=0))
+    assert begun == [0] and checkpoint.saved_steps(tmp_path / checkpoint.FOLDER) == [0]
+    assert outcome.signal == signal.SIGINT
 
 
 def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, small_networks, monkeypatch):
