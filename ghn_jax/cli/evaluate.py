@@ -101,7 +101,7 @@ def write(stem: Path, results: Sequence[Result], about: Mapping[str, Any], label
     print(f"\n{measured} on {about['num_images']} {about['image_split']} images of {about['dataset']}{noisy}\n")
     print(table(results))
     stem.parent.mkdir(parents=True, exist_ok=True)
-    write_json(stem.with_suffix(".json"), results, about)
-    with replacing(stem.with_suffix(".png")) as temporary:
+    write_json(f"{stem}.json", results, about)  # a suffix would take the place of what follows a point in the label
+    with replacing(f"{stem}.png") as temporary:
         plot(temporary, results, f"{about['dataset']}, {len(results)} unseen architectures, {label}")
     print(f"\nwritten: {stem}.json, {stem}.png")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 import ghn_jax
-from ghn_jax.cli.common import CommandError, make_parser
+from ghn_jax.cli.common import CommandError, make_parser, refuse_existing
 from ghn_jax.training.config import MAY_CHANGE
 from ghn_jax.weights import checkpoint, pretrained
 
@@ -33,6 +33,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--accuracy", metavar="FILE:TITLE", help="measured accuracies")
     parser.add_argument("--licence", help="of the weights")
     parser.add_argument("--hardware", help="that it was trained on")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     parser.add_argument("--exact", action="store_true", help="float32 instead of half precision")
     return parser.parse_args(arguments)
 
@@ -92,6 +93,7 @@ def accuracy(text: str) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line `ghn-jax pack ARGUMENTS`."""
     args = parse_args(arguments)
+    refuse_existing(args.out, args.overwrite)
     known = provenance(args.run, args.config)
     known |= {name: getattr(args, name) for name in ("licence", "hardware") if getattr(args, name)}
     if args.accuracy:

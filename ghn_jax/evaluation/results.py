@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -69,7 +68,6 @@ def table(results: Sequence[Result]) -> str:
 
 def write_json(path: str | os.PathLike, results: Sequence[Result], about: Mapping[str, object]) -> None:
     """Writes results, their summary and `about` as JSON; a file that is already there is replaced at the end."""
-    path = Path(path)
     fields = {
         **about,
         **{field: summary([getattr(r, field) for r in results]) for field in _measures(results)},

@@ -1,10 +1,14 @@
 """`experiments/evaluate.py` from its command line to its files."""
 
 import json
+import os
 import subprocess
 import sys
 
 import scripts
+
+from ghn_jax.cli import evaluate
+from ghn_jax.evaluation.results import Result
 
 ROOT = scripts.ROOT
 
@@ -27,6 +31,14 @@ def test_a_table_a_file_and_a_picture(tmp_path):
     accuracies = [row["predicted"] for row in stored["architectures"]]
     assert stored["predicted"]["mean"] == sum(accuracies) / 2 and all(0 <= value <= 1 for value in accuracies)
     assert (tmp_path / "evaluation_val.png").stat().st_size > 5000
+
+
+def test_architectures_with_points_in_their_names(tmp_path):
+    for name in ("net.v1", "net.v2"):
+        about = {"num_images": 1, "image_split": "test", "dataset": "digits"}
+        evaluate.write(tmp_path / f"evaluation_{name}", [Result(name, 1, 0.5, 0.1)], about, name)
+    assert sorted(os.listdir(tmp_path)) == [f"evaluation_net.v{n}.{kind}" for n in (1, 2) for kind in ("json", "png")]
+    assert json.loads((tmp_path / "evaluation_net.v1.json").read_text())["architectures"][0]["name"] == "net.v1"
 
 
 def test_what_does_not_fit_is_one_line():

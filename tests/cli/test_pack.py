@@ -110,3 +110,14 @@ def test_bad_arguments(run, config_file, tmp_path):
         with pytest.raises(SystemExit, match="expected a configuration file"):
             main(["pack", str(folder), f"--config={foreign}", f"--out={out}"])
     assert not out.exists()
+
+
+def test_nothing_is_replaced_unasked(run, config_file, tmp_path):
+    out = tmp_path / "packed.npz"
+    out.write_text("of an earlier run")
+    words = ["pack", str(run("run", 7)), config_file, f"--out={out}"]
+    with pytest.raises(SystemExit, match=f"--out={out} exists; --overwrite replaces it"):
+        main(words)
+    assert out.read_text() == "of an earlier run"
+    main([*words, "--overwrite"])
+    assert ghn_jax.provenance(out)["steps"] == 7
