@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,23 @@ _HALF = re.compile(r"[0-9]+\.orbax-checkpoint-tmp.*")
 """Names of checkpoints that are half written or half removed; nobody would call a folder of their own so."""
 
 
+@contextlib.contextmanager
+def _quiet_writes() -> Iterator[None]:
+    """Where one write fails, those still under way find nobody waiting: Python would print a traceback for each."""
+    before = sys.unraisablehook
+
+    def others(unraisable: sys.UnraisableHookArgs) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = others
+    try:
+        yield
+    finally:
+        if sys.unraisablehook is others:  # else somebody has other plans by now
+            sys.unraisablehook = before
+
+
 class Restored(NamedTuple):
     """The contents of a checkpoint."""
 
@@ -71,6 +89,7 @@ class Checkpoints:
         self._first = jax.process_index() == 0
         self._quiet = contextlib.ExitStack()
         self._quiet.enter_context(quiet_orbax())
+        self._quiet.enter_context(_quiet_writes())
         self._folder.mkdir(parents=True, exist_ok=True)  # in every process: none waits for the first here
         if self._first:
             for path in self._folder.iterdir():

@@ -125,6 +125,7 @@ def test_disk_full(undisturbed, killed, tmp_path):
     process = start(tmp_path, "--largest_file=20000")
     output = process.communicate(timeout=100)[0]
     assert process.returncode != 0
+    assert "Event loop is closed" not in output, output
     assert "CheckpointError" in output and f"the newest complete one is of step {kept[-1]}" in output, output
     assert checkpoint.saved_steps(tmp_path / checkpoint.FOLDER) == kept
     finish(start(tmp_path))
