@@ -187,6 +187,8 @@ class _UseReader:
         if first in self.shifted and first not in self.of_inputs and (power := self.root(equation)):
             (self.roots if power > 0 else self.inverse)[output] = self.shifted[first]
             return
+        if name == "abs" and first in self.shifted:  # of a variance that rounding may make negative
+            self.shifted[output] = self.shifted[first]
         if name in ("add", "max", "mul", "div") and len(inputs) == 2:
             for own, other in ((first, last), (last, first)):
                 fixed = other not in self.of_inputs and other not in self.of_params

@@ -50,7 +50,17 @@ def debiased(x, p, s):
     return (x - s["mean"] / share) * jax.lax.rsqrt(jnp.maximum(s["var"] / share, 0) + 1e-3) * p["scale"] + p["shift"]
 
 
-SPELLINGS = {"plain": plain, "factor first": factor_first, "powers": powers, "debiased": debiased}
+def never_negative(x, p, s):
+    return (x - s["mean"]) / (jnp.sqrt(jnp.abs(s["var"])) + 1e-5) * p["scale"] + p["shift"]
+
+
+SPELLINGS = {
+    "plain": plain,
+    "factor first": factor_first,
+    "powers": powers,
+    "debiased": debiased,
+    "never negative": never_negative,
+}
 
 
 def normed(norm):
