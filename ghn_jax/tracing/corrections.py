@@ -6,14 +6,16 @@
 
 Anything else is left as it is, with the names of the operations on the way.
 
-Functions are evaluated by the model's own equations, so that no spelling has to be known.
+Functions are evaluated by the model's own equations, so that no spelling has to be known.  What solves them is compiled
+once for all layers, and all graphs, that spell the same: operation by operation it would take seconds for each.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,12 +45,16 @@ _PROBED = 1 << 16
 """Elements of a parameter up to which a function that is not affine is tried out."""
 
 _BISECTIONS = 48
+_SOLVERS = 256
+"""Compiled programs that are kept."""
 _LARGEST = 1e4
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _Function:
     """The part of a program that computes one value from parameters.
+
+    Two are equal if they do the same with values of the same numbers.
 
     Attributes:
       equations: in order.
@@ -59,6 +65,34 @@ class _Function:
     equations: tuple[Equation, ...]
     constants: Mapping[int, Any]
     target: int
+
+    @functools.cached_property
+    def _key(self) -> Hashable:
+        equations = tuple((e.name, e.primitive, repr(e.params), e.inputs, e.outputs) for e in self.equations)
+        arrays = {number: np.asarray(value) for number, value in self.constants.items()}
+        constants = tuple((number, array.dtype, array.shape, array.tobytes()) for number, array in arrays.items())
+        return equations, constants, self.target
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Function) and self._key == other._key
+
+    def renumbered(self) -> tuple[_Function, Mapping[int, int]]:
+        """The function with numbers in the order in which it meets them, and these numbers."""
+        met = [number for equation in self.equations for number in (*equation.inputs, *equation.outputs)]
+        new = {number: index for index, number in enumerate(dict.fromkeys([*met, self.target]))}
+
+        def renamed(numbers: Sequence[int]) -> tuple[int, ...]:
+            return tuple(new[number] for number in numbers)
+
+        equations = tuple(
+            dataclasses.replace(equation, inputs=renamed(equation.inputs), outputs=renamed(equation.outputs))
+            for equation in self.equations
+        )
+        constants = {new[number]: value for number, value in self.constants.items() if number in new}
+        return _Function(equations, constants, new[self.target]), new
 
     def __call__(
         self, given: Mapping[int, Any], only_layout: int | None = None, among: Collection[int] | None = None
@@ -110,22 +144,23 @@ def corrections(
     if function is None:
         return refused if role in _VECTORS else ()
     params = [index for index in range(len(equations.inputs)) if equations.of_params[number] >> index & 1]
-    others = [index for index in params if index != leaf]
-    given = {index: equations.inputs[index] for index in others}
+    shape_of_own = equations.shapes[own]
+    function, new = function.renumbered()
+    numbers = {index: new[equations.inputs[index]] for index in params if equations.inputs[index] in new}
+    own = numbers[leaf]
+    others = {index: other for index, other in numbers.items() if index != leaf}
     if names <= _AFFINE and _is_linear(function, own):
-        return (_affine_correction(function, own, leaf, given, role is Role.NORM_WEIGHT),)
+        return (_affine_correction(function, own, leaf, others, role is Role.NORM_WEIGHT),)
     if not others and names <= _ELEMENTWISE:
-        target = np.linspace(*_range(role, shape), math.prod(equations.shapes[own]), dtype=np.float32)
+        target = np.linspace(*_range(role, shape), math.prod(shape_of_own), dtype=np.float32)
         if target.size > _PROBED:
             return refused
-        return _own_correction(function, own, leaf, target.reshape(equations.shapes[own]), names)
+        return _own_correction(function, own, leaf, target.reshape(shape_of_own), names)
     if role in _VECTORS or not _keeps_direction(function, own):
         return refused
-    scales = {other: _scale_values(function, equations.inputs[other]) for other in others}
+    scales = {index: _scale_values(function, other) for index, other in others.items()}
     return tuple(
-        _scale_correction(function, equations.inputs, params, leaf, other, values)
-        for other, values in scales.items()
-        if values
+        _scale_correction(function, numbers, leaf, index, values) for index, values in scales.items() if values
     )
 
 
@@ -248,17 +283,21 @@ def _scales(function: _Function, own: int) -> bool:
 
 
 def _scale_correction(
-    function: _Function, numbers: Sequence[int], params: Sequence[int], leaf: int, scale: int, among: Sequence[int]
+    function: _Function, numbers: Mapping[int, int], leaf: int, scale: int, among: Sequence[int]
 ) -> Correction:
     """The scale with which the value comes closest to the prediction (least squares).
 
     The value is linear in the last of the values `among`, which are those of `_scale_values`.
     """
-    own = numbers[scale]
+    solve = _solve_scale(function, numbers[leaf], numbers[scale], tuple(among))
+    return Correction(scale, lambda values: solve(_given(values, numbers)))
 
-    def solve(values: Mapping[int, Any]) -> Any:
-        given = {numbers[index]: jnp.asarray(values[index]) for index in params}
-        target = function(given, only_layout=numbers[leaf])
+
+@functools.lru_cache(_SOLVERS)
+def _solve_scale(function: _Function, leaf: int, own: int, among: tuple[int, ...]) -> Callable[..., Any]:
+    @jax.jit
+    def solve(given: Mapping[int, Any]) -> Any:
+        target = function(given, only_layout=leaf)
 
         def of_scale(value: Any) -> Any:
             return function({**given, own: value}, only_layout=own, among=among)
@@ -271,7 +310,12 @@ def _scale_correction(
         changed = dataclasses.replace(function, equations=_needed(function.equations, among[-1])[0], target=among[-1])
         return _bisect(changed, own, found)
 
-    return Correction(scale, solve)
+    return solve
+
+
+def _given(values: Mapping[int, Any], numbers: Mapping[int, int]) -> dict[int, Any]:
+    """Values of leaves, by their numbers in a function."""
+    return {number: jnp.asarray(values[index]) for index, number in numbers.items()}
 
 
 def _is_linear(function: _Function, own: int) -> bool:
@@ -295,16 +339,21 @@ def _affine_correction(
     A `positive` one stays so where only its sign is changed: that belongs to what is computed with it.
     """
 
-    def solve(values: Mapping[int, Any]) -> Any:
-        target = jnp.asarray(values[leaf])
-        given = {number: jnp.asarray(values[index]) for index, number in others.items()}
+    solve = _solve_affine(function, own, positive)
+    return Correction(leaf, lambda values: solve(jnp.asarray(values[leaf]), _given(values, others)))
+
+
+@functools.lru_cache(_SOLVERS)
+def _solve_affine(function: _Function, own: int, positive: bool) -> Callable[..., Any]:
+    @jax.jit
+    def solve(target: Any, given: Mapping[int, Any]) -> Any:
         offset, uses = _in_own_layout(function, own, jnp.zeros_like(target), given)
         slope = _in_own_layout(function, own, jnp.ones_like(target), given)[0] - offset
         slope = jnp.where((offset == 0) & positive, jnp.abs(slope), slope)
         found = (target - offset) / jnp.where(slope == 0, 1, slope)
         return jnp.where((slope == 0) | (uses == 0), target, found)
 
-    return Correction(leaf, solve)
+    return solve
 
 
 def _own_correction(
@@ -312,15 +361,21 @@ def _own_correction(
 ) -> tuple[Correction, ...] | str:
     """Solves a function element by element, if it takes the values of `target`, or is constant."""
 
-    def solve(values: Mapping[int, Any]) -> Any:
-        target = jnp.asarray(values[leaf])
-        return _bisect(function, own, target.astype(jnp.promote_types(target.dtype, np.float32)))
-
-    values = solve({leaf: target})
-    found = _in_own_layout(function, own, values, {})[0]
+    solve = _solve_own(function, own)
+    values, found = solve(jnp.asarray(target))
     if not (np.isclose(found, target, rtol=0.02, atol=0.02 * np.ptp(target)) | (values == target)).all():
         return f"no values of it give the predicted ones after {', '.join(sorted(names))}"
-    return (Correction(leaf, solve),)
+    return (Correction(leaf, lambda values: solve(jnp.asarray(values[leaf]))[0]),)
+
+
+@functools.lru_cache(_SOLVERS)
+def _solve_own(function: _Function, own: int) -> Callable[[Any], tuple[Any, Any]]:
+    @jax.jit
+    def solve(target: Any) -> tuple[Any, Any]:
+        values = _bisect(function, own, target.astype(jnp.promote_types(target.dtype, np.float32)))
+        return values, _in_own_layout(function, own, values, {})[0]
+
+    return solve
 
 
 def _in_own_layout(function: _Function, own: int, values: Any, given: Mapping[int, Any]) -> tuple[Any, Any]:
@@ -347,9 +402,13 @@ def _bisect(function: _Function, own: int, target: Any) -> Any:
     rising = one >= half
     high = jnp.full_like(target, end)
     low = jnp.where((half >= below) == rising, -high, 0)
-    for _ in range(_BISECTIONS):
+
+    def halve(_: int, ends: tuple[Any, Any]) -> tuple[Any, Any]:
+        low, high = ends
         middle = (low + high) / 2
         more = (at(middle)[0] < target) == rising
-        low, high = jnp.where(more, middle, low), jnp.where(more, high, middle)
+        return jnp.where(more, middle, low), jnp.where(more, high, middle)
+
+    low, high = jax.lax.fori_loop(0, _BISECTIONS, halve, (low, high))
     _, uses = _in_own_layout(function, own, target, {})
     return jnp.where((uses > 0) & ~constant, at((low + high) / 2)[1], target)

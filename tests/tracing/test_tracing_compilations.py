@@ -65,6 +65,41 @@ class Stacked(nnx.Module):
 MODELS = {"plain": Plain, "left": Left, "changed": Changed, "tied": Tied, "stacked": Stacked}
 
 
+def compilations_of(run):
+    """What is compiled meanwhile."""
+    compilations = []
+
+    def listen(event, duration, **kwargs):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(kwargs)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    return compilations
+
+
+def test_layers_that_are_spelled_the_same_are_solved_by_one_program():
+    """In one graph and in all: two layers compile what one did, another graph of them nothing."""
+
+    def run(p, x):
+        for layer in p["layers"]:
+            x = jnp.tanh(x @ layer["w"]) * jnp.exp(0.3 * layer["g"]) + layer["b"] / 4
+        return x @ p["o"]
+
+    def predict(num_layers):
+        layers = [{"w": jnp.ones((8, 8)), "g": jnp.zeros(8), "b": jnp.zeros(8)} for _ in range(num_layers)]
+        graph = ghn_jax.trace(run, {"layers": layers, "o": jnp.ones((8, 10))}, jnp.ones((2, 8)), strict=True)
+        scales = [jnp.exp(0.3 * layer["g"]) for layer in predict_params(graph, GHN)["layers"]]
+        assert all(0.2 < scale.min() < scale.max() < 1.8 for scale in scales)
+
+    predict(1)
+    assert compilations_of(lambda: predict(2)) == []
+    assert compilations_of(lambda: predict(2)) == []
+
+
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_second_prediction_compiles_nothing(kind):
     compilations = []
