@@ -1,9 +1,9 @@
 """A jaxpr as one flat list of equations.
 
 Calls (jit, custom derivatives, remat, shard_map, and whatever else holds a jaxpr that fits its inputs) are inlined,
-loops over stacked parameters are unrolled, other loops are entered once, and so are all branches of a conditional but
-those that only raise an error; what does not reach the outputs is left out.  Five names stand for what loops and
-conditionals do with values:
+loops over stacked parameters are unrolled, other loops are entered once, and so are all branches of a conditional: but
+for those that only raise an error, and those that are known not to be taken.  What does not reach the outputs is left
+out.  Five names stand for what loops and conditionals do with values:
 
   loop_carry   init, and what else the carry comes from after the first round -> the carry in a round
   loop_slice   a stack of values -> the one of a round
@@ -15,7 +15,7 @@ conditionals do with values:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -43,6 +43,9 @@ SAME_VALUES = frozenset(
 
 SAME_ELEMENTS = SAME_VALUES | frozenset("reshape transpose squeeze expand_dims broadcast_in_dim slice".split())
 """Operations whose results are elements of their only operand."""
+
+_WRITES = frozenset(("swap", "addupdate"))
+"""Operations whose effect is in a reference, not in their outputs."""
 
 _WITH_COMBINERS = ("reduce", "reduce_window", "scatter", "select_and_scatter", "argm", "cum", "run_state", "pallas")
 """How the names of primitives begin whose jaxpr is applied to pairs of elements, or to references."""
@@ -80,6 +83,7 @@ class Equations:
       of_inputs: whether it depends on inputs of the model.
       known: integers and truth values that are known without running anything, by number.
       constants: the values of arrays that the program closes over, and of literals, by number.
+      writes: operations that write into a reference, with their place: what is read from it later is not followed.
     """
 
     equations: list[Equation]
@@ -91,6 +95,7 @@ class Equations:
     of_inputs: list[bool]
     known: dict[int, int]
     constants: dict[int, Any]
+    writes: tuple[str, ...]
 
 
 def flatten(
@@ -129,6 +134,7 @@ def flatten(
         of_inputs=flattener.of_inputs,
         known=flattener.known,
         constants=flattener.constants,
+        writes=tuple(flattener.writes),
     )
 
 
@@ -153,6 +159,8 @@ class _Flattener:
         self.of_inputs: list[bool] = []
         self.known: dict[int, int] = {}
         self.constants: dict[int, Any] = {}
+        self.writes: dict[str, None] = {}
+        self.ranges: dict[int, range] = {}  # of arrays that count from 0
 
     def new(self, aval: Any, of_params: int = 0, of_inputs: bool = False) -> int:
         self.shapes.append(tuple(getattr(aval, "shape", ())))
@@ -196,6 +204,11 @@ class _Flattener:
         if outputs and name in _INTEGER_RULES and all(number in self.known for number in inputs):
             if self.shapes[outputs[0]] == ():
                 self.known[outputs[0]] = int(_INTEGER_RULES[name](*(self.known[number] for number in inputs)))
+        if name == "iota" and len(self.shapes[outputs[0]]) == 1 and self.is_integer(outputs[0]):
+            self.ranges[outputs[0]] = range(self.shapes[outputs[0]][0])
+        if name == "platform_index":  # the same graph wherever it is traced: what is for all platforms, if there is it
+            platforms = list(params["platforms"])
+            self.known[outputs[0]] = platforms.index(None) if None in platforms else 0
         return outputs
 
     def inline(self, closed: Any, arguments: Sequence[int], scope: str, consts: Sequence[int] = ()) -> list[int]:
@@ -226,18 +239,28 @@ class _Flattener:
         if name == "while":
             return self.while_loop(equation, inputs, scope)
         if name == "cond":
-            return self.cond(equation, inputs, scope)
-        called = None if name.startswith(_WITH_COMBINERS) else _called(equation)
+            return self.branches(equation.params["branches"], equation.outvars, inputs, scope)
+        held = [] if name.startswith(_WITH_COMBINERS) else list(_held(equation.params))
+        called = next((jaxpr for jaxpr in held if _fits(jaxpr, equation.outvars, equation.invars)), None)
         if called is not None:
             consts = inputs[: len(inputs) - len(_jaxpr(called).invars)]
             return self.inline(called, inputs[len(consts) :], scope, consts)
+        branches = [jaxpr for jaxpr in held if _fits(jaxpr, equation.outvars, equation.invars[1:])]
+        if len(branches) > 1 and self.shapes[inputs[0]] == () and self.is_integer(inputs[0]):
+            return self.branches(branches, equation.outvars, inputs, scope)
+        if name in _WRITES:
+            self.writes[f"{name!r} in {scope or 'the model'}"] = None
         avals = [var.aval for var in equation.outvars]
         return self.emit(name, equation.params, inputs, avals, scope, equation.primitive)
 
-    def cond(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
+    def branches(self, jaxprs: Sequence[Any], outvars: Sequence[Any], inputs: list[int], scope: str) -> list[int]:
+        """Those of `jaxprs` that the first of `inputs` may choose."""
+        if inputs[0] in self.known:
+            chosen = min(max(self.known[inputs[0]], 0), len(jaxprs) - 1)
+            return self.inline(jaxprs[chosen], inputs[1:], scope)
         branches = []
         checked = False
-        for branch in equation.params["branches"]:
+        for branch in jaxprs:
             before = len(self.equations)
             results = self.inline(branch, inputs[1:], scope)
             if self.only_raises(self.equations[before:], inputs[1:], results):
@@ -249,7 +272,7 @@ class _Flattener:
             return branches[0]
         return [
             self.emit("branches", {}, [inputs[0], *values], [var.aval], scope)[0]
-            for var, values in zip(equation.outvars, zip(*branches, strict=True), strict=True)
+            for var, values in zip(outvars, zip(*branches, strict=True), strict=True)
         ]
 
     def only_raises(self, equations: Sequence[Equation], operands: Sequence[int], results: Sequence[int]) -> bool:
@@ -268,6 +291,29 @@ class _Flattener:
         return getattr(self.dtypes[number], "kind", "-") in "iub"
 
     def while_loop(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
+        """A loop that is entered once; one that counts its way through parameters, and is known to end, is unrolled."""
+        before = len(self.equations)
+        outputs = self.while_once(equation, inputs, scope)
+        if not any(self.picks_parameter(inner) for inner in self.equations[before:]):
+            return outputs
+        end = len(self.equations)
+        unrolled = self.counted(equation, inputs, scope)
+        first, last = (end, None) if unrolled is None else (before, end)
+        del self.equations[first:last]
+        return outputs if unrolled is None else unrolled
+
+    def counted(self, equation: Any, inputs: list[int], scope: str) -> list[int] | None:
+        """All rounds of a loop of at most `MAX_STEPS`; None if it is not known how many there are."""
+        num_cond, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
+        consts, carry = inputs[num_cond : num_cond + num_body], inputs[num_cond + num_body :]
+        for index in range(MAX_STEPS + 1):
+            (again,) = self.inline(equation.params["cond_jaxpr"], [*inputs[:num_cond], *carry], scope)
+            if not self.known.get(again):
+                return carry if again in self.known else None
+            carry = self.inline(equation.params["body_jaxpr"], [*consts, *carry], f"{scope}[{index}]")
+        return None
+
+    def while_once(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
         """The body once, and the condition, which only says how often."""
         num_cond, num_body = equation.params["cond_nconsts"], equation.params["body_nconsts"]
         consts, carry = inputs[num_cond : num_cond + num_body], inputs[num_cond + num_body :]
@@ -303,6 +349,8 @@ class _Flattener:
                 self.emit("loop_slice", {"index": index}, [stack], [aval], scope)[0]
                 for stack, aval in zip(stacks, slice_avals, strict=True)
             ]
+            for stack, value in zip(stacks, slices, strict=True):
+                self.pick(stack, index, value)
             results = self.inline(body, [*consts, *carry, *slices], f"{scope}[{index}]")
             carry = results[:num_carry]
             for values, value in zip(stacked, results[num_carry:], strict=True):
@@ -312,6 +360,12 @@ class _Flattener:
             for values, aval in zip(stacked, avals[num_carry:], strict=True)
         ]
         return [*carry, *stacks_out]
+
+    def pick(self, stack: int, index: int, value: int) -> None:
+        """Notes `value`, what a round of a loop picks of `stack`, if that is known: a counter, the kind of a layer."""
+        integers = self.ranges.get(stack, self.constants.get(stack))
+        if integers is not None and self.shapes[value] == () and self.is_integer(value):
+            self.known[value] = int(np.asarray(integers)[index])
 
     def over_layers(self, stacks: Sequence[int], length: int) -> bool:
         """Whether every round has parameters of its own."""
@@ -396,20 +450,23 @@ class _Flattener:
         return outputs
 
 
-def _called(equation: Any) -> Any:
-    """The jaxpr that an equation applies to its inputs; None if there is none.
+def _held(value: Any) -> Iterator[Any]:
+    """The jaxprs among the parameters of an equation, and in what tuples, lists and dictionaries hold."""
+    if isinstance(_jaxpr(value), core.Jaxpr):
+        yield value
+    elif isinstance(value, (tuple, list, Mapping)):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _held(item)
+
+
+def _fits(held: Any, outputs: Sequence[Any], inputs: Sequence[Any]) -> bool:
+    """Whether a jaxpr may be what makes these outputs of these inputs.
 
     An open one may take what it closes over from the first of them.
     """
-    for value in equation.params.values():
-        for candidate in value if isinstance(value, (tuple, list)) else (value,):
-            jaxpr = _jaxpr(candidate)
-            if not isinstance(jaxpr, core.Jaxpr) or len(jaxpr.outvars) != len(equation.outvars):
-                continue
-            given = len(jaxpr.invars) + (0 if isinstance(candidate, core.ClosedJaxpr) else len(jaxpr.constvars))
-            if given == len(equation.invars):
-                return candidate
-    return None
+    jaxpr = _jaxpr(held)
+    given = len(jaxpr.invars) + (0 if isinstance(held, core.ClosedJaxpr) else len(jaxpr.constvars))
+    return len(jaxpr.outvars) == len(outputs) and given == len(inputs)
 
 
 def _jaxpr(value: Any) -> Any:
@@ -429,10 +486,22 @@ def _select(which: int, *cases: int) -> int:
     return cases[which]
 
 
+def _quotient(x: int, y: int) -> int:
+    """Rounded towards zero."""
+    size = abs(x) // abs(y) if y else 0
+    return size if (x < 0) == (y < 0) else -size
+
+
 _INTEGER_RULES: dict[str, Callable[..., int]] = {
     "add": lambda x, y: x + y,
     "sub": lambda x, y: x - y,
     "mul": lambda x, y: x * y,
+    "div": _quotient,
+    "rem": lambda x, y: x - y * _quotient(x, y),
+    "sign": lambda x: (x > 0) - (x < 0),
+    "and": lambda x, y: x & y,
+    "or": lambda x, y: x | y,
+    "clamp": lambda least, x, most: min(max(x, least), most),
     "lt": lambda x, y: x < y,
     "le": lambda x, y: x <= y,
     "gt": lambda x, y: x > y,

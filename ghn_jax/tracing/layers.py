@@ -28,7 +28,7 @@ def dense(
     if any(part.axes is None for part in kernel.parts):
         node = network.add("conv", [source], scope)
         for part in kernel.parts:
-            _own_layout(network, node, Role.WEIGHT, part, kernel.use)
+            _own_layout(network, node, Role.WEIGHT, part, kernel.use, used=math.prod(kernel.view.shape))
         network.nodes[node].features = math.prod(kernel.view.shape[axis] for axis in free) or 1
         return Activation(node, direct=True)
     node = network.add("conv", [source], scope)
@@ -67,7 +67,7 @@ def convolution(
     network.nodes[node].features = features
     for part in kernel.parts:
         if part.axes is None:
-            _own_layout(network, node, role, part, kernel.use)
+            _own_layout(network, node, role, part, kernel.use, used=math.prod(kernel.view.shape))
             continue
         axes = part.axes
         height = [atom for axis in (spatial[:-1] or spatial) for atom in axes[axis]]
@@ -226,15 +226,27 @@ def _claim_vectors(network: TracedNetwork, node: int, role: Role, parameter: Tra
 
 
 def _own_layout(
-    network: TracedNetwork, node: int, role: Role, part: View, use: int | None, remark: str = LOST_LAYOUT
+    network: TracedNetwork,
+    node: int,
+    role: Role,
+    part: View,
+    use: int | None,
+    remark: str = LOST_LAYOUT,
+    used: int | None = None,
 ) -> None:
-    """Claims a parameter in its own layout: its last axis is the output, the one before it the input."""
+    """Claims a parameter in its own layout: its last axis is the output, the one before it the input.
+
+    If only so many of its elements are `used` at once, it is a stack of layers, which are predicted side by side.
+    """
     view = part.picked
     if len(view.shape) < 2:
         network.refuse(view.leaf, "a linear layer computes its weights from it")
         return
     *spatial, inputs, outputs = view.laid_out
-    groups = [list(inputs), list(outputs)]
+    stack: list[Atom] = []
+    while spatial and used is not None and count(stack) * used < view.size:
+        stack += spatial.pop(0)
+    groups = [list(inputs), [*stack, *outputs]]
     if spatial:
         groups = [[atom for axis in (spatial[:-1] or spatial) for atom in axis], [], *groups]
         groups[1] = list(spatial[-1]) if len(spatial) > 1 else []

@@ -35,6 +35,7 @@ def read(equations: Equations, network: TracedNetwork, values: dict[int, Value])
       values: what is known of the program's inputs, by number.
     """
     reader = Reader(equations, network, values)
+    network.unsupported |= dict.fromkeys(equations.writes)
     for equation in equations.equations:
         _read(reader, equation)
     outputs = [materialise(network, reader.value(number), "output") for number in equations.outputs]

@@ -122,6 +122,10 @@ def pad(reader: Reader, equation: Equation, values: list[Value]) -> Value:
     return combine(reader.network, "add", given, equation.scope) if len(given) > 1 else given[0]
 
 
+_IN_PLACE = {"scatter-add": "add", "scatter-sub": "sub", "scatter-mul": "mul"}
+"""What computes with part of a value."""
+
+
 def update(reader: Reader, equation: Equation, values: list[Value]) -> Value:
     """Operations that write one value into another."""
     shape = reader.shape(equation.outputs[0])
@@ -134,6 +138,8 @@ def update(reader: Reader, equation: Equation, values: list[Value]) -> Value:
     parameters = [value for value in given if isinstance(value, TracedParameter)]
     if len(parameters) == len(given):
         return relayout.lose(one_parameter(reader.network, parameters), shape)
+    if len(parameters) == 1 and isinstance(written[0], Activation) and equation.name in _IN_PLACE:
+        return combine(reader.network, _IN_PLACE[equation.name], given, equation.scope)
     nodes = materialise_all(reader.network, given, equation.scope)
     kind = "sum" if "-" in equation.name else "concat"
     return Activation(reader.network.join(kind, nodes, equation.scope), direct=True)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.extend.core import Primitive
 from traced import counts
@@ -109,6 +110,23 @@ def test_values_written_into_a_buffer_have_its_shape(buffer):
         assert counts(graph) == {"input": 1, "conv": 2, "bias": 1}
 
 
+def test_scales_and_biases_of_part_of_an_activation():
+    def run(p, x):
+        x = (x @ p["w"]).at[:, :4].add(p["b"])
+        x = (x - x.mean(1, keepdims=True)) * jax.lax.rsqrt(x.var(1, keepdims=True) + 1e-6)
+        return x.at[:, :4].multiply(p["g"]) @ p["o"]
+
+    params = {"w": ones(4, 8), "b": jnp.zeros(4), "g": ones(4), "o": ones(8, 10)}
+    graph = ghn_jax.trace(run, params, ones(2, 4), strict=True)
+    assert counts(graph) == {"input": 1, "conv": 2, "bias": 1, "ln": 1}
+    assert {tensor.name: tensor.role.value for tensor in graph.tensors} == {
+        "w": "weight",
+        "b": "bias",
+        "g": "norm_weight",
+        "o": "class_weight",
+    }
+
+
 def refuse(*_):
     raise ValueError("not finite")
 
@@ -158,8 +176,16 @@ def stage_of(params_of):
     return lambda closed, *args: stage.bind(*args, **params_of(closed))[0]
 
 
+class Fixed(dict):
+    """A dictionary that may be a parameter of a primitive."""
+
+    __hash__ = object.__hash__
+
+
 HOLDERS = {
     "closed": lambda closed: {"jaxpr": closed},
+    "in a dictionary": lambda closed: {"stages": Fixed(forward=closed, backward=None)},
+    "in tuples": lambda closed: {"stages": (("first", closed),)},
     "listed": lambda closed: {"stages": (closed,), "name": "stage"},
     "open": lambda closed: {"call": closed.jaxpr, "inline": False},
 }
@@ -180,6 +206,104 @@ def test_every_primitive_that_holds_a_jaxpr_is_entered(holder):
     graph = ghn_jax.trace(run, params, ones(2, 4), strict=True)
     assert counts(graph) == {"input": 1, "conv": 2}
     assert [tensor.name for tensor in graph.tensors] == ["w", "o"]
+
+
+def test_branches_of_any_primitive_are_entered():
+    first, second = (
+        jax.make_jaxpr(layer)(ones(4, 8), ones(2, 4))
+        for layer in (lambda w, x: jnp.tanh(x @ w), lambda w, x: jax.nn.relu(x @ w))
+    )
+    choice = Primitive("choice")
+    choice.multiple_results = True
+    choice.def_abstract_eval(lambda *avals, **params: [jax.core.ShapedArray((2, 8), jnp.float32)])
+
+    def run(p, x):
+        return choice.bind(jnp.argmax(x), p["w"], x, ways=(first, second))[0] @ p["o"]
+
+    graph = ghn_jax.trace(run, {"w": ones(4, 8), "o": ones(8, 10)}, ones(2, 4))
+    assert graph.tree.unsupported == () and graph.tree.unpredicted == {}
+    assert counts(graph)["conv"] == 3  # one in each branch
+
+
+def alternating(h, w, even):
+    return jax.lax.cond(even, lambda h: jnp.tanh(h @ w), lambda h: jnp.tanh(h @ w) * h, h)
+
+
+def by_counter(p, h):
+    step = lambda c, w: ((c[0] + 1, alternating(c[1], w, c[0] % 2 == 0)), None)  # noqa: E731
+    return jax.lax.scan(step, (0, h), p["s"])[0][1]
+
+
+def by_range(p, h):
+    return jax.lax.scan(lambda h, c: (alternating(h, c[0], c[1] // 2 != 1), None), h, (p["s"], jnp.arange(4)))[0]
+
+
+def by_kinds(p, h):
+    ways = [lambda h, w: jnp.tanh(h @ w) * h, lambda h, w: jnp.tanh(h @ w)]
+    return jax.lax.scan(lambda h, c: (jax.lax.switch(c[1], ways, h, c[0]), None), h, (p["s"], np.array([1, 0, 1, 0])))[
+        0
+    ]
+
+
+def by_hand(p, h):
+    for index in range(4):
+        h = jax.lax.switch(
+            index % 2, [lambda h, w: jnp.tanh(h @ w), lambda h, w: jnp.tanh(h @ w) * h], h, p["s"][index]
+        )
+    return h
+
+
+def by_counted_while(p, h):
+    step = lambda c: (c[0] + 1, alternating(c[1], p["s"][c[0]], c[0] % 2 == 0))  # noqa: E731
+    return jax.lax.while_loop(lambda c: c[0] < 4, step, (0, h))[1]
+
+
+@pytest.mark.parametrize("run", [by_counter, by_range, by_kinds, by_hand, by_counted_while])
+def test_branches_that_are_known_are_the_only_ones(run):
+    """Layers of two kinds in turns: two of each, and every one with its own row of the stack."""
+    params = {"s": ones(4, 8, 8), "o": ones(8, 10)}
+    graph = ghn_jax.trace(lambda p, x: run(p, x) @ p["o"], params, ones(2, 8), strict=True)
+    assert counts(graph) == {"input": 1, "conv": 5, "cse": 2}
+    shapes = {tensor.name: tensor.shape for tensor in graph.tensors}
+    assert shapes == {f"s[{index}]": (8, 8) for index in range(4)} | {"o": (8, 10)}
+
+
+def test_only_the_branch_of_all_platforms_is_read():
+    def run(p, x):
+        ways = {"tpu": lambda x: x @ p["w"] @ p["v"], "default": lambda x: jnp.tanh(x @ p["w"])}
+        return jax.lax.platform_dependent(x, **ways) @ p["o"]
+
+    params = {"w": ones(4, 8), "v": ones(8, 8), "o": ones(8, 10)}
+    graph = ghn_jax.trace(run, params, ones(2, 4))
+    assert counts(graph) == {"input": 1, "conv": 2}
+    assert left(graph) == {"v": "the output does not depend on it"}
+
+
+def test_layers_picked_by_a_loop_of_unknown_length_have_fan_ins_of_their_own():
+    def linear(p, x, length):
+        return jax.lax.fori_loop(0, length, lambda i, h: jnp.tanh(h @ p["s"][i]), x) @ p["o"]
+
+    def convolution(p, x, length):
+        layer = lambda i, h: jnp.tanh(jax.lax.conv(h, p["s"][i].transpose(3, 2, 0, 1), (1, 1), "SAME"))  # noqa: E731
+        return jax.lax.fori_loop(0, length, layer, x).mean((2, 3)) @ p["o"]
+
+    params = {"s": ones(3, 8, 8), "o": ones(8, 10)}
+    graph = ghn_jax.trace(linear, params, ones(2, 8), jnp.int32(3), strict=True)
+    assert [tensor.shape for tensor in graph.tensors] == [(8, 24), (8, 10)]
+    params = {"s": ones(3, 5, 5, 8, 8), "o": ones(8, 10)}
+    graph = ghn_jax.trace(convolution, params, ones(2, 8, 6, 6), jnp.int32(3), strict=True)
+    assert [tensor.shape for tensor in graph.tensors] == [(5, 5, 8, 24), (8, 10)]
+
+
+def test_writes_into_references_are_unknown():
+    """What is read later is not what the reference began with."""
+
+    def run(p, x):
+        buffer = jax.new_ref(jnp.zeros((2, 4)))
+        buffer[...] = x / 2
+        return buffer[...] @ p["o"]
+
+    assert "'swap' in the model" in ghn_jax.trace(run, {"o": ones(4, 10)}, ones(2, 4)).tree.unsupported
 
 
 def test_strict_refuses_the_same_everywhere():
