@@ -150,6 +150,9 @@ def corrections(
     own = numbers[leaf]
     others = {index: other for index, other in numbers.items() if index != leaf}
     if names <= _AFFINE and _is_linear(function, own):
+        shapes = {number: equations.shapes[equations.inputs[index]] for index, number in numbers.items()}
+        if _meets_itself(function, own) and not _takes_any_values(function, own, shapes):
+            return f"no values of it give the predicted ones after {', '.join(sorted(names))}"
         return (_affine_correction(function, own, leaf, others, role is Role.NORM_WEIGHT),)
     if not others and names <= _ELEMENTWISE:
         target = np.linspace(*_range(role, shape), math.prod(shape_of_own), dtype=np.float32)
@@ -329,6 +332,30 @@ def _is_linear(function: _Function, own: int) -> bool:
         if both or divides or (equation.name == "select_n" and equation.inputs[0] in mine):
             return False
     return True
+
+
+def _meets_itself(function: _Function, own: int) -> bool:
+    """Whether elements of a parameter are summed with others of the same one, as in `w + w.T`."""
+    followed = {own}
+    for equation in function.equations:
+        mine = [number for number in equation.inputs if number in followed]
+        followed.update(equation.outputs if mine else ())
+        if len(mine) > 1:
+            return True
+    return False
+
+
+def _takes_any_values(function: _Function, own: int, shapes: Mapping[int, tuple[int, ...]]) -> bool:
+    """Whether the solution of a linear function solves it: not if it ties elements to each other, as symmetry does."""
+    random = np.random.default_rng(0)
+    given = {number: jnp.asarray(random.standard_normal(shape), np.float32) for number, shape in shapes.items()}
+    target = given.pop(own)
+    found = _solve_affine(function, own, positive=False)(target, given)
+    at_found, at_target, at_zero = (
+        _in_own_layout(function, own, values, given)[0] for values in (found, target, jnp.zeros_like(target))
+    )
+    moves = at_target != at_zero
+    return bool(jnp.allclose(at_found[moves], target[moves], rtol=1e-3, atol=1e-3))
 
 
 def _affine_correction(

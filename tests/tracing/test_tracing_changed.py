@@ -155,6 +155,7 @@ KERNELS = {
     "equalised": lambda p: p["w"] * np.float32(0.3),
     "low rank": lambda p: p["w"] + 2 * p["a"] @ p["b"],
     "sum": lambda p: (p["w"] - p["c"]) / 4,
+    "half again": lambda p: p["w"] + 0.5 * p["w"],
 }
 
 
@@ -185,6 +186,20 @@ def test_kernels_that_no_value_makes_the_predicted_one_are_left():
     ):
         graph = ghn_jax.trace(lambda p, x, change=change: jax.nn.relu(x @ change(p["w"])) @ p["o"], params, ones(2, 4))
         assert list(left(graph)) == ["w"]
+        assert (predict_params(graph, GHN)["w"] == 1).all()
+
+
+def test_kernels_whose_elements_are_tied_to_each_other_are_left():
+    """A predicted kernel is not symmetric; predicted as if it were free, it would have another scale."""
+    params = {"w": ones(8, 8), "c": ones(8, 8), "o": ones(8, 10)}
+    for change in (
+        lambda p: (p["w"] + p["w"].T) / 2,
+        lambda p: p["w"] - p["w"].T + jnp.eye(8),
+        lambda p: p["w"] + p["w"][::-1],
+        lambda p: p["c"] + p["w"] + p["w"].T,
+    ):
+        graph = ghn_jax.trace(lambda p, x, change=change: jax.nn.relu(x @ change(p)) @ p["o"], params, ones(2, 8))
+        assert "no values of it give the predicted ones" in left(graph)["w"]
         assert (predict_params(graph, GHN)["w"] == 1).all()
 
 
