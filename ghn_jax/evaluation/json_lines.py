@@ -81,6 +81,15 @@ def resume(path: Path, **kinds: type | Rule) -> list[dict[str, Any]]:
     return list(read(path, **kinds)) if path.exists() else []
 
 
+WEIGHTS = "weights"
+"""A field of results: the fingerprint of the hypernetwork whose predictions they are of."""
+
+
+def is_of(row: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
+    """Whether a row has the fields of `key`; one from before fingerprints were stored says nothing of weights."""
+    return {WEIGHTS: key.get(WEIGHTS), **row}.items() >= key.items()
+
+
 def as_stored(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row as it is read again: tuples are lists, keys are texts."""
     return json.loads(json.dumps(row))

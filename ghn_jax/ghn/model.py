@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 from typing import Any
 
-from ghn_jax.ghn.config import HypernetConfig
+import jax
+import numpy as np
+
+from ghn_jax.ghn.config import HypernetConfig, to_json
 from ghn_jax.ghn.hypernetwork import init_params
 from ghn_jax.runtime import own_settings
 
@@ -25,6 +30,15 @@ class GHN:
 
     config: HypernetConfig
     params: Any
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A short hash of what it is and of its weights, which results are stored with."""
+        found = hashlib.blake2b(to_json(self.config).encode(), digest_size=8)
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(self.params):
+            found.update(jax.tree_util.keystr(keys).encode())
+            found.update(np.ascontiguousarray(leaf).tobytes())
+        return found.hexdigest()
 
     @classmethod
     def init(cls, config: HypernetConfig, seed: int) -> GHN:

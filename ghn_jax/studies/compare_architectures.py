@@ -44,17 +44,18 @@ def embeddings_of(
       ArchitectureError: an unknown name, or a number outside of its split.
     """
     kinds = {"network": str, "checkpoint": str, "embedding": list}
+    about = {"checkpoint": checkpoint, json_lines.WEIGHTS: ghn.fingerprint}
     stored = {
         row["network"]: np.array(row["embedding"], np.float32)
         for row in json_lines.resume(path, **kinds)
-        if row["checkpoint"] == checkpoint and len(row["embedding"]) == ghn.config.hid
+        if json_lines.is_of(row, about) and len(row["embedding"]) == ghn.config.hid
     }
     found = {}
     for name in names:
         if name not in stored:
             graph = build_graph(find_architecture(name, large_images=task.large_images).architecture, task)
             stored[name] = embed(graph, ghn)
-            row = {"network": name, "checkpoint": checkpoint}
+            row = {"network": name} | about
             json_lines.append(path, row | {"embedding": [round(float(value), 6) for value in stored[name]]})
         found[name] = stored[name]
     return found

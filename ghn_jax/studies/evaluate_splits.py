@@ -86,10 +86,11 @@ def measure(
       noise: standard deviation of noise on images scaled to 0..1.
 
     Raises:
-      StoredResultsError: the file has accuracies on another number of images, of another data set, or with other
-        noise.
+      StoredResultsError: the file has accuracies on another number of images, of another data set, with other noise,
+        or of other weights under one of these titles.
     """
-    done = _measured(path, num_images, noise, dataset.name)
+    weights = {title: ghn.fingerprint for title, ghn in ghns.items()}
+    done = _measured(path, num_images, noise, dataset.name, weights)
     for split in splits:
         found = networks_of(split, most, dataset.task.large_images)
         missing = {number: [title for title in (*ghns, HE) if title not in done[split, number]] for number, _ in found}
@@ -107,6 +108,7 @@ def measure(
             }
             row = {"split": split, "number": network.number, "parameters": network.program.num_params, "images": count}
             row |= {"dataset": dataset.name} | ({"noise": noise} if noise else {})
+            row[json_lines.WEIGHTS] = {title: weights[title] for title in accuracies if title in weights}
             json_lines.append(path, {**row, "accuracy": accuracies})
 
 
@@ -131,7 +133,7 @@ def rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
 
 
 def _measured(
-    path: Path, num_images: int, noise: float, dataset: str
+    path: Path, num_images: int, noise: float, dataset: str, weights: Mapping[str, str]
 ) -> collections.defaultdict[tuple[str, int], set[str]]:
     """Titles whose accuracy a file has, by split and number of the network."""
     done = collections.defaultdict(set)
@@ -148,6 +150,12 @@ def _measured(
             raise StoredResultsError(
                 f"{path} has accuracies with noise {row.get('noise', 0.0)}, other than --noise={noise}"
             )
+        of_row = row.get(json_lines.WEIGHTS)
+        for title, fingerprint in weights.items():
+            if isinstance(of_row, dict) and of_row.get(title, fingerprint) != fingerprint:
+                raise StoredResultsError(
+                    f"{path} has accuracies of {title!r} with other weights: choose another title, or another folder"
+                )
         done[row["split"], row["number"]].update(row["accuracy"])
     return done
 

@@ -133,7 +133,7 @@ def measure(
     about = {"dataset": dataset.name, "epochs": epochs, "optimizer": optimizer, "rates": list(rates)}
     about |= {"weight_decay": weight_decay, "test_images": test_images, "checkpoint": checkpoint}
     keys = [
-        about | {"architecture": name, "per_class": count, "start": start, "seed": seed}
+        about | {"architecture": name, "per_class": count, "start": start, "seed": seed} | weights_of(start, ghn)
         for name in networks
         for count in per_class
         for seed in seeds
@@ -142,7 +142,7 @@ def measure(
     stored = json_lines.resume(path, accuracy=json_lines.ACCURACIES)
     rows = []
     for key in keys:
-        row = next((row for row in stored if row.items() >= key.items()), None)
+        row = next((row for row in stored if json_lines.is_of(row, key)), None)
         if row is None:
             few = few_shot(dataset, key["per_class"], key["seed"])
             row = key | _train(ghn, networks[key["architecture"]], few, key)
@@ -150,6 +150,11 @@ def measure(
         rows.append(row)
         finished()
     return rows
+
+
+def weights_of(start: str, ghn: GHN) -> Row:
+    """What a row says of the hypernetwork that a start comes from."""
+    return {} if start == "he" else {json_lines.WEIGHTS: ghn.fingerprint}
 
 
 def _train(ghn: GHN, network: Network, few: Dataset, key: Row) -> Row:

@@ -66,8 +66,9 @@ def measure(
     steps = max(epochs) * an_epoch
     about: Row = {"dataset": dataset.name, "steps": steps}
     about |= {"train_images": len(dataset.train.labels), "test_images": test_images}
+    of_ghn: Row = {"checkpoint": checkpoint, json_lines.WEIGHTS: ghn.fingerprint}
     wanted = [
-        about | {"architecture": name, "start": start} | ({"checkpoint": checkpoint} if start == "predicted" else {})
+        about | {"architecture": name, "start": start} | (of_ghn if start == "predicted" else {})
         for name in networks
         for start in starts
     ]
@@ -93,7 +94,7 @@ def measure(
 
 def _find(rows: Iterable[Row], key: Row) -> Row | None:
     """The first row with the fields of `key`."""
-    return next((row for row in rows if row.items() >= key.items()), None)
+    return next((row for row in rows if json_lines.is_of(row, key)), None)
 
 
 def _start(network: Network, start: str, ghn: GHN) -> Mapping[str, Any]:

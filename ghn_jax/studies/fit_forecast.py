@@ -60,11 +60,12 @@ def features_of_networks(
     Returns:
       Features `[F]` by split, number and name of the hypernetwork.
     """
+    weights = {name: {"checkpoint": name, json_lines.WEIGHTS: ghn.fingerprint} for name, ghn in ghns.items()}
     kinds = {"split": str, "number": int, "checkpoint": str, "features": list}
     found = {
         (row["split"], row["number"], row["checkpoint"]): np.array(row["features"])
         for row in json_lines.resume(path, **kinds)
-        if len(row["features"]) == len(FEATURES)
+        if len(row["features"]) == len(FEATURES) and json_lines.is_of(row, weights.get(row["checkpoint"], {}))
     }
     wanted = [(split, number) for split, number in networks]
     for split, number in tqdm(wanted, desc="features", unit="network", disable=None):
@@ -76,8 +77,7 @@ def features_of_networks(
             features = report(graph, ghns[name]).features
             found[split, number, name] = features
             rounded = [round(float(value), 5) for value in features]
-            row = {"split": split, "number": number, "checkpoint": name, "features": rounded}
-            json_lines.append(path, row)
+            json_lines.append(path, {"split": split, "number": number, **weights[name], "features": rounded})
     return found
 
 

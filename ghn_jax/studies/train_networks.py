@@ -204,13 +204,18 @@ def train(
     """
     about = plan.about(dataset)
     starts = [HE] if ghn is None else [HE, PREDICTED]
+    of_ghn = {} if ghn is None else {"checkpoint": checkpoint, json_lines.WEIGHTS: ghn.fingerprint}
     keys = [
-        about | entry._asdict() | {"start": start} | ({"checkpoint": checkpoint} if start == PREDICTED else {})
+        about | entry._asdict() | {"start": start} | (of_ghn if start == PREDICTED else {})
         for entry in chosen
         for start in starts
     ]
     rows = json_lines.resume(path, **RESULT)
-    stored = {_name(row): row for row in rows if row.items() >= about.items() and _complete(row, plan)}
+    stored = {
+        _name(row): row
+        for row in rows
+        if _complete(row, plan) and json_lines.is_of(row, about | (of_ghn if row["start"] == PREDICTED else {}))
+    }
     missing = [key for key in keys if _name(key) not in stored]
     if plan.protocol.regularization is not None:  # networks that cannot be trained so are named before any is
         for entry in chosen:

@@ -120,7 +120,7 @@ def test_starts_side_by_side_go_on_where_they_were(tmp_path, monkeypatch):
     network = make_network(0, Architecture(CELL, n_cells=1, C=8, fc_dim=16), dataset.task)
     ghn, path = GHN.init(SMALL, 0), tmp_path / "fine_tuning.jsonl"
 
-    def measure(epochs, checkpoint, starts=fine_tune.STARTS):
+    def measure(epochs, checkpoint, starts=fine_tune.STARTS, ghn=ghn):
         trained.clear()
         rows = fine_tune.measure(ghn, {"a": network}, dataset, path, epochs, starts=starts, checkpoint=checkpoint)
         return [row["start"] for row in rows], len(trained)
@@ -130,5 +130,7 @@ def test_starts_side_by_side_go_on_where_they_were(tmp_path, monkeypatch):
     assert measure([0, 1], "one") == (["predicted", "he"], 0)
     assert measure([0, 1], "two") == (["predicted", "he"], 1)
     assert measure([0, 3], "two") == (["predicted", "he"], 2)
+    assert measure([0, 3], "two", ghn=GHN.init(SMALL, 1)) == (["predicted", "he"], 1)
+    assert measure([0, 3], "two") == (["predicted", "he"], 0)
     text = fine_tune.table(fine_tune.measure(ghn, {"a": network}, dataset, path, [0, 3], checkpoint="two"), [0, 3])
     assert text.splitlines()[1].split() == ["a", "predicted", "0.0%", "0.6%"]

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -18,6 +19,20 @@ def test_presets_are_the_published_configurations():
     assert ghn1(CIFAR10) == HypernetConfig((64, 64, 11, 11), 10, "gatedgnn", "conv", False, False, False, 32)
     assert mlp() == dataclasses.replace(ghn2(), hypernet="mlp")
     assert ghn3() == HypernetConfig((64, 64, 11, 11), 10, "graphormer", "conv3", True, True, True, 64, 8, 3)
+
+
+def test_fingerprints_are_of_the_configuration_and_of_all_weights():
+    small = dataclasses.replace(ghn2(), max_shape=(8, 8, 3, 3), hid=8)
+    ghn = GHN.init(small, 0)
+    assert ghn.fingerprint == GHN(small, jax.tree.map(np.array, ghn.params)).fingerprint
+    leaves, tree = jax.tree.flatten(ghn.params)
+    last = np.array(leaves[-1])
+    last.flat[-1] += 1e-3
+    others = (
+        GHN(small, jax.tree.unflatten(tree, [*leaves[:-1], last])),
+        GHN(dataclasses.replace(small, ve=False), ghn.params),
+    )
+    assert len({one.fingerprint for one in (ghn, *others)}) == 3
 
 
 def test_virtual_edges_reach_fifty_steps():

@@ -8,6 +8,7 @@ import pytest
 import scripts
 from small_runs import SMALL, TWO_OPERATIONS
 
+import ghn_jax
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
 from ghn_jax.ghn.model import GHN
@@ -64,6 +65,10 @@ def test_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
     ]
     assert "| second |" in capsys.readouterr().out
     assert (tmp_path / "splits.png").stat().st_size > 5000
+    fingerprints = [ghn_jax.load(tmp_path / f"{seed}.npz").fingerprint for seed in (0, 1)]
+    assert rows[2]["weights"] == dict(zip(("first", "second"), fingerprints, strict=True))
+    with pytest.raises(GHNError, match="has accuracies of 'first' with other weights"):
+        run(2, f"first={tmp_path / '1.npz'}")
     stored = json.loads((tmp_path / "splits.json").read_text())["accuracy"]
     assert set(stored) == {"first", "second", "He init"}
     assert stored["first"]["test"]["networks"] == 2
@@ -89,14 +94,6 @@ def test_bad_arguments(script, capsys):
         with pytest.raises(SystemExit):
             script.main(["--dataset=digits", "--out=nowhere", "a=b", bad])
         assert message in capsys.readouterr().err
-    for bad, message in (
-        ("--num_images=100", "expected a multiple of 64"),
-        ("--num=0", "expected an integer from 1 to"),
-        ("He init=b", "expected another"),
-    ):
-        with pytest.raises(SystemExit):
-            script.main(["--dataset=digits", "--out=nowhere", "a=b", bad])
-        assert message in capsys.readouterr().err
     for bad, message in (("a=nothing_like_that", "nothing_like_that"), ("ghn2", "'ghn2': expected TITLE=WHAT")):
         with pytest.raises(GHNError, match=message):
             script.main(["--dataset=digits", "--out=nowhere", bad])
@@ -107,7 +104,7 @@ def test_a_line_that_was_cut_off_is_measured_again(tmp_path):
     path = tmp_path / "networks.jsonl"
     row = {"split": "test", "number": 0, "images": 64, "accuracy": {"a": 0.5}}
     path.write_text(json.dumps(row) + '\n{"split": "te')
-    assert evaluate_splits._measured(path, 64, 0.0, "digits") == {("test", 0): {"a"}}
+    assert evaluate_splits._measured(path, 64, 0.0, "digits", {}) == {("test", 0): {"a"}}
     json_lines.append(path, row | {"number": 1})
     assert evaluate_splits.collect(path, ["a"]) == {"test": {"a": [0.5, 0.5]}}
 
@@ -121,4 +118,15 @@ def test_what_two_processes_measured_counts_once(tmp_path):
     assert evaluate_splits.collect(path, ["a", "b"]) == {"test": {"a": [0.5, 1.0], "b": [0.25]}}
     assert [one["accuracy"] for one in evaluate_splits.rows(path)] == [{"a": 0.5}, {"b": 0.25}, {"a": 1.0}]
     with pytest.raises(GHNError, match="has accuracies on images of digits, other than --dataset=cifar10"):
-        evaluate_splits._measured(path, 64, 0.0, "cifar10")
+        evaluate_splits._measured(path, 64, 0.0, "cifar10", {})
+
+
+def test_a_title_keeps_its_weights(tmp_path):
+    path = tmp_path / "networks.jsonl"
+    row = {"split": "test", "number": 0, "images": 64, "accuracy": {"a": 0.5, "b": 0.25}}
+    json_lines.append(path, row | {"weights": {"a": "1", "b": "2"}})
+    json_lines.append(path, row | {"number": 1})  # of an older version, which did not store any
+    done = evaluate_splits._measured(path, 64, 0.0, "digits", {"a": "1", "c": "3"})
+    assert done == {("test", 0): {"a", "b"}, ("test", 1): {"a", "b"}}
+    with pytest.raises(GHNError, match="has accuracies of 'b' with other weights: choose another title, or another"):
+        evaluate_splits._measured(path, 64, 0.0, "digits", {"a": "1", "b": "3"})

@@ -90,6 +90,8 @@ def test_measured_once_and_the_best_rate_is_taken(digits, network, tmp_path, mon
     assert measure(rates=[0.1, 0.3, 0.2]) == rows and not calls
     measure(rates=[0.1])
     assert len(calls) == 4
+    ghn = GHN.init(SMALL, 1)  # He initialization is none of its predictions
+    assert measure(rates=[0.1, 0.3, 0.2]) == rows and not calls
     rows[1]["accuracy"]["5"] += 0.02
     assert few_shot.table(rows).splitlines()[2] == "| a | he | 31.5 +- 1.0 | 30.5 +- 0.0 |"
     few_shot.plot(tmp_path / "curves.png", rows, "a")

@@ -1,11 +1,14 @@
 """The forecast's fit: it finds what is there, on groups that it did not see, and its curve is the known one."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import scripts
+from small_runs import SMALL
 
+from ghn_jax.ghn.model import GHN
 from ghn_jax.prediction import forecast
 from ghn_jax.prediction.forecast import FEATURES, Trees
 from ghn_jax.studies import fit_forecast
@@ -26,6 +29,26 @@ def examples(count=160, seed=0):
 @pytest.fixture(scope="module")
 def score():
     return fit_forecast.fit(examples())
+
+
+def test_features_are_of_these_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        fit_forecast, "report", lambda graph, ghn: SimpleNamespace(features=np.full(len(FEATURES), 0.5))
+    )
+    path, key = tmp_path / "features.jsonl", ("test", 0, "small")
+
+    def lines_after(ghn):
+        assert fit_forecast.features_of_networks([("test", 0)], {"small": ghn}, path)[key].tolist() == [0.5] * len(
+            FEATURES
+        )
+        return path.read_text().splitlines()
+
+    first, other = GHN.init(SMALL, 0), GHN.init(SMALL, 1)
+    assert [len(lines_after(ghn)) for ghn in (first, first, other, first)] == [1, 1, 2, 2]
+    assert [json.loads(line)["weights"] for line in path.read_text().splitlines()] == [
+        first.fingerprint,
+        other.fingerprint,
+    ]
 
 
 def test_what_there_is_is_found_on_other_networks(score):

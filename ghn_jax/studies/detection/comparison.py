@@ -93,8 +93,8 @@ def measure(
         trainer: DetectorTrainer | None = None
         for seed in seeds:
             for start in starts:
-                key = about | {"architecture": title, "start": start, "seed": seed}
-                row = next((row for row in stored if row.items() >= key.items()), None)
+                key = about | {"architecture": title, "start": start, "seed": seed} | few_shot.weights_of(start, ghn)
+                row = next((row for row in stored if json_lines.is_of(row, key)), None)
                 if row is None:
                     trainer = trainer or DetectorTrainer(network.program, pictures, config, protocol)
                     row = key | _train(trainer, few_shot.start_of(network, start, ghn, seed), seed, measure_at)
