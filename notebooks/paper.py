@@ -86,6 +86,7 @@ def ours(name):
 tables = {
     "paper, CIFAR-10": PAPER,
     "ours, CIFAR-10": ours("cifar10_cpu"),
+    "shipped, CIFAR-10": ours("cifar10_cpu_more"),
     "ours, Fashion-MNIST": ours("fashion_mnist_cpu"),
 }
 splits = ["test", "wide", "deep", "dense", "bnfree", "resnet50", "vit"]
@@ -97,11 +98,13 @@ for title, rows in tables.items():
         print(f"{title:20} {kind:10}" + "".join(f"{figure:>10}" for figure in shown))
 
 # %% [markdown]
-# The commands of our rows, with the images in `DIR`:
+# "shipped" is GHN-2 trained on from the row above it, as it comes with the package. The commands of our rows, with the
+# images in `DIR`:
 #
 # ```bash
 # python experiments/evaluate_splits.py --dataset=cifar10 --data_dir=DIR --num_images=64 --out=splits_cifar10 \
-#     GHN-2=ghn2_cifar10 GHN-1=runs/ghn1_cifar MLP=runs/mlp_cifar
+#     GHN-2=runs/ghn2_cifar GHN-1=runs/ghn1_cifar MLP=runs/mlp_cifar
+# python experiments/evaluate_splits.py --dataset=cifar10 --data_dir=DIR --num_images=64 --out=splits GHN-2=ghn2_cifar10
 # python experiments/evaluate_splits.py --dataset=fashion_mnist --num_images=64 --out=splits \
 #     GHN-2=ghn2_fashion_mnist GHN-1=ghn1_fashion_mnist MLP=mlp_fashion_mnist
 # ```
@@ -110,7 +113,7 @@ for title, rows in tables.items():
 import matplotlib.pyplot as plt
 import numpy as np
 
-figure, rows = plt.subplots(1, 3, figsize=(11, 3), sharey=True, layout="constrained")
+figure, rows = plt.subplots(1, len(tables), figsize=(13, 3), sharey=True, layout="constrained")
 for axes, (title, table) in zip(rows, tables.items()):
     for offset, kind in enumerate(("GHN-2", "GHN-1", "MLP")):
         figures = table.get(kind, {})
