@@ -17,6 +17,7 @@ from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import GraphError, Role
 from ghn_jax.prediction import predict
 from ghn_jax.prediction.predict import embed_nodes, predict_params
+from ghn_jax.runtime import counted
 from ghn_jax.tracing.frontends import trace
 from ghn_jax.weights import conversion
 
@@ -75,21 +76,12 @@ def test_large_tensors_are_written_by_several_threads(ghn):
 def test_new_architectures_compile_nothing(ghn):
     for nodes in (50, 100):
         predict_params(random_graph(seed=0, nodes=nodes), ghn)
-    compilations = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compilations.append(duration)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with counted() as compilations:
         for seed in range(1, 25):
             predict_params(random_graph(seed, nodes=5 + 5 * seed), ghn)
         assert compilations == []
         jax.jit(lambda x: x * 3 + len(compilations))(jnp.ones(7))
         assert len(compilations) >= 1  # the listener does hear compilations
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_initial_weights_are_distributed_as_in_the_original():

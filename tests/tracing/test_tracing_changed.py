@@ -12,6 +12,7 @@ from traced import counts
 import ghn_jax
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.prediction.report import Verdict
+from ghn_jax.runtime import counted
 
 GHN = random_ghn(SMALL)
 
@@ -339,17 +340,8 @@ def test_a_second_prediction_compiles_nothing():
 
     graph = ghn_jax.trace(Net(), ones(2, 4))
     predict_params(graph, GHN)
-    compilations = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compilations.append(kwargs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with counted() as compilations:
         predict_params(graph, GHN)
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     assert not compilations
 
 

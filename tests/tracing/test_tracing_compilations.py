@@ -10,6 +10,7 @@ from random_ghns import SMALL, random_ghn
 
 import ghn_jax
 from ghn_jax.prediction.predict import predict_params
+from ghn_jax.runtime import counted
 
 GHN = random_ghn(SMALL)
 
@@ -65,22 +66,6 @@ class Stacked(nnx.Module):
 MODELS = {"plain": Plain, "left": Left, "changed": Changed, "tied": Tied, "stacked": Stacked}
 
 
-def compilations_of(run):
-    """What is compiled meanwhile."""
-    compilations = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compilations.append(kwargs)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
-        run()
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
-    return compilations
-
-
 def test_layers_that_are_spelled_the_same_are_solved_by_one_program():
     """In one graph and in all: two layers compile what one did, another graph of them nothing."""
 
@@ -96,28 +81,21 @@ def test_layers_that_are_spelled_the_same_are_solved_by_one_program():
         assert all(0.2 < scale.min() < scale.max() < 1.8 for scale in scales)
 
     predict(1)
-    assert compilations_of(lambda: predict(2)) == []
-    assert compilations_of(lambda: predict(2)) == []
+    with counted() as compilations:
+        predict(2)
+        predict(2)
+    assert compilations == []
 
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_second_prediction_compiles_nothing(kind):
-    compilations = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compilations.append(kwargs)
-
     graph = ghn_jax.trace(MODELS[kind](), jnp.ones((2, 8)))
     first = predict_params(graph, GHN, seed=3)
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with counted() as compilations:
         again, other = predict_params(graph, GHN, seed=3), predict_params(graph, GHN, seed=4)
         assert compilations == []
         jax.jit(lambda x: x * 3 + len(kind))(jnp.ones(23))
         assert compilations  # the listener does hear compilations
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
     jax.tree.map(np.testing.assert_array_equal, first, again)
     same = [np.array_equal(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True)]
     assert same.count(False) == (1 if kind == "left" else 0)

@@ -12,6 +12,7 @@ import ghn_jax
 from ghn_jax import TraceError
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.prediction.report import Verdict
+from ghn_jax.runtime import counted
 from ghn_jax.tracing.initial_values import of_program, root_mean_square
 from ghn_jax.tracing.staging import stage
 
@@ -124,12 +125,6 @@ def test_norm_weights(start, is_left):
 
 
 def test_only_what_is_random_is_computed():
-    compilations = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compilations.append(event)
-
     def initialise(seed):
         key = jax.random.key(seed)
         kernel = jnp.linalg.qr(jax.random.normal(key, (64, 64)))[0]
@@ -139,11 +134,8 @@ def test_only_what_is_random_is_computed():
         }  # fmt: skip
 
     magnitudes = of_program(stage("init", initialise, jax.ShapeDtypeStruct((), np.int32)).jaxpr, range(4))
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with counted() as compilations:
         assert magnitudes([1, 0]) == pytest.approx([3, np.sqrt(5 / 3)])
         assert compilations == []
         assert magnitudes([3, 1]) == pytest.approx([root_mean_square(initialise(0)["random"]), 3], rel=1e-5)
         assert compilations
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)

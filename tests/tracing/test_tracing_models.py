@@ -16,6 +16,7 @@ import ghn_jax
 from ghn_jax import TraceError, Verdict
 from ghn_jax.graphs.graph import GraphError
 from ghn_jax.prediction.predict import predict_params
+from ghn_jax.runtime import counted
 
 sys.path.insert(0, str(scripts.ROOT))
 from examples.models import convnext, densenet, gpt, mobilenet, resnet, unet, vgg, vit  # noqa: E402
@@ -210,12 +211,6 @@ def test_own_initialisers_are_seeded():
 
 
 def test_nothing_is_computed():
-    compilations = []
-
-    def listen(event, duration, **kwargs):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compilations.append(kwargs)
-
     model = nn.Sequential(
         [
             nn.Conv(17, (3, 3)),
@@ -224,14 +219,11 @@ def test_nothing_is_computed():
             nn.Dense(3),
         ]
     )
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    try:
+    with counted() as compilations:
         ghn_jax.trace(model, jax.ShapeDtypeStruct((2, 9, 9, 3), jnp.float32))
         assert compilations == []
         jax.jit(lambda x: x * 3 + 17)(jnp.ones(19))
         assert compilations  # the listener does hear compilations
-    finally:
-        jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def test_shapes_alone_have_no_initial_values():
