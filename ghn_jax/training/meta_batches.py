@@ -95,7 +95,7 @@ def _target(config: TrainConfig, task: Task, step: int, position: int) -> Networ
         program = lower(architecture, of_step)
     graph = graph_of(program)
     if (width := shown_width(config.seed, position, config.wider_shapes)) is not None:
-        graph = _showing(graph, dataclasses.replace(architecture, C=width), task)
+        graph = _showing(graph, dataclasses.replace(architecture, C=width), program.task)
     return Network(train_index(config.seed, position), architecture, program, graph)
 
 
