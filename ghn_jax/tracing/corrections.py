@@ -68,7 +68,7 @@ class _Function:
 
     @functools.cached_property
     def _key(self) -> Hashable:
-        equations = tuple((e.name, e.primitive, repr(e.params), e.inputs, e.outputs) for e in self.equations)
+        equations = tuple((e.name, e.primitive, tuple(e.params.items()), e.inputs, e.outputs) for e in self.equations)
         arrays = {number: np.asarray(value) for number, value in self.constants.items()}
         constants = tuple((number, array.dtype, array.shape, array.tobytes()) for number, array in arrays.items())
         return equations, constants, self.target

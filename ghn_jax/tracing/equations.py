@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
+from jax.extend.core import primitives
 
 from ghn_jax.tracing.errors import TraceError
+from ghn_jax.tracing.references import References, part_of
 
 MAX_ROUNDS = 1024
 """Of a loop over stacked parameters, which all become nodes."""
@@ -44,8 +46,7 @@ SAME_VALUES = frozenset(
 SAME_ELEMENTS = SAME_VALUES | frozenset("reshape transpose squeeze expand_dims broadcast_in_dim slice".split())
 """Operations whose results are elements of their only operand."""
 
-_WRITES = frozenset(("swap", "addupdate"))
-"""Operations whose effect is in a reference, not in their outputs."""
+_ON_REFERENCES = frozenset(("get", "swap", "addupdate", "freeze"))
 
 _WITH_COMBINERS = ("reduce", "reduce_window", "scatter", "select_and_scatter", "argm", "cum", "run_state", "pallas")
 """How the names of primitives begin whose jaxpr is applied to pairs of elements, or to references."""
@@ -83,7 +84,7 @@ class Equations:
       of_inputs: whether it depends on inputs of the model.
       known: integers and truth values that are known without running anything, by number.
       constants: the values of arrays that the program closes over, and of literals, by number.
-      writes: operations that write into a reference, with their place: what is read from it later is not followed.
+      unfollowed: operations on references that are not followed, with their place.
     """
 
     equations: list[Equation]
@@ -95,7 +96,15 @@ class Equations:
     of_inputs: list[bool]
     known: dict[int, int]
     constants: dict[int, Any]
-    writes: tuple[str, ...]
+    unfollowed: tuple[str, ...]
+
+    def append(self, primitive: Any, params: Mapping[str, Any], number: int, scope: str) -> int:
+        """A further equation, of one value and for one of the same shape; returns its number."""
+        output = len(self.shapes)
+        for known in (self.shapes, self.dtypes, self.of_params, self.of_inputs):
+            known.append(known[number])
+        self.equations.append(Equation(primitive.name, params, (number,), (output,), scope, primitive))
+        return output
 
 
 def flatten(
@@ -134,7 +143,7 @@ def flatten(
         of_inputs=flattener.of_inputs,
         known=flattener.known,
         constants=flattener.constants,
-        writes=tuple(flattener.writes),
+        unfollowed=tuple(flattener.unfollowed),
     )
 
 
@@ -148,6 +157,14 @@ def _live(equations: Sequence[Equation], outputs: Sequence[int]) -> list[Equatio
     return kept[::-1]
 
 
+class _Mark(NamedTuple):
+    """How many equations there are, what references hold, and what was not followed."""
+
+    number: int
+    contents: Mapping[int, int]
+    unfollowed: Mapping[str, None]
+
+
 class _Flattener:
     def __init__(self, closed_over: bool):
         self.closed_over = closed_over
@@ -159,7 +176,8 @@ class _Flattener:
         self.of_inputs: list[bool] = []
         self.known: dict[int, int] = {}
         self.constants: dict[int, Any] = {}
-        self.writes: dict[str, None] = {}
+        self.unfollowed: dict[str, None] = {}
+        self.references = References()
         self.ranges: dict[int, range] = {}  # of arrays that count from 0
 
     def new(self, aval: Any, of_params: int = 0, of_inputs: bool = False) -> int:
@@ -183,6 +201,16 @@ class _Flattener:
             if jnp.issubdtype(dtype, np.integer) or jnp.issubdtype(dtype, np.bool_):
                 self.known[number] = int(value)
         return number
+
+    def mark(self) -> _Mark:
+        """What has been read so far."""
+        return _Mark(len(self.equations), dict(self.references.contents), dict(self.unfollowed))
+
+    def undo(self, mark: _Mark) -> None:
+        """Forgets what was read since."""
+        del self.equations[mark.number :]
+        self.references.contents = dict(mark.contents)
+        self.unfollowed = dict(mark.unfollowed)
 
     def emit(
         self,
@@ -234,11 +262,11 @@ class _Flattener:
 
     def equation(self, equation: Any, inputs: list[int], scope: str) -> Sequence[int]:
         name = equation.primitive.name
-        if name == "scan":
+        if equation.primitive is primitives.scan_p:
             return self.scan(equation, inputs, scope)
-        if name == "while":
+        if equation.primitive is primitives.while_p:
             return self.while_loop(equation, inputs, scope)
-        if name == "cond":
+        if equation.primitive is primitives.cond_p:
             return self.branches(equation.params["branches"], equation.outvars, inputs, scope)
         held = [] if name.startswith(_WITH_COMBINERS) else list(_held(equation.params))
         called = next((jaxpr for jaxpr in held if _fits(jaxpr, equation.outvars, equation.invars)), None)
@@ -248,10 +276,40 @@ class _Flattener:
         branches = [jaxpr for jaxpr in held if _fits(jaxpr, equation.outvars, equation.invars[1:])]
         if len(branches) > 1 and self.shapes[inputs[0]] == () and self.is_integer(inputs[0]):
             return self.branches(branches, equation.outvars, inputs, scope)
-        if name in _WRITES:
-            self.writes[f"{name!r} in {scope or 'the model'}"] = None
         avals = [var.aval for var in equation.outvars]
+        if name == "new_ref" and len(inputs) == len(avals) == 1:
+            number = self.new(avals[0])
+            self.references.make(number, inputs[0])
+            return [number]
+        if name in _ON_REFERENCES and inputs:
+            followed = self.on_reference(equation, inputs, scope)
+            if followed is not None:
+                return followed
+            self.unfollowed[f"{name!r} in {scope or 'the model'}"] = None
         return self.emit(name, equation.params, inputs, avals, scope, equation.primitive)
+
+    def on_reference(self, equation: Any, inputs: list[int], scope: str) -> list[int] | None:
+        """What is read from a reference, and nothing for a write; None for what is not followed."""
+        name, (reference, *operands) = equation.primitive.name, inputs
+        shape, dtype = self.shapes[reference], self.dtypes[reference]
+        if not self.references.is_followed(name, reference):
+            return None
+        values = operands[:1] if name in ("swap", "addupdate") else []
+
+        def emit(primitive: Any, params: Mapping[str, Any], numbers: Sequence[int], shape: tuple[int, ...]) -> int:
+            aval = jax.ShapeDtypeStruct(shape, dtype)
+            return self.emit(primitive.name, params, numbers, [aval], scope, primitive)[0]
+
+        try:
+            part = part_of(equation.params.get("tree", jax.tree.structure(())), operands[len(values) :], self.constant)
+        except ValueError:
+            return None
+        content = self.references.read(reference, part, emit)
+        if name == "addupdate":
+            values = [emit(primitives.add_p, {}, [content, *values], self.shapes[content])]
+        for value in values:
+            self.references.write(reference, part, value, shape, emit)
+        return [] if name == "addupdate" else [content]
 
     def branches(self, jaxprs: Sequence[Any], outvars: Sequence[Any], inputs: list[int], scope: str) -> list[int]:
         """Those of `jaxprs` that the first of `inputs` may choose."""
@@ -261,10 +319,11 @@ class _Flattener:
         branches = []
         checked = False
         for branch in jaxprs:
-            before = len(self.equations)
-            results = self.inline(branch, inputs[1:], scope)
-            if self.only_raises(self.equations[before:], inputs[1:], results):
-                del self.equations[before:]
+            before = self.mark()
+            with self.references.inside():
+                results = self.inline(branch, inputs[1:], scope)
+            if self.only_raises(self.equations[before.number :], inputs[1:], results):
+                self.undo(before)
                 checked = True
             else:
                 branches.append(results)
@@ -292,15 +351,16 @@ class _Flattener:
 
     def while_loop(self, equation: Any, inputs: list[int], scope: str) -> list[int]:
         """A loop that is entered once; one that counts its way through parameters, and is known to end, is unrolled."""
-        before = len(self.equations)
+        before = self.mark()
         outputs = self.while_once(equation, inputs, scope)
-        if not any(self.picks_parameter(inner) for inner in self.equations[before:]):
+        if not any(self.picks_parameter(inner) for inner in self.equations[before.number :]):
             return outputs
-        end = len(self.equations)
+        self.undo(before)
         unrolled = self.counted(equation, inputs, scope)
-        first, last = (end, None) if unrolled is None else (before, end)
-        del self.equations[first:last]
-        return outputs if unrolled is None else unrolled
+        if unrolled is not None:
+            return unrolled
+        self.undo(before)
+        return self.while_once(equation, inputs, scope)
 
     def counted(self, equation: Any, inputs: list[int], scope: str) -> list[int] | None:
         """All rounds of a loop of at most `MAX_STEPS`; None if it is not known how many there are."""
@@ -332,12 +392,12 @@ class _Flattener:
         avals = [var.aval for var in equation.outvars]
         slice_avals = [var.aval for var in body.jaxpr.invars[len(inputs) - len(stacks) :]]
         if not self.over_layers(stacks, length):
-            before = len(self.equations)
+            before = self.mark()
             outputs = self.rolled_scan(body, consts, carry, stacks, slice_avals, avals, scope)
-            counts = any(self.picks_parameter(equation) for equation in self.equations[before:])
+            counts = any(self.picks_parameter(equation) for equation in self.equations[before.number :])
             if not counts or length > MAX_STEPS:
                 return outputs
-            del self.equations[before:]
+            self.undo(before)
         if length > MAX_ROUNDS:
             raise TraceError(
                 f"{scope or 'the model'}: a loop over {length} stacked parameters; at most {MAX_ROUNDS} are unrolled"
@@ -412,12 +472,13 @@ class _Flattener:
         changing = [number for number in [*others, *carry] if self.of_inputs[number]][:1]
         drivers: list[list[int]] = [[] for _ in carry]
         while True:
-            before = len(self.equations)
+            before = self.mark()
             carried = [
                 self.emit("loop_carry", {}, [init, *more], [aval], scope)[0] if more else init
                 for init, more, aval in zip(carry, drivers, avals, strict=True)
             ]
-            outputs = run(carried)
+            with self.references.inside():
+                outputs = run(carried)
             late = [
                 index
                 for index, (start, end) in enumerate(zip(carried, outputs[: len(carry)], strict=True))
@@ -430,8 +491,9 @@ class _Flattener:
                 if start in self.known and self.known.get(end) != self.known[start] and not drivers[index]
             ]
             if not late and not counters:
-                return self.another_round(run, outputs, len(carry))
-            del self.equations[before:]
+                with self.references.inside():
+                    return self.another_round(run, outputs, len(carry))
+            self.undo(before)
             for index in late:
                 drivers[index] = changing
             for index in counters:
@@ -440,11 +502,11 @@ class _Flattener:
     def another_round(self, run: Callable[[list[int]], list[int]], outputs: list[int], num_carry: int) -> list[int]:
         """Outputs after as many further rounds as bring further parameters: what one carry hands to another."""
         for _ in range(num_carry):
-            before = len(self.equations)
+            before = self.mark()
             later = run(outputs[:num_carry])
             pairs = zip(later, outputs, strict=True)
             if all(self.of_params[new] | self.of_params[old] == self.of_params[old] for new, old in pairs):
-                del self.equations[before:]
+                self.undo(before)
                 break
             outputs = later
         return outputs

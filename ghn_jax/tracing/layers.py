@@ -108,6 +108,8 @@ def add_parameter(network: TracedNetwork, value: Activation, parameter: TracedPa
             _claim_vectors(network, value.node, Role.BIAS, parameter)
             return value
     row = parameter.view.axes is None and parameter.size > math.prod(parameter.view.shape)  # of a table of positions
+    if row and value.direct and node.features == math.prod(parameter.view.shape) < node.shape[0]:
+        row = False  # of biases, as the kernel is of a stack, in a loop over layers of which one stands for all
     if (len(parameter.view.varied) <= 1 and not row) or parameter.size == node.features:
         bias = network.add("bias", [value.node], scope, features=parameter.size)
         _claim_vectors(network, bias, Role.BIAS, parameter)

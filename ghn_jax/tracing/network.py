@@ -237,7 +237,7 @@ class TracedNetwork:
         number = {node: index for index, node in enumerate(live)}
         edges = [(number[parent], number[node]) for node in live for parent in self.nodes[node].parents]
         owned, ties = self._owned(number)
-        unpredicted = self._unpredicted(owned, about)
+        unpredicted = self._unpredicted(owned, about, unfollowed=bool(equations.unfollowed))
         for index, reason in beyond(_roles(owned, unpredicted), about.magnitudes).items():
             unpredicted[index], owned[index] = reason, []
         remarks: dict[int, str] = {}
@@ -293,7 +293,7 @@ class TracedNetwork:
                 ties.append(claim)
         return owned, ties
 
-    def _unpredicted(self, owned: Mapping[int, Sequence[Claim]], about: About) -> dict[int, str]:
+    def _unpredicted(self, owned: Mapping[int, Sequence[Claim]], about: About, unfollowed: bool) -> dict[int, str]:
         """The leaves that are not, or not wholly, predicted."""
         unpredicted = {}
         for index, leaf in enumerate(self.leaves):
@@ -304,7 +304,8 @@ class TracedNetwork:
                 unused = decides if index in self.deciding else "no operation that tracing knows uses it"
                 reason = self.refused.get(index, unused)
                 if index not in about.reached:
-                    reason = "the output does not depend on it"
+                    beside = ", but for what is read from references in ways that are not followed"
+                    reason = "the output does not depend on it" + (beside if unfollowed else "")
                 elif claims:
                     reason = f"only {covered} of {leaf.size} elements are used"
                 unpredicted[index] = reason

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections import defaultdict
 
+from jax.extend.core import primitives
+
 from ghn_jax.tracing import layers, relayout
 from ghn_jax.tracing.combination import combine, materialise, materialise_all
 from ghn_jax.tracing.equations import SAME_VALUES, Equation, Equations
@@ -13,6 +15,12 @@ from ghn_jax.tracing.values import CONSTANT, Activation, Constant, Statistic, Tr
 
 COMPLEX = ("complex", "add", "sub", "add_any")
 """How complex numbers are made of two real ones."""
+
+_INVERSES = {
+    "sub": ("add", primitives.neg_p, {}),
+    "div": ("mul", primitives.integer_pow_p, {"y": -1}),
+}
+"""The operation with the inverse, and what makes that."""
 
 ROOTS = frozenset(("sqrt", "rsqrt", "pow"))
 
@@ -94,7 +102,7 @@ class Reader:
 
     def combined(self, equation: Equation, values: list[Value]) -> Value:
         """What all outputs are, of values that are not all constants."""
-        name = equation.name
+        name, values = self.in_normal_form(equation, values)
         first, *others = [value for value in values if not isinstance(value, Constant)]
         if not others and isinstance(first, Activation) and name in SAME_VALUES:
             return first
@@ -113,6 +121,20 @@ class Reader:
             if shape != result.view.shape:
                 result = relayout.broadcast_to(result, shape)
         return result
+
+    def in_normal_form(self, equation: Equation, values: list[Value]) -> tuple[str, list[Value]]:
+        """`x - b` as `x + (-b)`, and `x / b` as `x b^-1`: what is added, or multiplied, is what is predicted.
+
+        Only of parameters with whatever comes from the inputs.
+        """
+        if equation.name not in _INVERSES or len(values) != 2 or not isinstance(values[1], TracedParameter):
+            return equation.name, values
+        if isinstance(values[0], (Constant, TracedParameter)):
+            return equation.name, values
+        name, primitive, params = _INVERSES[equation.name]
+        parameter = dataclasses.replace(values[1], changed=True)
+        number = self.program.append(primitive, params, equation.inputs[1], equation.scope)
+        return name, [values[0], dataclasses.replace(parameter, number=number)]
 
     def is_complex(self, number: int) -> bool:
         """Whether a value is of complex numbers."""

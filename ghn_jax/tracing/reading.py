@@ -35,8 +35,8 @@ def read(equations: Equations, network: TracedNetwork, values: dict[int, Value])
       values: what is known of the program's inputs, by number.
     """
     reader = Reader(equations, network, values)
-    network.unsupported |= dict.fromkeys(equations.writes)
-    for equation in equations.equations:
+    network.unsupported |= dict.fromkeys(equations.unfollowed)
+    for equation in tuple(equations.equations):  # rules may append to them
         _read(reader, equation)
     outputs = [materialise(network, reader.value(number), "output") for number in equations.outputs]
     return list(dict.fromkeys(output.node for output in outputs if output is not None))

@@ -14,6 +14,7 @@ An array is a state for the first of these reasons that holds:
 from __future__ import annotations
 
 import fnmatch
+import math
 import re
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -28,6 +29,9 @@ from ghn_jax.tracing.equations import SAME_ELEMENTS, Equation, Equations
 _STATISTICS = re.compile(
     r"batch_stats|num_batches_tracked|(running|moving)_(mean|var|std|avg|average)\w*|(mean|var)_ema|ema_(mean|var)"
 )
+
+_POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "square": 2.0, "abs": 1.0}
+"""Powers that operations raise to; `abs` is of a variance that rounding may make negative."""
 
 RANDOM = ("random_", "threefry2x32", "rng_")
 """How the names of operations begin that make random numbers of keys."""
@@ -146,19 +150,37 @@ def uses(equations: Equations, inputs: Collection[int], params: Collection[int])
 
 
 class _UseReader:
-    """Follows elements of arrays as long as they are themselves, or a number is added to them."""
+    """Follows elements of arrays as long as they are themselves, or numbers are added to them and multiplied with them.
+
+    Attributes:
+      origin: the array whose elements a value has, as they are.
+      powers: the array, with a number added or multiplied, and the power of it that a value is.
+      logs: the same for values that are the logarithm of such a power, multiplied.
+      numbers: constants that are one number, and logarithms of them.
+      shares: values that are an array times a number between 0 and 1, as in a moving average.
+      apart: the array that a value is the difference of, to something that comes from the inputs.
+      centred: the array that was subtracted from a value.
+      scaled: the array that was divided by the root of another one.
+      of_elements: all of these, which keep what they know of a value whose elements only change places.
+    """
 
     def __init__(self, equations: Equations, inputs: Collection[int], params: Collection[int]):
         self.constants = equations.constants
+        self.dtypes = equations.dtypes
         self.of_inputs = set(inputs)
         self.of_params = set(params)
         arrays = [number for number in (*equations.inputs, *equations.constants) if equations.shapes[number]]
         self.origin = {number: number for number in arrays}
-        self.shifted = dict(self.origin)
-        self.roots: dict[int, int] = {}
-        self.inverse: dict[int, int] = {}
+        self.powers = {number: (number, 1.0) for number in arrays}
+        self.logs: dict[int, tuple[int, float]] = {}
+        self.numbers: dict[int, float] = {}
+        self.shares: dict[int, int] = {}
+        self.apart: dict[int, int] = {}
         self.centred: dict[int, int] = {}
         self.scaled: dict[int, int] = {}
+        self.of_elements: tuple[dict[int, Any], ...] = (
+            self.origin, self.powers, self.logs, self.numbers, self.shares, self.apart, self.centred, self.scaled
+        )  # fmt: skip
         self.variances: set[int] = set()
         self.means: set[int] = set()
         self.carried: set[int] = set()
@@ -169,7 +191,7 @@ class _UseReader:
             if not numbers.isdisjoint(inputs):
                 numbers.update(outputs)
         if name in SAME_ELEMENTS and len(inputs) == len(outputs):
-            for known in (self.origin, self.shifted, self.roots, self.inverse, self.centred, self.scaled):
+            for known in self.of_elements:
                 known.update((out, known[own]) for own, out in zip(inputs, outputs, strict=True) if own in known)
             return
         if name in ("dot_general", "conv_general_dilated", "concatenate") and len(inputs) > 1:
@@ -183,29 +205,18 @@ class _UseReader:
     def statistics(self, equation: Equation) -> None:
         """Of operations element by element: what is a variance, and what is subtracted as a mean."""
         name, inputs, output = equation.name, equation.inputs, equation.outputs[0]
-        first, last = inputs[0], inputs[-1]
-        if first in self.shifted and first not in self.of_inputs and (power := self.root(equation)):
-            (self.roots if power > 0 else self.inverse)[output] = self.shifted[first]
-            return
-        if name == "abs" and first in self.shifted:  # of a variance that rounding may make negative
-            self.shifted[output] = self.shifted[first]
-        if name in ("add", "max", "mul", "div") and len(inputs) == 2:
-            for own, other in ((first, last), (last, first)):
-                fixed = other not in self.of_inputs and other not in self.of_params
-                if own in self.shifted and fixed and (other not in self.shifted or other in self.constants):
-                    self.shifted[output] = self.shifted[own]
-                if own in self.roots and fixed and not (name == "div" and own == last):
-                    self.roots[output] = self.roots[own]
+        last = inputs[-1]
+        self.follow_power(equation)
+        self.follow_average(equation)
         divisors = self.divisors(equation)
-        if divisors:
-            if len(inputs) == 2 and self.constants.keys().isdisjoint(inputs):  # else it is the inverse of the root
-                self.variances.update(divisors)
-            if self.of_inputs.isdisjoint(inputs):
-                self.inverse[output] = divisors[0]
-        if name == "sub" and last in self.shifted:
-            self.centred[output] = self.shifted[last]
-        if name == "neg" and first in self.shifted:
-            self.centred[output] = self.shifted[first]
+        if divisors and len(inputs) == 2 and self.constants.keys().isdisjoint(inputs):  # else it is an inverse root
+            self.variances.update(divisors)
+        if divisors and self.of_inputs.isdisjoint(inputs):  # a factor, such as a scale times the inverse root
+            self.powers[output] = divisors[0], -0.5
+        if name == "sub" and self.power(last) == 1:
+            self.centred[output] = self.powers[last][0]
+        if name == "neg" and self.power(last) == 1:
+            self.centred[output] = self.powers[last][0]
         if name in ("mul", "div"):
             self.centred.update((output, self.centred[number]) for number in inputs if number in self.centred)
         if divisors:
@@ -214,20 +225,82 @@ class _UseReader:
         if (name == "neg" or name == "sub") and last in self.scaled:
             self.means.add(self.scaled[last])
 
-    def root(self, equation: Equation) -> float:
-        """The power of a square root or of its inverse, 0 of other operations."""
+    def follow_power(self, equation: Equation) -> None:
+        """What is a power of an array, or the logarithm of one."""
+        name, inputs, output = equation.name, equation.inputs, equation.outputs[0]
+        first, last = inputs[0], inputs[-1]
+        if first in self.powers and name in (*_POWERS, "pow", "integer_pow"):
+            self.powers[output] = self.raised(first, self.exponent(equation))
+        elif first in self.powers and name == "log":
+            self.logs[output] = self.powers[first]
+        elif first in self.logs and name in ("exp", "exp2"):
+            origin, power = self.logs[first]
+            self.powers[output] = origin, power * (math.log(2) if name == "exp2" else 1)
+        elif first in self.logs and name == "neg":
+            self.logs[output] = self.logs[first][0], -self.logs[first][1]
+        number = self.number(first)
+        if name == "log" and number is not None and number > 0:
+            self.numbers[output] = math.log(number)
+        if name not in ("add", "add_any", "max", "mul", "div", "sub") or len(inputs) != 2:
+            return
+        for own, other in ((first, last), (last, first)):
+            factor = self.number(other)
+            if own in self.logs and factor and (name == "mul" or (name == "div" and own == first)):
+                origin, power = self.logs[own]
+                self.logs[output] = origin, power * factor if name == "mul" else power / factor
+            if own in self.powers and name != "sub" and self.is_fixed(other):
+                self.powers[output] = self.raised(own, -1 if name == "div" and own == last else 1)
+                if name == "mul" and factor is not None and 0 < factor < 1 and self.power(own) == 1:
+                    self.shares[output] = self.powers[own][0]
+
+    def follow_average(self, equation: Equation) -> None:
+        """An array that is averaged with what comes from the inputs: as `m a + (1 - m) x` or as `a + m (x - a)`."""
+        output = equation.outputs[0]
+        if equation.name in ("mul", "div"):
+            self.apart.update((output, self.apart[number]) for number in equation.inputs if number in self.apart)
+        if equation.name not in ("add", "add_any", "sub") or len(equation.inputs) != 2:
+            return
+        first, last = equation.inputs
+        for own, other in ((first, last), (last, first)):
+            if own in self.of_inputs or other not in self.of_inputs or self.power(own) != 1:
+                continue
+            array = self.powers[own][0]
+            if equation.name == "sub":
+                self.apart[output] = array
+            if (own in self.shares and equation.name != "sub") or (own == first and self.apart.get(other) == array):
+                self.powers[output] = array, 1.0
+
+    def is_fixed(self, number: int) -> bool:
+        """Whether a value depends on no input and no array but those that are constants."""
+        of_outside = number in self.of_inputs or number in self.of_params
+        return not of_outside and (number not in self.powers or number in self.constants)
+
+    def number(self, value: int) -> float | None:
+        """A constant that is one real number."""
+        constant = self.constants.get(value, ())
+        if value not in self.numbers and np.ndim(constant) == 0 and jnp.issubdtype(self.dtypes[value], np.floating):
+            self.numbers[value] = float(constant)
+        return self.numbers.get(value)
+
+    def power(self, number: int) -> float:
+        """Which power of an array a value is; 0 of others."""
+        return round(self.powers[number][1], 4) if number in self.powers else 0
+
+    def raised(self, number: int, exponent: float) -> tuple[int, float]:
+        origin, power = self.powers[number]
+        return origin, power * exponent
+
+    def exponent(self, equation: Equation) -> float:
+        """To which power an operation raises its first operand; 0 if that is not known."""
         if equation.name == "pow":
-            power = self.constants.get(equation.inputs[1], 0)
-            return float(power) if np.ndim(power) == 0 and abs(power) == 0.5 else 0
-        return {"sqrt": 0.5, "rsqrt": -0.5}.get(equation.name, 0)
+            return self.number(equation.inputs[1]) or 0
+        return equation.params["y"] if equation.name == "integer_pow" else _POWERS[equation.name]
 
     def divisors(self, equation: Equation) -> list[int]:
         """Variances by whose roots something is divided, or with whose inverse roots it is multiplied."""
         name, inputs = equation.name, equation.inputs
-        if name == "integer_pow" and equation.params["y"] == -1:
-            return [self.roots[number] for number in inputs if number in self.roots]
         if name not in ("mul", "div"):
             return []
         factors = inputs if name == "mul" else inputs[:1]
-        found = [self.inverse[number] for number in factors if number in self.inverse]
-        return found + [self.roots[number] for number in inputs[1:] if name == "div" and number in self.roots]
+        found = [self.powers[number][0] for number in factors if self.power(number) == -0.5]
+        return found + [self.powers[number][0] for number in inputs[1:] if name == "div" and self.power(number) == 0.5]

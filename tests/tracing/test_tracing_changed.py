@@ -85,6 +85,50 @@ def test_parts_of_scales_are_changed_before_they_are_joined():
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
+def test_what_divides_has_the_inverse_of_a_norm_weight():
+    params = {"w": ones(4, 8), "g": ones(8), "o": ones(8, 10)}
+    uses = {
+        "product": (lambda x, g: x * g, lambda g: g),
+        "quotient": (lambda x, g: x / g, lambda g: 1 / g),
+        "quotient of a sum": (lambda x, g: x / (g + 0.5), lambda g: 1 / (g + 0.5)),
+        "quotient of a root": (lambda x, g: x / jnp.exp(g), lambda g: jnp.exp(-g)),
+    }
+    effective = {}
+    for name, (use, effect) in uses.items():
+
+        def run(p, x, use=use):
+            x = x @ p["w"]
+            x = (x - x.mean(-1, keepdims=True)) * jax.lax.rsqrt(x.var(-1, keepdims=True) + 1e-6)
+            return jax.nn.relu(use(x, p["g"])) @ p["o"]
+
+        graph = ghn_jax.trace(run, params, ones(2, 4), strict=True)
+        assert counts(graph) == {"input": 1, "conv": 2, "ln": 1}, name
+        effective[name] = effect(predict_params(graph, GHN)["g"])
+    for name, value in effective.items():
+        np.testing.assert_allclose(value, effective["product"], rtol=1e-4, err_msg=name)
+
+
+def test_what_is_subtracted_is_the_negative_of_a_bias():
+    params = {"w": ones(4, 8), "b": jnp.zeros(8), "o": ones(8, 10)}
+    uses = {
+        "sum": (lambda x, b: x + b, lambda b: b),
+        "difference": (lambda x, b: x - b, lambda b: -b),
+        "difference of a multiple": (lambda x, b: x - 3 * b, lambda b: -3 * b),
+        "from a parameter": (lambda x, b: b - x, lambda b: b),
+    }
+    effective = {}
+    for name, (use, effect) in uses.items():
+
+        def run(p, x, use=use):
+            return jax.nn.relu(use(x @ p["w"], p["b"])) @ p["o"]
+
+        graph = ghn_jax.trace(run, params, ones(2, 4), strict=True)
+        assert counts(graph) == {"input": 1, "conv": 2, "bias": 1}, name
+        effective[name] = effect(predict_params(graph, GHN)["b"])
+    for name, value in effective.items():
+        np.testing.assert_allclose(value, effective["sum"], rtol=1e-5, atol=1e-7, err_msg=name)
+
+
 def test_the_sign_of_a_scale_belongs_to_what_it_scales():
     params = {"w": ones(4, 8), "g": ones(8), "o": ones(8, 10)}
     plain, negative = (

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
 from random_ghns import SMALL, random_ghn
 
 import ghn_jax
@@ -85,6 +87,35 @@ def test_layers_that_are_spelled_the_same_are_solved_by_one_program():
         predict(2)
         predict(2)
     assert compilations == []
+
+
+class Table:
+    """A parameter of an operation that is printed like others."""
+
+    def __init__(self, middle):
+        self.values = np.zeros(5000, np.float32)
+        self.values[2500] = middle
+
+    def __repr__(self):
+        return repr(self.values)  # as NumPy and JAX do it, without the middle
+
+
+def test_layers_whose_operations_differ_in_what_is_not_printed_are_solved_apart():
+    shift = Primitive("sin")  # the name of one that works element by element
+    shift.def_abstract_eval(lambda values, **_: values)
+    lowering = mlir.lower_fun(lambda values, table: values + jnp.asarray(table.values), multiple_results=False)
+    mlir.register_lowering(shift, lowering)
+    params = {"w": jnp.ones((8, 5000)), "g": jnp.zeros(5000)}
+    used = []
+    for middle in (0.25, 0.5):
+        table = Table(middle)
+
+        def run(p, x, table=table):
+            return jnp.tanh(x @ p["w"]) * shift.bind(1 + p["g"], table=table)
+
+        graph = ghn_jax.trace(run, params, jnp.ones((2, 8)), strict=True)
+        used.append(1 + np.asarray(predict_params(graph, GHN)["g"])[2500] + middle)
+    np.testing.assert_allclose(used[0], used[1], rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -295,15 +295,50 @@ def test_layers_picked_by_a_loop_of_unknown_length_have_fan_ins_of_their_own():
     assert [tensor.shape for tensor in graph.tensors] == [(5, 5, 8, 24), (8, 10)]
 
 
-def test_writes_into_references_are_unknown():
-    """What is read later is not what the reference began with."""
+def by_fori(p, x, rounds):
+    return jax.lax.fori_loop(0, rounds, lambda i, h: jax.nn.relu(h @ p["w"][i] + p["b"][i]), x)
 
-    def run(p, x):
-        buffer = jax.new_ref(jnp.zeros((2, 4)))
-        buffer[...] = x / 2
-        return buffer[...] @ p["o"]
 
-    assert "'swap' in the model" in ghn_jax.trace(run, {"o": ones(4, 10)}, ones(2, 4)).tree.unsupported
+def by_criterion(p, x, _):
+    def body(carry):
+        i, h = carry
+        return i + 1, jax.nn.relu(h @ p["w"][i] + p["b"][i])
+
+    return jax.lax.while_loop(lambda carry: carry[1].sum() < 100, body, (0, x))[1]
+
+
+def by_slices(p, x, rounds):
+    def body(i, h):
+        w, b = (jax.lax.dynamic_index_in_dim(p[name], i, keepdims=False) for name in "wb")
+        return jax.nn.relu(h @ w + b)
+
+    return jax.lax.fori_loop(0, rounds, body, x)
+
+
+@pytest.mark.parametrize("run", [by_fori, by_criterion, by_slices])
+def test_biases_picked_by_a_loop_of_unknown_length_are_biases(run):
+    params = {"w": ones(5, 8, 8), "b": ones(5, 8), "o": ones(8, 3)}
+    graph = ghn_jax.trace(lambda p, x, n: run(p, x, n) @ p["o"], params, ones(4, 8), jnp.int32(3), strict=True)
+    roles = {tensor.name: (tensor.role.value, tensor.shape) for tensor in graph.tensors}
+    assert roles == {"w": ("weight", (8, 40)), "b": ("bias", (40,)), "o": ("class_weight", (8, 3))}
+
+
+def test_a_row_of_a_table_of_positions_is_none_of_biases():
+    params = {"w": ones(8, 8), "table": ones(5, 8), "o": ones(8, 3)}
+
+    def run(p, x, start):
+        return (x @ p["w"] + jax.lax.dynamic_index_in_dim(p["table"], start, keepdims=False)) @ p["o"]
+
+    graph = ghn_jax.trace(run, params, ones(4, 8), jnp.int32(3), state=["2"])
+    assert {tensor.name: tensor.role.value for tensor in graph.tensors}["table"] == "position"
+
+
+def test_a_foreign_primitive_with_the_name_of_a_loop_is_unknown():
+    for name in ("scan", "while", "cond"):
+        primitive = Primitive(name)
+        primitive.def_abstract_eval(lambda x: x)
+        graph = ghn_jax.trace(lambda p, x, own=primitive: own.bind(x @ p["w"]), {"w": ones(4, 10)}, ones(2, 4))
+        assert graph.tree.unsupported == (f"{name!r} in the model",)
 
 
 def test_strict_refuses_the_same_everywhere():

@@ -54,12 +54,45 @@ def never_negative(x, p, s):
     return (x - s["mean"]) / (jnp.sqrt(jnp.abs(s["var"])) + 1e-5) * p["scale"] + p["shift"]
 
 
+def logarithms(x, p, s):
+    return (x - s["mean"]) * jnp.exp(-0.5 * jnp.log(s["var"] + 1e-3)) * p["scale"] + p["shift"]
+
+
+def binary_logarithms(x, p, s):
+    return (x - s["mean"]) / jnp.exp2(jnp.log2(s["var"] + 1e-3) / 2) * p["scale"] + p["shift"]
+
+
+def root_of_reciprocal(x, p, s):
+    return (x - s["mean"]) * jnp.sqrt(1 / (s["var"] + 1e-3)) * p["scale"] + p["shift"]
+
+
+def two_roots(x, p, s):
+    return (x - s["mean"]) * jnp.square((s["var"] + 1e-3) ** -0.25) * p["scale"] + p["shift"]
+
+
+def averaged(x, p, s):
+    mean, var = 0.9 * s["mean"] + 0.1 * x.mean(0), 0.9 * s["var"] + 0.1 * x.var(0)
+    return (x - mean) / jnp.sqrt(var + 1e-5) * p["scale"] + p["shift"]
+
+
+def moved(x, p, s):
+    mean = s["mean"] + 0.1 * (x.mean(0) - s["mean"])
+    var = s["var"] - 0.1 * (s["var"] - x.var(0))
+    return (x - mean) * jax.lax.rsqrt(var + 1e-5) * p["scale"] + p["shift"]
+
+
 SPELLINGS = {
     "plain": plain,
     "factor first": factor_first,
     "powers": powers,
     "debiased": debiased,
     "never negative": never_negative,
+    "logarithms": logarithms,
+    "binary logarithms": binary_logarithms,
+    "root of the reciprocal": root_of_reciprocal,
+    "two roots": two_roots,
+    "averaged": averaged,
+    "moved": moved,
 }
 
 
@@ -94,6 +127,21 @@ def test_running_statistics_wherever_they_are(spelling):
     values = predict_params(graphs["beside"], GHN)
     assert values["stats"]["mean"].tolist() == values["stats"]["var"].tolist() == [3.0] * 8
     assert values["stats"]["count"] == 5 and not np.allclose(values["params"]["scale"], 1)
+
+
+DIVISORS = {
+    "root of a sum": lambda h, p: h / jnp.sqrt(p["scale"] + jnp.square(h)),
+    "logarithm": lambda h, p: h * jnp.exp(-0.5 * p["scale"]),
+    "power": lambda h, p: h * (1 + p["scale"] ** 2) ** -1.0,
+    "average": lambda h, p: h / (0.9 * p["scale"] + 0.1 * h.mean(0)),
+}
+
+
+@pytest.mark.parametrize("divisor", DIVISORS)
+def test_what_divides_otherwise_is_no_running_variance(divisor):
+    run = normed(lambda h, p, _: DIVISORS[divisor](h, p) + p["shift"])
+    graph = ghn_jax.trace(lambda p, x: run(p, None, x), NORM, ones(2, 4))
+    assert states(graph) == {}
 
 
 class Normed(nn.Module):
