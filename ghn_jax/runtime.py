@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import sys
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,12 @@ from ghn_jax.errors import GHNError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's malloc.h
 _EVENT = "/jax/core/compile/backend_compile_duration"
+
+_HALF = re.compile(r".+\.[0-9]+\.[0-9]+")
+"""Names of entries of the cache that are half written; see `_Entries.put`."""
+
+_SECONDS_OF_A_WRITE = 3600.0
+"""No entry takes so long to be written: its process was killed."""
 
 
 class ForkError(GHNError, RuntimeError):
@@ -100,6 +108,7 @@ class _Entries(CacheInterface):
         self._path = folder
         self._keeps = True
         self._said_damaged = False
+        self._tidy = False
 
     def get(self, key: str) -> bytes | None:
         try:
@@ -123,6 +132,9 @@ class _Entries(CacheInterface):
         # Under a name of its own until it is complete; an entry that could not be read is replaced.
         part = self._path / f"{key}.{os.getpid()}.{threading.get_ident()}"
         try:
+            if not self._tidy:
+                self._tidy = True
+                self._remove_half_written()
             part.write_bytes(value + _checksum(value))
             part.replace(self._file(key))
         except OSError as error:
@@ -131,6 +143,14 @@ class _Entries(CacheInterface):
                 part.unlink(missing_ok=True)
             except OSError:
                 pass  # neither can it be removed
+
+    def _remove_half_written(self) -> None:
+        """Removes what processes that were killed have left."""
+        before = time.time() - _SECONDS_OF_A_WRITE
+        for entry in os.scandir(self._path):
+            with contextlib.suppress(FileNotFoundError):  # another process removed it
+                if _HALF.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < before:
+                    os.unlink(entry.path)
 
     def _file(self, key: str) -> Path:
         return self._path / f"{key}.program"

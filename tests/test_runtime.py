@@ -70,6 +70,16 @@ def test_a_folder_that_cannot_be_made_is_said_once(tmp_path, blocked):
     assert line.startswith("ghn_jax: no compiled programs are kept: ") and str(tmp_path / "ghn_jax" / "xla") in line
 
 
+def test_what_killed_processes_left_is_removed(tmp_path):
+    for name in ("a.31.140", "b.32.140", "c.program", "note.1.txt"):
+        (tmp_path / name).write_bytes(b"half")
+        if name != "b.32.140":  # which a process may be writing
+            os.utime(tmp_path / name, (0, 0))
+    entries = _Entries(tmp_path)
+    entries.put("one", b"1")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["b.32.140", "c.program", "note.1.txt", "one.program"]
+
+
 def test_entries(tmp_path, capsys):
     entries = _Entries(tmp_path)
     assert entries.get("one") is None

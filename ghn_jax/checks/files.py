@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -23,6 +24,9 @@ MARK = ".ghn_jax"
 
 _OWNER = b"process"
 """How the content of a file begins that `locked` wrote."""
+
+_WRITER = ".ghn_jax_writer"
+"""A file in the temporary folders of `replacing`, locked as long as their process lives."""
 
 MOST_BYTES = 1 << 33
 """Of a file that is read from beginning to end, unless its reader knows better."""
@@ -127,8 +131,9 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
 def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> Iterator[Path]:
     """A temporary name for a file or folder that takes the place of `path` when it is complete.
 
-    It has the name of `path`, in a new folder beside it, which is removed in any case.  A file replaces a file.  A
-    folder is marked, and replaces only a marked one.  A link stays, what it leads to is replaced.
+    It has the name of `path`, in a new folder beside it, which is removed in any case; the next call for `path` removes
+    those of processes that were killed.  A file replaces a file.  A folder is marked, and replaces only a marked one.  A
+    link stays, what it leads to is replaced.
 
     Args:
       path: what is to be written.
@@ -141,9 +146,11 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
     path = Path(os.path.realpath(path))
     refuse_to_replace(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(path)
     with contextlib.ExitStack() as stack:
-        folder = Path(tempfile.mkdtemp(prefix=f".{path.name[:100]}.", suffix=".new", dir=path.parent))
-        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix=_prefix(path), suffix=".new", dir=path.parent))
+        stack.callback(_remove, folder)
+        stack.enter_context(locked(folder / _WRITER))
         temporary = folder / path.name
         yield temporary
         if temporary.is_dir():
@@ -153,7 +160,7 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
             raise FileError(f"{path} exists and is not replaced")
         if temporary.is_dir() != path.is_dir() and path.exists():
             raise FileError(f"{path} stays as it is: a file and a folder do not replace each other")
-        before = folder / f"{path.name}.before"
+        before = _before(folder, path)
         try:
             if path.is_dir():
                 path.rename(before)
@@ -162,6 +169,72 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
             if before.is_dir() and not os.path.lexists(path):
                 before.rename(path)
             raise
+
+
+def _prefix(path: Path) -> str:
+    """How the names of temporary folders for `path` begin."""
+    return f".{path.name[:100]}."
+
+
+def _before(folder: Path, path: Path) -> Path:
+    """Where a folder at `path` is, in a temporary folder, until another one has taken its place."""
+    return folder / f"{path.name}.before"
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Removes the temporary folders for `path` of processes of this machine that are dead.
+
+    Where such a process had moved a folder away from `path`, and not yet put the new one there, it is put back.
+    """
+    named = re.compile(re.escape(_prefix(path)) + r"[a-z0-9_]{8}\.new")  # as `mkdtemp` does
+    found: list[str] = []
+    with contextlib.suppress(OSError):  # a folder that may be written, and not listed
+        found = list(filter(named.fullmatch, os.listdir(path.parent)))
+    for folder in (path.parent / name for name in found):
+        with contextlib.suppress(OSError), _writer_is_dead(folder) as dead:
+            if not dead or not all(one == _WRITER or one.startswith(path.name) for one in os.listdir(folder)):
+                continue
+            if _before(folder, path).is_dir() and not os.path.lexists(path):
+                _before(folder, path).rename(path)
+            _remove(folder)
+
+
+@contextlib.contextmanager
+def _writer_is_dead(folder: Path) -> Iterator[bool]:
+    """Whether a process of this machine made a temporary folder and is dead; no other process finds so meanwhile.
+
+    The name of a process is written when it has the lock already, so a living one is never found without.
+
+    Raises:
+      OSError: of the system: there is no such file, or a file system without locks.
+    """
+    import fcntl
+
+    if folder.is_symlink():
+        yield False
+        return
+    with os.fdopen(os.open(folder / _WRITER, os.O_RDWR | os.O_NONBLOCK | os.O_NOFOLLOW), "r+b", buffering=0) as file:
+        text = file.read(500)
+        if not text.startswith(_OWNER) or f" on {socket.gethostname()}, since ".encode() not in text:
+            yield False
+            return
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+def _remove(folder: Path) -> None:
+    """Removes a temporary folder, as far as possible; what says whose it is goes last."""
+    with contextlib.suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path, ignore_errors=True)
+            elif entry.name != _WRITER:
+                os.unlink(entry.path)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

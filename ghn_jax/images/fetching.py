@@ -11,6 +11,7 @@ import urllib.request
 import zlib
 from pathlib import Path
 
+from ghn_jax.checks import files
 from ghn_jax.images.errors import ImageError
 
 FASHION_MNIST = "https://github.com/zalandoresearch/fashion-mnist/raw/master/data/fashion/"
@@ -42,15 +43,11 @@ def fetch_fashion_mnist(folder: str | os.PathLike[str], address: str = FASHION_M
             content = _download(address + name)
             if (found := _sha256(content)) != digest:
                 raise ImageError(f"{address}{name} is not the file it should be: SHA-256 {found}, expected {digest}")
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f".{name}.new"
             try:
-                temporary.write_bytes(content)
-                temporary.replace(folder / name)
+                with files.replacing(folder / name) as temporary:
+                    temporary.write_bytes(content)
             except OSError as error:
                 raise ImageError(f"{folder / name} cannot be written: {error}") from error
-            finally:
-                temporary.unlink(missing_ok=True)
     return folder
 
 

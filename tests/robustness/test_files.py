@@ -171,3 +171,85 @@ def test_a_lock_on_a_full_disk(tmp_path):
     )
     subprocess.run([sys.executable, "-c", script], check=True)
     assert (tmp_path / "lock").read_text() == ""
+
+
+WRITER = """
+import os, sys, time
+from pathlib import Path
+from ghn_jax.checks import files
+
+def end():
+    if sys.argv[2] == "dies":
+        os.kill(os.getpid(), 9)
+    print("writes", flush=True)
+    time.sleep(100)
+
+if sys.argv[3:]:  # between the two renamings
+    rename, names = Path.rename, []
+    def rename_once(self, target):
+        names.append(self)
+        return rename(self, target) if len(names) == 1 else end()
+    Path.rename = rename_once
+with files.replacing(sys.argv[1]) as temporary:
+    temporary.mkdir()
+    (temporary / "new").write_text("half")
+    if not sys.argv[3:]:
+        end()
+"""
+
+
+def die_writing(*words):
+    assert subprocess.run([sys.executable, "-c", WRITER, str(words[0]), "dies", *words[1:]]).returncode == -9
+
+
+@pytest.fixture
+def living_writer(tmp_path):
+    """The temporary folder of a process that is writing `out`, and goes on."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path / "out"), "lives"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout.readline() == "writes\n"
+        (folder,) = tmp_path.iterdir()
+        yield folder
+        writer.kill()
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_one(tmp_path):
+    out, beside = tmp_path / "out", tmp_path / "out.b"
+    die_writing(out)
+    die_writing(beside)
+    assert all(path.name.startswith(".out.") for path in tmp_path.iterdir())
+    write_folder(out, a="1")
+    (left,) = (path for path in tmp_path.iterdir() if path != out)
+    assert left.name.startswith(".out.b.") and contents(out) == {"a": "1"}  # of another target
+    write_folder(beside, a="2")
+    assert sorted(os.listdir(tmp_path)) == ["out", "out.b"]
+
+
+def test_a_folder_that_a_killed_process_had_moved_away_comes_back(tmp_path):
+    out = tmp_path / "out"
+    write_folder(out, a="1")
+    die_writing(out, "between")
+    assert not out.exists()
+    with pytest.raises(ZeroDivisionError), replacing(out):
+        raise ZeroDivisionError
+    assert contents(out) == {"a": "1"} and os.listdir(tmp_path) == ["out"]
+
+
+def test_nothing_of_living_processes_and_of_users_is_removed(tmp_path, living_writer):
+    out = tmp_path / "out"
+    die_writing(out)
+    (dead,) = (path for path in tmp_path.iterdir() if path != living_writer)
+    (dead / "thesis").write_text("precious")
+    for name, text in (("aaaaaaaa", None), ("bbbbbbbb", ""), ("cccccccc", "process 1 on elsewhere, since 2020")):
+        folder = tmp_path / f".out.{name}.new"
+        folder.mkdir()
+        (folder / "out").write_text("precious")
+        if text is not None:
+            (folder / files._WRITER).write_text(text)
+    (tmp_path / ".out.dddddddd.new").symlink_to(dead)
+    before = set(os.listdir(tmp_path))
+    write_folder(out, a="1")
+    assert set(os.listdir(tmp_path)) == {*before, "out"} and (dead / "thesis").read_text() == "precious"
+    (dead / "thesis").unlink()
+    write_folder(out, a="2")
+    assert set(os.listdir(tmp_path)) == {*before, "out"} - {dead.name}
