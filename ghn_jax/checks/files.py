@@ -132,8 +132,8 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
     """A temporary name for a file or folder that takes the place of `path` when it is complete.
 
     It has the name of `path`, in a new folder beside it, which is removed in any case; the next call for `path` removes
-    those of processes that were killed.  A file replaces a file.  A folder is marked, and replaces only a marked one.  A
-    link stays, what it leads to is replaced.
+    those of processes that were killed.  A file replaces a file.  A folder is marked, and replaces only a marked one.
+    A link stays, what it leads to is replaced.
 
     Args:
       path: what is to be written.

@@ -307,24 +307,21 @@ class _Run:
         ):
             while self.progress.step < config.steps:
                 asked = time.monotonic()
-                try:
+                with self._saved_at_failures(checkpoints):  # of preparing, compiling or running
                     (prepared, after), batch = next(upcoming), next(batches)
                     waited = time.monotonic() - asked
                     state, metrics = engine.step(self.state, prepared, batch.images, batch.labels)
-                except Exception as error:  # of preparing, compiling or running; the state is of a completed step
-                    try:
-                        self._save(checkpoints, None)
-                    except CheckpointError as second:
-                        error.add_note(str(second))
-                    raise
                 self.state = state
                 metrics = parallel.first_copy(metrics)  # waits for the step
                 now = time.monotonic()
                 self._note(metrics, (now - began) / 60, after)
-                self._report(watch, engine, prepared, metrics, now - asked, waited)
-                taken.append(now - asked)
-                if len(taken) == STEPS_OF_PACE:
-                    watch.bar.write(pace(taken, config.steps - self.progress.step, config.max_minutes))
+                # Of writing to a terminal or a log; where several processes save, all of them have to.
+                alone = jax.process_count() == 1
+                with self._saved_at_failures(checkpoints) if alone else contextlib.nullcontext():
+                    self._report(watch, engine, prepared, metrics, now - asked, waited)
+                    taken.append(now - asked)
+                    if len(taken) == STEPS_OF_PACE:
+                        watch.bar.write(pace(taken, config.steps - self.progress.step, config.max_minutes))
 
                 over = config.max_minutes is not None and self.progress.minutes > config.max_minutes
                 stopped, over, to_save, to_validate = parallel.decide(
@@ -345,6 +342,20 @@ class _Run:
                     saved = time.monotonic()
         accuracy = self._validate(validation, watch, began) if config.val_networks and not stop else None
         self._save(checkpoints, accuracy)
+
+    @contextlib.contextmanager
+    def _saved_at_failures(self, checkpoints: Checkpoints) -> Iterator[None]:
+        """Saves the last completed step, which the state is of, before an error ends the run."""
+        try:
+            yield
+        except NonFiniteLossError:  # nothing was learned since the last checkpoint that is worth going on from
+            raise
+        except Exception as error:
+            try:
+                self._save(checkpoints, None)
+            except CheckpointError as second:
+                error.add_note(str(second))
+            raise
 
     def _upcoming(self, engine: Engine) -> Iterator[_Upcoming]:
         left = self.config.steps - self.progress.step  # nothing is compiled for steps that are never made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ghn_jax.checks import files
-from ghn_jax.evaluation.json_lines import METRICS, parse
+from ghn_jax.evaluation.json_lines import METRICS, append, parse
 
 VALIDATION = "validation.jsonl"
 
@@ -21,7 +20,8 @@ VALIDATION = "validation.jsonl"
 class Watch:
     """Writes what a run reports into its working directory; processes other than the first write nothing.
 
-    Lines of steps after `step`, from before an interruption, are removed: those steps are made again.
+    Lines of steps after `step`, from before an interruption, are removed: those steps are made again.  Lines that
+    cannot be written, as on a full disk, are kept until they can: training goes on.
 
     Args:
       workdir: of the run.
@@ -31,7 +31,9 @@ class Watch:
     """
 
     def __init__(self, workdir: Path, step: int, steps: int, first: bool):
-        self._files = {}
+        self._workdir = workdir
+        self._writes = first
+        self._waiting: list[tuple[str, Mapping[str, Any]]] = []
         self._board = None
         self._shown = 0.0
         self.bar = tqdm(total=steps, initial=step, unit="step", disable=not first)
@@ -39,25 +41,38 @@ class Watch:
             return
         for name in (METRICS, VALIDATION):
             rewind(workdir / name, step)
-            self._files[name] = open(workdir / name, "a")
+            open(workdir / name, "a").close()  # an error now rather than at the first step
         with contextlib.suppress(ImportError):
             tensorboard = importlib.import_module("tensorboardX")
             self._board = tensorboard.SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 
     def report(self, name: str, fields: Mapping[str, Any]) -> None:
         """Adds a line to the file `name`; numbers go to TensorBoard too."""
-        if name in self._files:
-            file = self._files[name]
-            try:
-                file.write(json.dumps(fields) + "\n")
-                file.flush()
-            except OSError as error:  # which names no file
-                raise OSError(error.errno, error.strerror, file.name) from error
+        if self._writes:
+            told = bool(self._waiting)
+            self._waiting.append((name, fields))
+            error = self._write()
+            if error is not None and not told:
+                self.bar.write(
+                    f"{self._workdir / self._waiting[0][0]} cannot be written: {error.strerror}. Training goes on; its "
+                    "lines are written when they can be"
+                )
         if self._board is not None:
             kind = Path(name).stem
             for key, value in fields.items():
                 if isinstance(value, (int, float)) and key != "step":
                     self._board.add_scalar(f"{kind}/{key}", value, fields["step"])
+
+    def _write(self) -> OSError | None:
+        """Writes the lines that wait, until one cannot be written."""
+        try:
+            while self._waiting:
+                name, fields = self._waiting[0]
+                append(self._workdir / name, fields)
+                del self._waiting[0]
+        except OSError as error:
+            return error
+        return None
 
     def compiling(self, finished: int, started: int, recipe: object) -> None:
         """Shows which program has just been compiled, about once a second."""
@@ -69,9 +84,12 @@ class Watch:
     def close(self) -> None:
         """Ends the progress bar and closes the files."""
         self.bar.close()
-        for file in self._files.values():
-            with contextlib.suppress(OSError):  # of what could not be written, told already
-                file.close()
+        if (error := self._write()) is not None:
+            steps = [fields["step"] for _, fields in self._waiting]
+            self.bar.write(
+                f"{self._workdir}: lines of steps {steps[0]} to {steps[-1]} could not be written: {error.strerror}; "
+                "checkpoints are not affected"
+            )
         if self._board is not None:
             self._board.close()
 

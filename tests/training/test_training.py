@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import itertools
 import json
 import os
@@ -30,7 +31,7 @@ from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.runtime import counted
 from ghn_jax.training import engine as engine_module
-from ghn_jax.training import inputs, loop, memory, parallel
+from ghn_jax.training import inputs, loop, memory, parallel, watch
 from ghn_jax.training.config import TrainConfig, config_dict, from_fields
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import NonFiniteLossError
@@ -383,6 +384,47 @@ def test_failures_keep_a_checkpoint(tmp_path, small_hypernetwork, small_networks
     assert checkpoint.saved_steps(tmp_path / "b" / checkpoint.FOLDER) == []
     rows = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     assert [row["applied"] for row in rows] == [False, False]
+
+
+def test_a_full_disk_under_the_metrics_costs_no_step(tmp_path, small_hypernetwork, small_networks, monkeypatch, capsys):
+    append, full = watch.append, []
+
+    def fail(path, fields):
+        if len(full) < 2:
+            full.append(fields["step"])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(path, fields)
+
+    monkeypatch.setattr(watch, "append", fail)
+    outcome = loop.train(dataclasses.replace(small_config(tmp_path), steps=3))
+    assert full == [1, 1] and outcome.step == 3 and checkpoint.describe(tmp_path).step == 3
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert capsys.readouterr().out.count("cannot be written: No space left on device. Training goes on") == 1
+
+
+def test_a_full_disk_until_the_end_is_said(tmp_path, monkeypatch, capsys):
+    def fail(path, fields):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(watch, "append", fail)
+    watched = watch.Watch(tmp_path, 0, 3, first=True)
+    for step in (1, 2):
+        watched.report("metrics.jsonl", {"step": step})
+    watched.close()
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        f"{tmp_path}: lines of steps 1 to 2 could not be written: No space left on device; checkpoints are not affected"
+    ]
+
+
+def test_a_terminal_that_is_gone_costs_no_step(tmp_path, small_hypernetwork, small_networks, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+    monkeypatch.setattr(loop._Run, "_report", fail)
+    with pytest.raises(BrokenPipeError):
+        loop.train(small_config(tmp_path))
+    assert checkpoint.saved_steps(tmp_path / checkpoint.FOLDER) == [1]
 
 
 def run_script(*arguments):
