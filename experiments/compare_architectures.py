@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import COUNT, add_hypernetwork, load_hypernetwork, make_parser
+from ghn_jax.cli.common import COUNT, add_hypernetwork, load_hypernetwork, make_parser, refuse_foreign
 from ghn_jax.deepnets.sampler import SPLITS, split_size
 from ghn_jax.evaluation import json_lines
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES
@@ -42,6 +42,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
+    refuse_foreign(args.out, "embeddings.jsonl", "nearest.md", "map.png")
     use_compilation_cache()
     ghn, task = load_hypernetwork(args.checkpoint)
     names = [f"{split}/{number}" for split in args.splits for number in range(args.num)]

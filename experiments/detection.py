@@ -22,7 +22,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import COUNT, INDEX, add_hypernetwork, load_hypernetwork, make_parser
+from ghn_jax.cli.common import COUNT, INDEX, add_hypernetwork, load_hypernetwork, make_parser, refuse_foreign
 from ghn_jax.deepnets import lookup
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
@@ -66,6 +66,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
+    refuse_foreign(args.out, "detection.jsonl", "detection.md")
     use_compilation_cache()
     protocol = construct(DetectionProtocol, args, scaling=construct(Scaling, args))
     config = construct(DetectorConfig, args)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ghn_jax.checks.fields import Real
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import COUNT, add_several, load_several, make_parser, of
+from ghn_jax.cli.common import COUNT, add_several, load_several, make_parser, of, refuse_foreign
 from ghn_jax.evaluation.accuracy import BATCH_SIZE
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import evaluate_splits
@@ -43,6 +43,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
+    refuse_foreign(args.out, "networks.jsonl", "splits.md", "splits.json", "splits.png")
     use_compilation_cache()
     ghns, dataset = load_several(args.hypernetworks, args.dataset, args.data_dir)
     args.out.mkdir(parents=True, exist_ok=True)

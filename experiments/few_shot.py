@@ -19,7 +19,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import COUNT, INDEX, add_hypernetwork, add_images, load_setting, make_parser, of
+from ghn_jax.cli.common import COUNT, INDEX, add_hypernetwork, add_images, load_setting, make_parser, of, refuse_foreign
 from ghn_jax.deepnets import lookup
 from ghn_jax.evaluation.fine_tuning import OPTIMIZERS, RATE
 from ghn_jax.networks.network import make_network
@@ -47,6 +47,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
+    refuse_foreign(args.out, "few_shot.jsonl", "few_shot.md", "few_shot.png")
     use_compilation_cache()
     ghn, task, dataset, _ = load_setting(args.checkpoint, args.dataset, args.data_dir)
     found = [lookup.find_architecture(text, "test", task.large_images) for text in args.arch]

@@ -23,7 +23,7 @@ import numpy as np
 
 import ghn_jax
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import COUNT, make_parser
+from ghn_jax.cli.common import COUNT, make_parser, refuse_existing
 from ghn_jax.evaluation import json_lines
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import evaluate_splits, fit_forecast, train_networks
@@ -39,6 +39,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--most", type=COUNT, default=100, help="networks of every split (%(default)s)")
     parser.add_argument("--features", type=Path, required=True, help="a file of features, which grows")
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     args = parser.parse_args(arguments)
     for option, parts in (("zero_shot", 3), ("trained", 2)):
         for text in getattr(args, option):
@@ -73,6 +74,8 @@ def examples_of(args: argparse.Namespace) -> list[Example]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
+    for ending in ("md", "json"):
+        refuse_existing(args.out / f"forecast.{ending}", args.overwrite)
     use_compilation_cache()
     args.out.mkdir(parents=True, exist_ok=True)
     examples = examples_of(args)

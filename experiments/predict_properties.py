@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ghn_jax.checks.fields import Real
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import make_parser, of
+from ghn_jax.cli.common import make_parser, of, refuse_existing
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation import json_lines
 from ghn_jax.ghn.config import ghn2
@@ -50,6 +50,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fit", default="val", help="split that is fitted to (%(default)s)")
     parser.add_argument("--judge", default="test", help="split that tau is of (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     args = parser.parse_args(arguments)
     if args.zero_shot is not None and ":" not in args.zero_shot:
         parser.error(f"--zero_shot={args.zero_shot}: expected a title and a file with a colon between them")
@@ -86,6 +87,8 @@ def published(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
+    for ending in ("md", "json", "png"):
+        refuse_existing(args.out / f"properties.{ending}", args.overwrite)
     use_compilation_cache()
     ghns = loading.load_titled(args.hypernetworks, 10) | {"untrained GHN-2": GHN.init(ghn2(), seed=0)}
     known, graphs = published(args) if args.deepnets else trained(args)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from ghn_jax import images
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import COUNT, add_hypernetwork, load_hypernetwork, make_parser
+from ghn_jax.cli.common import COUNT, add_hypernetwork, load_hypernetwork, make_parser, refuse_foreign
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import Protocol, Regularization
 from ghn_jax.runtime import use_compilation_cache
@@ -56,6 +56,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
+    refuse_foreign(args.out, "networks.jsonl", "search.md")
     use_compilation_cache()
     ghn, _ = load_hypernetwork(args.checkpoint)
     dataset = images.load(args.dataset, args.data_dir)

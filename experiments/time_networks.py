@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import COUNT, make_parser
+from ghn_jax.cli.common import COUNT, make_parser, refuse_existing
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation import json_lines
 from ghn_jax.networks.architecture import CIFAR10
@@ -32,11 +32,13 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=COUNT, default=64, help="images at once (%(default)s)")
     parser.add_argument("--rounds", type=COUNT, default=5, help="turns of every network, of which the least counts")
     parser.add_argument("--out", type=Path, required=True, help="a JSON file")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parse_args(arguments)
+    refuse_existing(args.out, args.overwrite)
     use_compilation_cache()
     named = {
         f"{row['split']}/{row['number']}": (row["split"], row["number"])

@@ -218,6 +218,24 @@ def load_several(entries: Iterable[str], dataset: str, data_dir: str | None) -> 
     return loading.load_titled(entries, data.num_classes), data
 
 
+def refuse_foreign(folder: Path, rows: str, *names: str) -> None:
+    """Checks that tables and pictures of a study would replace only those that were made of its rows.
+
+    Args:
+      folder: for results.
+      rows: name of the file there that the study adds its results to.
+      names: of what is made of them.
+
+    Raises:
+      CommandError: one of `names` is there, and no rows.
+      FileError: what is there may not be replaced.
+    """
+    for path in (folder / name for name in names):
+        if os.path.lexists(path) and not (folder / rows).is_file():
+            raise CommandError(f"{path} stays as it is: --out={folder} has no {rows} that it was made of")
+        files.refuse_to_replace(path)
+
+
 def refuse_existing(path: Path | None, overwrite: bool) -> None:
     """Checks that nothing would be replaced unasked, or could not be written in the end.
 

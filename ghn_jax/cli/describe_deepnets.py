@@ -21,7 +21,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import CommandError, make_parser, picture
+from ghn_jax.cli.common import CommandError, make_parser, picture, refuse_existing
 from ghn_jax.deepnets.files.reading import DeepNetsFile
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture, split_size
 from ghn_jax.deepnets.statistics import QUANTITIES, NetworkStatistics, network_statistics, table, type_shares
@@ -44,6 +44,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--compare", type=Path, help="a published HDF5 file to compare with")
     parser.add_argument("--compare_split", help="the split of that file (the same)")
     parser.add_argument("--out", type=picture, help="picture of the distributions (deepnets_SPLIT.png)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     args = parser.parse_args(arguments)
     if args.num is not None and args.num < 1:
         parser.error(f"--num={args.num}: expected at least 1")
@@ -139,6 +140,8 @@ def _draw_types(axes: Any, groups: dict[str, list[NetworkStatistics]]) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line `ghn-jax deepnets describe ARGUMENTS`."""
     args = parse_args(arguments)
+    out = args.out or Path(f"deepnets_{args.split}.png")
+    refuse_existing(out, args.overwrite)
     channels = None if args.compare is None else 32
     if args.file is None:
         draw_one = functools.partial(sample_architecture, args.split)
@@ -153,7 +156,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         groups[f"{args.compare.name}: {split}, {len(other)} networks"] = other
         text += f"\n\n{compare(found, other)}"
     print(text)
-    out = args.out or Path(f"deepnets_{args.split}.png")
     with replacing(out) as temporary:
         draw(temporary, groups)
     print(f"\nwritten: {out}")

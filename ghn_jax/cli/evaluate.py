@@ -5,22 +5,26 @@
     ghn-jax evaluate --checkpoint=runs/digits --arch=test/7
     ghn-jax evaluate --checkpoint=runs/digits --arch=mine.json
 
-Beside them stands He initialization.  The table is printed; `evaluation_LABEL.json` and a picture hold it too.
+Beside them stands He initialization.  The table is printed; `evaluation_LABEL.json` and a picture hold it too, in the
+folder of the run, or in `evaluations/CHECKPOINT`.  The same measurement replaces them, another one only if asked.
 """
 
 import argparse
+import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from ghn_jax.checks import files
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import Setting, add_hypernetwork, add_images, load_setting, make_parser
+from ghn_jax.cli.common import CommandError, Setting, add_hypernetwork, add_images, load_setting, make_parser
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.lookup import FoundArchitecture
 from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS
-from ghn_jax.evaluation import accuracy
+from ghn_jax.evaluation import accuracy, json_lines
 from ghn_jax.evaluation.results import Result, plot, table, write_json
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
@@ -46,7 +50,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--noise", type=float, default=0.0, help="deviation of noise on images scaled to 0..1; the paper has 0.08"
     )
     add_images(parser)
-    parser.add_argument("--out", help="folder for results (the run's, or evaluations/)")
+    parser.add_argument("--out", help="folder for results (the run's, or one in evaluations/)")
+    parser.add_argument("--overwrite", action="store_true", help="replace results of another measurement")
     args = parser.parse_args(arguments)
     if args.num < 1 or (args.num_images is not None and args.num_images < 1):
         parser.error("--num and --num_images: expected at least 1")
@@ -70,14 +75,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setting = load_setting(args.checkpoint, args.dataset, args.data_dir)
     groups = architectures(args, setting.task.large_images)
     run = Path(args.checkpoint)
-    out = Path(args.out or (run if (run / checkpoint.FOLDER).is_dir() else "evaluations"))
+    own = run if (run / checkpoint.FOLDER).is_dir() else Path("evaluations", re.sub(r"[^\w.-]+", "_", run.stem))
+    out = Path(args.out or own)
     split = getattr(setting.dataset, args.image_split)
     about = {"dataset": setting.dataset.name, "image_split": args.image_split}
     about |= {"num_images": args.num_images or len(split.labels)}
     about |= {"noise": args.noise} if args.noise else {}
+    about |= {json_lines.WEIGHTS: setting.ghn.fingerprint}
+    if not args.overwrite:
+        for label, group in groups.items():
+            refuse_another(out / f"evaluation_{label}", about, [one.name for one in group])
     about |= {"checkpoint": args.checkpoint, "trained": setting.provenance}
     for label, group in groups.items():
         write(out / f"evaluation_{label}", evaluate(setting, group, args), about, label)
+
+
+def refuse_another(stem: Path, about: Mapping[str, Any], names: Sequence[str]) -> None:
+    """Checks that results would only replace those of the same measurement.
+
+    Raises:
+      CommandError: there is something else.
+    """
+    path, drawn = Path(f"{stem}.json"), Path(f"{stem}.png")
+    if not os.path.lexists(path):
+        if os.path.lexists(drawn):
+            raise CommandError(f"{drawn} exists; --overwrite replaces it, --out=FOLDER leaves it alone")
+        return
+    try:
+        stored = files.parse_json(files.read_regular(path))
+        same = [row["name"] for row in stored["architectures"]] == list(names)
+        same = same and about.items() <= stored.items() and stored.get("noise") == about.get("noise")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        same = False
+    if not same:
+        raise CommandError(f"{path} has another measurement; --overwrite replaces it, --out=FOLDER leaves it alone")
 
 
 def evaluate(setting: Setting, group: Sequence[FoundArchitecture], args: argparse.Namespace) -> list[Result]:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -49,6 +50,9 @@ MAX_SKIPPED = 5
 
 LOCK = "training.lock"
 """In the folder of a run: which process trains there."""
+
+PICTURE = "training.png"
+"""In the folder of a run: its course."""
 
 STEPS_OF_PACE = 10
 """After so many steps a run says how long it will take."""
@@ -168,8 +172,18 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Outcome:
         return _train(config, dataset, hypernet, workdir)
 
 
+def _check_picture(workdir: Path) -> None:
+    """Raises FileError for a picture in the place of a run's, where there was no run."""
+    ours = (workdir / METRICS).exists() or checkpoint.saved_steps(workdir / checkpoint.FOLDER)
+    if os.path.lexists(workdir / PICTURE) and not ours:
+        raise files.FileError(
+            f"{workdir / PICTURE} stays as it is: this program did not write it; choose another config.workdir"
+        )
+
+
 def _train(config: TrainConfig, dataset: Dataset, hypernet: HypernetConfig, workdir: Path) -> Outcome:
     """Trains in a folder that no other process trains in."""
+    _check_picture(workdir)
     task, optimizer = dataset.task, make_optimizer(config)
     state, progress = _start(config, hypernet, optimizer)
     if progress.step >= config.steps:
@@ -190,7 +204,7 @@ def _train(config: TrainConfig, dataset: Dataset, hypernet: HypernetConfig, work
         validation = Validation(config, hypernet, dataset, engine.programs) if validates else None
         run.steps(engine, dataset, validation, checkpoints, watch, stop)
     if parallel.is_first():
-        with files.replacing(workdir / "training.png") as temporary:
+        with files.replacing(workdir / PICTURE) as temporary:
             plot_runs([workdir], temporary)
     return dataclasses.replace(run.outcome(), signal=stop.signal)
 

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scripts
+from small_runs import small_config
 
 import ghn_jax
 from ghn_jax.checks import files
 from ghn_jax.checks.files import FileError, replacing
+from ghn_jax.cli.common import CommandError
 from ghn_jax.cli.main import main
 from ghn_jax.evaluation import json_lines
+from ghn_jax.training import loop
 from ghn_jax.training.watch import rewind
 
 
@@ -76,6 +80,51 @@ def test_the_command_line_overwrites_nothing_of_its_user(tmp_path, monkeypatch, 
         with pytest.raises(SystemExit, match="stays as it is"):
             main(["predict", "--arch=vit", f"--out={out}", "--overwrite"])
     assert contents(tmp_path) == {"thesis": "precious"}
+
+
+@pytest.mark.parametrize(
+    "command", ["plot .", "visualize --arch=vit", "visualize --arch=vit --out=vit.pdf", "deepnets describe --split=val"]
+)
+def test_pictures_replace_nothing_unasked(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "minutes": 1, "loss": 2.0, "accuracy": 0.5}\n')
+    pictures = ("runs.png", "vit.png", "vit.pdf", "deepnets_val.png")
+    for name in pictures:
+        (tmp_path / name).write_text("precious")
+    with pytest.raises(SystemExit, match=r"^--out=\w+\.(png|pdf) exists; --overwrite replaces it"):
+        main(command.split())
+    assert all((tmp_path / name).read_text() == "precious" for name in pictures)
+    if "describe" not in command:
+        main([*command.split(), "--overwrite"])
+        assert sum((tmp_path / name).stat().st_size > 1000 for name in pictures) == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "name"),
+    [
+        ("evaluate_splits", "a=b --dataset=digits", "splits.png"),
+        ("search", "x --dataset=digits", "search.md"),
+        ("compare_architectures", "", "map.png"),
+        ("few_shot", "--arch test/7", "few_shot.png"),
+        ("detection", "--drawn=3 --arch test/7", "detection.md"),
+        ("predict_properties", "x a=b", "properties.png"),
+    ],
+)
+def test_studies_replace_nothing_of_their_user(script, words, name, tmp_path, monkeypatch):
+    (tmp_path / name).write_text("precious")
+    module = scripts.load(f"experiments/{script}.py")
+    monkeypatch.setattr(module, "use_compilation_cache", lambda: pytest.fail("it went on"))
+    with pytest.raises(CommandError, match=f"{name} (stays as it is: --out=.* has no|exists; --overwrite)"):
+        module.main([*words.split(), f"--out={tmp_path}"])
+    assert contents(tmp_path) == {name: "precious"}
+
+
+def test_a_run_replaces_no_picture_of_its_user(tmp_path):
+    picture = tmp_path / loop.PICTURE
+    picture.write_text("precious")
+    with pytest.raises(FileError, match="training.png stays as it is: this program did not write it"):
+        loop.train(small_config(tmp_path))
+    assert picture.read_text() == "precious"
 
 
 def test_one_process_holds_a_lock(tmp_path):
