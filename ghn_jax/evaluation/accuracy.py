@@ -133,7 +133,7 @@ def measure_accuracy(
 
     Raises:
       ImageError: the data set is not there; the message says where to get it.  Or a number of images that is none.
-      ExecutionError: parameters that are not finite.
+      ExecutionError: parameters that are not finite, of another type or of another network; the first one is named.
 
     >>> edges = (('conv_1x1', 0), ('none', 1))
     >>> cell = ghn_jax.Genotype(edges, (2,), edges, (2,))
@@ -144,10 +144,27 @@ def measure_accuracy(
     """
     data = dataset if isinstance(dataset, Dataset) else images.load(dataset, data_dir)
     num_images = taken(num_images, Maybe(Whole(1, 1 << 53)), ImageError, "num_images")
+    program = lower(architecture, data.task)
+    found = _checked(program, params)
+    return accuracy(as_a_whole(program, found), data.test, data, num_images)
+
+
+def _checked(program: Program, params: Any) -> dict[str, Any]:
+    """The parameters of a network as float32, if that is what they are."""
+    if not isinstance(params, Mapping):
+        raise ExecutionError(f"parameters are a {type(params).__name__}: expected a dictionary by name")
+    found = {}
     for name, values in params.items():
-        if not np.isfinite(values).all():
+        if not jnp.issubdtype(getattr(values, "dtype", object), jnp.floating):
+            raise ExecutionError(f"parameter {name!r} is a {type(values).__name__}: expected an array of floats")
+        found[name] = jnp.asarray(values, jnp.float32)
+        if not np.isfinite(found[name]).all():
             raise ExecutionError(f"parameter {name!r} has values that are not finite")
-    return accuracy(as_a_whole(lower(architecture, data.task), params), data.test, data, num_images)
+    try:
+        whole.check_params(program, found)
+    except ValueError as error:
+        raise ExecutionError(str(error)) from None
+    return found
 
 
 @own_settings()

@@ -104,8 +104,8 @@ def best_start(
       seed: of random parameters, noise and dropout.
 
     Raises:
-      StartError: fewer than 2 batches, batches of several sizes, a graph without a loss or an architecture with one, a
-        rate, seed or start that is none, or no start with a finite loss.
+      StartError: fewer than 2 batches, batches of several sizes or of something else, a graph without a loss or an
+        architecture with one, a rate, seed or start that is none, or no start with a finite loss.
       GraphError, ConfigError: as for `predict_params`.
 
     >>> import numpy as np
@@ -154,6 +154,8 @@ def _of_an_architecture(
     architecture: AnyArchitecture, batches: Sequence[Any], ghn: GHN, rate: float, seed: int
 ) -> Iterator[tuple[str, Callable[[], _Candidate]]]:
     """The starts of a network that runs operation by operation."""
+    for batch in batches:
+        _check_batch(batch, ghn.config.num_classes)
     shapes = {(np.shape(images), np.shape(labels)) for images, labels in batches}
     if len(shapes) > 1:
         raise StartError(f"batches of shapes {sorted(shapes)}: expected one size")
@@ -175,6 +177,20 @@ def _of_an_architecture(
 
     for name, params in _starts_of(network, ghn, seed).items():
         yield name, functools.partial(candidate, params)
+
+
+def _check_batch(batch: Any, classes: int) -> None:
+    """Raises StartError for what is no pair of images and their labels."""
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise StartError(f"a batch is a {type(batch).__name__}: expected a pair of images and labels")
+    images, labels = map(np.asarray, batch)
+    if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
+        raise StartError(f"labels of type {labels.dtype} and shape {labels.shape}: expected an integer an image")
+    if labels.size and not 0 <= labels.min() <= labels.max() < classes:
+        raise StartError(f"labels from {labels.min()} to {labels.max()}: expected 0 to {classes - 1}")
+    numbers = images.dtype.kind in "iu" or jax.dtypes.issubdtype(images.dtype, np.floating)
+    if not numbers or not np.isfinite(images).all():
+        raise StartError("images: expected finite numbers")
 
 
 def _starts_of(network: Network, ghn: GHN, seed: int) -> dict[str, dict[str, Any]]:

@@ -91,6 +91,8 @@ def visualize(
 
     >>> figure = ghn_jax.visualize(ghn_jax.build_graph(ghn_jax.named('vit')))  # an image in a notebook
     """
+    if not isinstance(graph, Graph):
+        raise GraphError(f"expected a ghn_jax Graph, got {type(graph).__name__}")
     if graph.num_nodes < 1:
         raise GraphError("a graph without nodes cannot be drawn")
     edges = [(start, end) for start, end in np.argwhere(graph.distances == 1).tolist()]

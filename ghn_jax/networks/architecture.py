@@ -367,7 +367,7 @@ def named(name: str) -> AnyArchitecture:
     """
     try:
         return NAMED_ARCHITECTURES[name]
-    except KeyError:
+    except (KeyError, TypeError):  # the latter for what is no name at all
         raise ArchitectureError(
             f"no architecture is called {name!r}; known are {', '.join(NAMED_ARCHITECTURES)}"
         ) from None

@@ -200,6 +200,8 @@ def lower(architecture: AnyArchitecture, task: Task) -> Program:
     Raises:
       ArchitectureError: no path from the images to the logits, or images too small for the network.
     """
+    if not isinstance(task, Task):
+        raise ArchitectureError(f"expected a Task, got {type(task).__name__}")
     builder = _Builder(task)
     return builder.finish(_build(builder, architecture))
 

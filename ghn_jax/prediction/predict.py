@@ -292,6 +292,8 @@ def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Grap
     >>> ghn_jax.warm_up(max_nodes=63)
     """
     ghn = chosen_ghn(ghn, "warm_up")
+    if not isinstance(graphs, Sequence):
+        raise GraphError(f"graphs: expected a list of graphs, got {type(graphs).__name__}")
     for graph in graphs:
         padding.check_graph(graph)
     max_nodes = taken(max_nodes, Whole(1, LARGEST_SIZE), GraphError, "max_nodes")

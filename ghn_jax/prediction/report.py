@@ -16,7 +16,7 @@ from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.decoders import decoder
 from ghn_jax.ghn.model import GHN
 from ghn_jax.ghn.shape_encoder import channel_table, channel_vocabulary, spatial_table, spatial_vocabulary
-from ghn_jax.graphs.graph import NODE_TYPES, Graph, Role, Tensor
+from ghn_jax.graphs.graph import NODE_TYPES, Graph, GraphError, Role, Tensor
 from ghn_jax.graphs.tree import ParameterTree
 from ghn_jax.prediction.forecast import Forecast, features_of, forecast
 from ghn_jax.prediction.predict import predict_params
@@ -139,11 +139,18 @@ def report(graph: Graph, ghn: GHN | None = None, *, scales: bool = False) -> Rep
       scales: also predict the parameters of a traced model, run its own initialisers, and say where the root mean
         squares of a tensor differ by more than a factor of 5.
 
+    Raises:
+      GraphError: something that is no Graph.
+
     >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
     >>> print(ghn_jax.report(graph).summary)
     161 parameter tensors, 23,520,842 elements, 126 nodes: seen 161 tensors (100.0%)
     """
+    if not isinstance(graph, Graph):
+        raise GraphError(f"expected a ghn_jax Graph, got {type(graph).__name__}")
     ghn = pretrained.load() if ghn is None else ghn
+    if not isinstance(ghn, GHN):
+        raise TypeError(f"report expected a GHN, got {type(ghn).__name__}")
     config = ghn.config
     if graph.tree is None:
         rows = [

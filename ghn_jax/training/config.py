@@ -195,10 +195,12 @@ def from_fields(given: Mapping[str, Any]) -> TrainConfig:
     Raises:
       ConfigError: an unknown field (with the nearest known one) or a value that makes no run.
     """
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"config: expected fields by name, got a {type(given).__name__}")
     known = [field.name for field in dataclasses.fields(TrainConfig)]
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = difflib.get_close_matches(str(name), known, n=1)
             raise ConfigError(f"config has no field {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     return TrainConfig(**given)
 

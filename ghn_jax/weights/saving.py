@@ -181,6 +181,8 @@ def _named(what: Any, graph: Graph | None) -> dict[str, np.ndarray]:
 
 def _expected(graph: Graph) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Shapes and types of a graph's parameters by name, in order."""
+    if not isinstance(graph, Graph):
+        raise CheckpointError(f"graph: expected a ghn_jax Graph, got {type(graph).__name__}")
     if graph.tree is not None:
         return {leaf.name: (leaf.shape, leaf.dtype) for leaf in graph.tree.leaves}
     return {tensor.name: (tensor.shape, np.float32) for tensor in graph.tensors}

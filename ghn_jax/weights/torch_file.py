@@ -120,9 +120,13 @@ def _refuse_legacy(path: Path) -> None:
     """Says what to do with the format of old PyTorch; any other thing wrong with a file, `archive.opened` finds."""
     if not path.is_file():
         return
-    with path.open("rb") as file:
-        if file.read(len(LEGACY)) == LEGACY:
-            raise CheckpointError(
-                f"{path} is in the format of PyTorch before 1.6: write it again with a newer one, "
-                "torch.save(torch.load(FILE), FILE)"
-            )
+    try:
+        with path.open("rb") as file:
+            legacy = file.read(len(LEGACY)) == LEGACY
+    except OSError:
+        return
+    if legacy:
+        raise CheckpointError(
+            f"{path} is in the format of PyTorch before 1.6: write it again with a newer one, "
+            "torch.save(torch.load(FILE), FILE)"
+        )

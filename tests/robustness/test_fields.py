@@ -5,13 +5,14 @@ import dataclasses
 import numpy as np
 import pytest
 
+import ghn_jax
 from ghn_jax import GHNError, GraphError
 from ghn_jax.checks import fields
 from ghn_jax.checks.fields import Flag, Maybe, OneOf, Real, Several, Text, Whole
 from ghn_jax.graphs import padding
 from ghn_jax.networks.architecture import DARTS, VIT, Architecture, Genotype, ResNet, Task, from_json, to_json
 from ghn_jax.networks.program_graph import build_graph
-from ghn_jax.training.config import TrainConfig
+from ghn_jax.training.config import TrainConfig, from_fields
 
 
 @pytest.mark.parametrize(
@@ -94,3 +95,67 @@ def test_graphs():
     ):  # fmt: skip
         with pytest.raises(GraphError):
             padding.check_graph(dataclasses.replace(graph, **changes))
+
+
+GRAPH = build_graph(ghn_jax.ResNet(depths=(1,), width=8))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: ghn_jax.warm_up(graphs=GRAPH), "expected a list of graphs, got Graph"),
+        (lambda: ghn_jax.named(["vit"]), "no architecture is called"),
+        (lambda: ghn_jax.build_graph(ghn_jax.named("vit"), "cifar10"), "expected a Task, got str"),
+        (lambda: ghn_jax.report(None), "expected a ghn_jax Graph, got NoneType"),
+        (lambda: ghn_jax.visualize({}), "expected a ghn_jax Graph, got dict"),
+        (lambda: ghn_jax.save({"a": np.ones(2)}, "a.npz", graph="graph"), "expected a ghn_jax Graph, got str"),
+        (lambda: from_fields([]), "expected fields by name, got a list"),
+        (lambda: from_fields({1: 2}), "no field 1"),
+        (lambda: ghn_jax.load("/proc/self/mem"), "is damaged, or no file of weights"),
+    ],
+)
+def test_other_types_at_public_entries(call, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GHNError, match=message):
+        call()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda params: None, "are a NoneType: expected a dictionary"),
+        (lambda params: list(params.values()), "are a list: expected a dictionary"),
+        (lambda params: params | {"fc.bias": "x"}, "'fc.bias' is a str: expected an array of floats"),
+        (lambda params: params | {"fc.bias": np.zeros(10, complex)}, "'fc.bias' is a ndarray: expected"),
+        (lambda params: params | {"fc.bias": np.zeros(10, int)}, "'fc.bias' is a ndarray: expected"),
+        (lambda params: params | {"fc.bias": np.zeros(9, np.float32)}, r"'fc.bias' has shape \(9,\)"),
+        (lambda params: params | {"fc.bias": np.full(10, np.inf, np.float32)}, "not finite"),
+        (lambda params: params | {"more": np.zeros(10, np.float32)}, "more"),
+        (
+            lambda params: {name: values for name, values in params.items() if name != "fc.bias"},
+            "'fc.bias' .* is missing",
+        ),
+    ],
+)
+def test_parameters_that_are_none(change, message):
+    params = {tensor.name: np.zeros(tensor.shape, np.float32) for tensor in GRAPH.tensors}
+    with pytest.raises(GHNError, match=message):
+        ghn_jax.measure_accuracy(ghn_jax.ResNet(depths=(1,), width=8), change(params), "digits", num_images=8)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((np.zeros((4, 32, 32, 3)), np.arange(4) + 7), "labels from 7 to 10: expected 0 to 9"),
+        ((np.zeros((4, 32, 32, 3)), np.arange(4) - 1), "labels from -1 to 2"),
+        ((np.zeros((4, 32, 32, 3)), np.arange(4) / 2), "labels of type float64"),
+        ((np.zeros((4, 32, 32, 3)), np.arange(3)), r"shape \(3,\): expected an integer an image"),
+        ((np.full((4, 32, 32, 3), np.nan), np.arange(4)), "images: expected finite numbers"),
+        ((np.full((4, 32, 32, 3), "a"), np.arange(4)), "images: expected finite numbers"),
+        ("ab", "a batch is a str: expected a pair"),
+        ((np.zeros((4, 32, 32, 3)),), "a batch is a tuple: expected a pair"),
+    ],
+)
+def test_batches_that_are_none(batch, message):
+    with pytest.raises(GHNError, match=message):
+        ghn_jax.best_start(ghn_jax.ResNet(depths=(1,), width=8), [batch] * 2, starts=["predicted"])
