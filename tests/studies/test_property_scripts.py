@@ -77,7 +77,7 @@ def test_properties(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "properties.png").stat().st_size > 5000
     assert "| GHN-2 |" in capsys.readouterr().out
     with pytest.raises(StudyError, match="no network was measured with 'GHN-9'"):
-        script.main([*words, f"--zero_shot=GHN-9:{tmp_path / 'splits.jsonl'}"])
+        script.main([*words, "--overwrite", f"--zero_shot=GHN-9:{tmp_path / 'splits.jsonl'}"])
     with pytest.raises(SystemExit):
         script.main([*words, "--zero_shot=splits.jsonl"])
     assert "--zero_shot=splits.jsonl: expected a title and a file" in capsys.readouterr().err
@@ -110,4 +110,4 @@ def test_published_networks(tmp_path, monkeypatch, capsys):
     results["val"]["1"]["params"] += 1
     (tmp_path / "results.json").write_text(json.dumps(results))
     with pytest.raises(StudyError, match="val/1 has .* parameters, in the published results"):
-        script.main([*arguments, f"--out={tmp_path}"])
+        script.main([*arguments, f"--out={tmp_path}", "--overwrite"])
