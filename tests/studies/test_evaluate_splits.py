@@ -79,7 +79,8 @@ def test_goes_on_where_it_was(script, tmp_path, monkeypatch, capsys):
         run(2, f"first={tmp_path / '0.npz'}", "--num_images=128")
     with pytest.raises(GHNError, match=r"has accuracies with noise 0.0, other than --noise=0.08"):
         run(2, f"first={tmp_path / '0.npz'}", "--noise=0.08")
-    (tmp_path / "networks.jsonl").unlink()
+    for name in ("networks.jsonl", "splits.md", "splits.json", "splits.png"):
+        (tmp_path / name).unlink()
     (row,) = run(1, f"first={tmp_path / '0.npz'}", "--noise=0.08")
     assert row["noise"] == 0.08 and "test images with noise 0.08" in capsys.readouterr().out
     assert evaluate_splits.images_of("test", 64) == 64 and evaluate_splits.images_of("predefined", 64) == 1024
