@@ -188,7 +188,7 @@ def _check_batch(batch: Any, classes: int) -> None:
         raise StartError(f"labels of type {labels.dtype} and shape {labels.shape}: expected an integer an image")
     if labels.size and not 0 <= labels.min() <= labels.max() < classes:
         raise StartError(f"labels from {labels.min()} to {labels.max()}: expected 0 to {classes - 1}")
-    numbers = images.dtype.kind in "iu" or jax.dtypes.issubdtype(images.dtype, np.floating)
+    numbers = images.dtype.kind in "iu" or jax.numpy.issubdtype(images.dtype, np.floating)
     if not numbers or not np.isfinite(images).all():
         raise StartError("images: expected finite numbers")
 

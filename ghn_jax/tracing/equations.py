@@ -101,7 +101,8 @@ class Equations:
     def append(self, primitive: Any, params: Mapping[str, Any], number: int, scope: str) -> int:
         """A further equation, of one value and for one of the same shape; returns its number."""
         output = len(self.shapes)
-        for known in (self.shapes, self.dtypes, self.of_params, self.of_inputs):
+        lists: tuple[list[Any], ...] = (self.shapes, self.dtypes, self.of_params, self.of_inputs)
+        for known in lists:
             known.append(known[number])
         self.equations.append(Equation(primitive.name, params, (number,), (output,), scope, primitive))
         return output
