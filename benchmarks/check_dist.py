@@ -3,8 +3,9 @@
     python -m build --outdir dist . && python benchmarks/check_dist.py dist
 
 The newest wheel of the folder is installed with the extra "all".  Then README's quick start runs, `ghn-jax models`,
-a report, and a short training run with a configuration that comes with the package.  The source archive must have
-Makefile, configurations and requirements.  Exit status 1 if anything fails.
+a report, a prediction, and a short training run with a configuration that comes with the package.  The source archive
+must have Makefile, configurations and requirements; the two commands of `make demo`, shortened, run where it is
+unpacked.  Exit status 1 if anything fails.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ print(len(params), "arrays;", ghn_jax.measure_accuracy(ghn_jax.ResNet((1,), 8), 
 """
 
 SHORT = ("--config.steps=2", "--config.val_networks=0", "--config.workdir=run", "--config.max_multiply_adds=12000000")
+OF_THE_RUN = ("--checkpoint=run", "--split=val", "--num=1", "--num_images=64")
 
 
 def newest(folder: Path, pattern: str) -> Path:
@@ -54,20 +56,30 @@ def main() -> int:
         binaries = Path(place) / "venv" / "bin"
         empty = Path(place) / "empty"
         empty.mkdir()
-        commands = (
+        with tarfile.open(source) as archive:
+            archive.extractall(place, filter="data")
+        unpacked = Path(place) / source.name.removesuffix(".tar.gz")
+        in_the_empty_folder = (
             [sys.executable, "-m", "venv", f"{place}/venv"],
             [f"{binaries}/pip", "install", "--quiet", f"{wheel}[all]"],
             [f"{binaries}/ghn-jax", "--version"],
             [f"{binaries}/ghn-jax", "models"],
             [f"{binaries}/python", "-c", QUICK_START],
+            [f"{binaries}/ghn-jax", "report", "--arch=test/7"],
+            [f"{binaries}/ghn-jax", "predict", "--arch=test/7", "--out=test7.safetensors"],
             [f"{binaries}/ghn-jax", "train", "--config=configs/digits.py", *SHORT],
-            [f"{binaries}/ghn-jax", "evaluate", "--checkpoint=run", "--split=val", "--num=1", "--num_images=64"],
+            [f"{binaries}/ghn-jax", "evaluate", *OF_THE_RUN],
         )
-        for command in commands:
+        in_the_archive = (
+            [f"{binaries}/python", "experiments/train.py", "--config=configs/digits.py", *SHORT],
+            [f"{binaries}/python", "experiments/evaluate.py", *OF_THE_RUN],
+        )
+        commands = [(empty, one) for one in in_the_empty_folder] + [(unpacked, one) for one in in_the_archive]
+        for where, command in commands:
             shown = " ".join(Path(command[0]).name if word == command[0] else word.strip() for word in command)
             print(f"$ {shown[:160]}", flush=True)
             began = time.monotonic()
-            done = subprocess.run(command, cwd=empty, env=environment)
+            done = subprocess.run(command, cwd=where, env=environment)
             print(f"  exit status {done.returncode}, {time.monotonic() - began:.0f} s", flush=True)
             if done.returncode:
                 return 1

@@ -115,9 +115,10 @@ def evaluate(setting: Setting, group: Sequence[FoundArchitecture], args: argpars
     """The accuracies of a group of architectures."""
     networks = [(one.name, make_network(one.number, one.architecture, setting.task)) for one in group]
     split = getattr(setting.dataset, args.image_split)
-    with tqdm(total=len(networks), unit="architecture", leave=False) as bar:
+    with tqdm(total=len(networks), unit="architecture", leave=False, desc="compiling for the first") as bar:
 
         def show(_: Result) -> None:
+            bar.set_description(refresh=False)
             bar.update()
 
         return accuracy.evaluate(

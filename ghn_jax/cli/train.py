@@ -34,8 +34,6 @@ from ghn_jax.training.config import config_dict, from_fields
 from ghn_jax.training.loop import Outcome, train
 from ghn_jax.weights import checkpoint
 
-CONFIGS = "configs/cifar.py (or imagenet.py, digits.py, fashion_mnist.py, smoke.py)"
-
 
 def parse_args(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
     """The options of the command line, and those that are for the configuration."""
@@ -59,7 +57,7 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
       ConfigError: a field that there is not.
     """
     if path is None:
-        raise CommandError(f"which run? Give --config={CONFIGS}")
+        raise CommandError(f"which run? Give --config={known()}")
     path = shipped(path)
     unset, rest = _unset(overrides)
     words = ["ghn-jax train", f"--config={path}", *rest]
@@ -69,13 +67,13 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
         surplus = values(words)[1:]
         fields = dict(config.value) | dict.fromkeys(unset)
     except OSError:
-        raise CommandError(f"--config={path}: there is no such file, expected {CONFIGS}") from None
+        raise CommandError(f"--config={path}: there is no such file, expected {known()}") from None
     except AttributeError as error:
         named = {word.removeprefix("--config.").partition("=")[0] for word in overrides if word.startswith("--config.")}
         from_fields(dict.fromkeys(named - set(config_dict())))  # raises, naming one that there is not
         raise CommandError(f"--config={path}: {error}") from error
     except SyntaxError as error:
-        raise CommandError(f"--config={path}: expected a configuration, such as {CONFIGS} ({error})") from error
+        raise CommandError(f"--config={path}: expected a configuration, such as {known()} ({error})") from error
     except flags.Error as error:
         raise CommandError(str(error).strip().splitlines()[-1]) from error  # without the traceback of a file
     if surplus:
@@ -105,9 +103,18 @@ def shipped(path: str) -> str:
     wanted = Path(path)
     if wanted.exists() or wanted.parent not in (Path("configs"), Path(".")):
         return path
+    return next((str(folder / wanted.name) for folder in _folders() if (folder / wanted.name).is_file()), path)
+
+
+def known() -> str:
+    """The configurations that come with the package, for messages."""
+    names = sorted({file.name for folder in _folders() for file in folder.glob("[a-z]*.py")} - {"cifar.py"})
+    return f"configs/cifar.py (or {', '.join(names)})"
+
+
+def _folders() -> tuple[Path, Path]:
     package = Path(ghn_jax.__file__).parent
-    found = (folder / "configs" / wanted.name for folder in (package, package.parent))
-    return next((str(one) for one in found if one.is_file()), path)
+    return package / "configs", package.parent / "configs"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
