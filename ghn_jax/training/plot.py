@@ -19,8 +19,9 @@ def plot_runs(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike, ag
     """Draws the course of loss and accuracy of runs into one picture.
 
     That is the median of 50 steps for the loss, since single networks without normalisation lose thousands, and the
-    mean for the accuracy on training images; points are accuracies on unseen architectures with their standard error.
-    For a single run the values of every step are drawn too.
+    mean for the accuracy on training images; of a run of less than 200 steps it is that of a quarter of them.  Points
+    are accuracies on unseen architectures with their standard error.  For a single run the values of every step are
+    drawn too.
 
     Args:
       workdirs: of the runs; those that have not made a step yet are left out.
@@ -39,7 +40,7 @@ def plot_runs(workdirs: Sequence[str | os.PathLike], path: str | os.PathLike, ag
             continue
         color, label = f"C{number % 10}", Path(workdir).name
         position = np.array([row[against] for row in rows])
-        window = min(_WINDOW, len(rows))
+        window = max(1, min(_WINDOW, len(rows) // 4))
         for axes, field, middle in ((loss, "loss", np.median), (accuracy, "accuracy", np.mean)):
             values = np.array([row[field] for row in rows])
             if len(workdirs) == 1:

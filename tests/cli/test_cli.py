@@ -94,7 +94,7 @@ def test_unknown_words_have_one_line():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "which run? Give --config=configs/cifar.py (or cifar_cpu.py, cifar_cpu_more.py, digits.py, fashion_mnist.py"),
+        ([], "which run? Give --config=configs/cifar.py (or cifar_cpu.py, cifar_cpu_more.py, digits.py, "),
         (["--config=nothing.py"], "--config=nothing.py: there is no such file, expected configs/cifar.py"),
         (["--config=setup.cfg"], "--config=setup.cfg: expected a configuration"),
         (["--config=no_such_file.py"], "--config=no_such_file.py: there is no such file"),

@@ -3,8 +3,12 @@
 import json
 import threading
 
+import matplotlib.image
+import numpy as np
+
 from ghn_jax.training.live import redrawing
 from ghn_jax.training.loop import pace
+from ghn_jax.training.plot import plot_runs
 from ghn_jax.training.watch import METRICS
 
 PNG = b"\x89PNG\r\n"
@@ -49,3 +53,13 @@ def test_the_first_steps_say_how_long_a_run_takes():
     assert pace(seconds, 300, None) == "10 steps in 78 s: the other 300 take 10 to 39 minutes"
     assert pace(seconds, 300, 5.0).endswith(", more than config.max_minutes=5")
     assert pace(seconds, 300, 30.0).endswith("39 minutes")
+
+
+def test_a_run_of_four_steps_has_curves(tmp_path):
+    (tmp_path / METRICS).write_text("".join(step(number) for number in (1, 2, 3, 4)))
+    plot_runs([tmp_path], tmp_path / "run.png")
+    picture = matplotlib.image.imread(tmp_path / "run.png")
+    blue = np.all(np.abs(picture[:400, :, :3] * 255 - (31, 119, 180)) < 2, axis=-1)  # above the legend
+    for half in np.split(blue, 2, axis=1):  # loss, accuracy
+        columns = np.flatnonzero(half.any(axis=0))
+        assert columns[-1] - columns[0] > 400
