@@ -121,6 +121,9 @@ class Collect:
         found = Gradients(decoders, nodes, loss, correct, jnp.sqrt(jnp.stack(squares)))
         return jax.tree.map(lambda leaf: leaf[None], found)
 
+    def __str__(self):
+        return f"sum of the gradients of {self.networks} networks"
+
 
 PullBack = Callable[[jax.Array], tuple[Any]]
 """From the gradient of embeddings to that of parameters: a pytree of arrays, which leaves one program for another."""
