@@ -59,8 +59,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def trained(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
     """Networks that were trained here, and their graphs."""
-    rows = json_lines.read(args.networks, **MEASURED)
-    rows = [row for row in rows if row["split"] in (args.fit, args.judge)]
+    rows = [row for row in json_lines.read(args.networks, **MEASURED) if row["split"] in (args.fit, args.judge)]
     known = properties.collect(rows, properties.read_times(args.times) if args.times else {}, args.reach)
     if args.zero_shot:
         title, _, path = args.zero_shot.partition(":")

@@ -105,7 +105,7 @@ def test_bad_input(batches):
         (graph, batches, {}, "either an architecture, or a graph"),
         (graph, batches, {"loss": lambda params, batch: 0.0}, "expected the architecture itself"),
         (NETWORK, [batches[0], (batches[0].images[:3], batches[0].labels[:3])], {}, "expected one size"),
-        (NETWORK, [(np.zeros((4, 8)), np.zeros(4))] * 2, {}, r"images of shape \(4, 8\)"),
+        (NETWORK, [(np.zeros((4, 8)), np.zeros(4, int))] * 2, {}, r"images of shape \(4, 8\)"),
         (NETWORK, batches, {"learning_rate": -1.0}, "learning_rate=-1.0: expected"),
         (NETWORK, batches, {"starts": ["he"]}, r"starts=\['he'\]: expected some of predicted, random"),
         (NETWORK, batches, {"seed": "a"}, "seed='a': expected"),

@@ -24,7 +24,11 @@ def test_features_by_hand():
     assert features["attention"] == features["depthwise share of layers"] == features["no global pooling"] == 0
     assert features["log2 of the parameters"] == pytest.approx(np.log2(23_520_842))
     assert features["log2 of the width"] == 8
-    assert features["distance of the embedding"] > 1
+    ghn = ghn_jax.load("ghn2_fashion_mnist")
+    embedding = ghn_jax.embed(ghn_jax.build_graph(ghn_jax.named("resnet50")), ghn)
+    references = np.stack([ghn_jax.embed(graph, ghn) for graph in forecast._reference_graphs()])
+    away = (embedding - references.mean(0)) / references.std(0)
+    assert features["distance of the embedding"] == pytest.approx(np.sqrt(np.mean(away**2)), rel=1e-3)
     vit = dict(zip(FEATURES, report_of("vit").features, strict=True))
     assert vit["attention"] == 1
 
