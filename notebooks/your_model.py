@@ -61,6 +61,7 @@ print(f"{jax.device_count()} device(s):", ", ".join(sorted({device.device_kind f
 
 # %%
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 
@@ -156,7 +157,7 @@ module = nnx.Sequential(
 )
 graph_of_module = ghn_jax.fill(module, sample)
 print(ghn_jax.report(graph_of_module).summary)
-print("logits:", module(sample[:1]).round(2))
+print("logits:", np.asarray(module(sample[:1])).round(2))
 
 # %% [markdown]
 # ## A function of its parameters
@@ -180,7 +181,7 @@ shapes = [
 graph_of_function = ghn_jax.trace(mlp, shapes, sample)
 predicted = ghn_jax.predict_params(graph_of_function)
 print(ghn_jax.report(graph_of_function))
-print("logits:", mlp(predicted, sample[:1]).round(2))
+print("logits:", np.asarray(mlp(predicted, sample[:1])).round(2))
 
 # %% [markdown]
 # ## Export

@@ -324,6 +324,11 @@ class _Run:
                 with self._saved_at_failures(checkpoints):  # of preparing, compiling or running
                     (prepared, after), batch = next(upcoming), next(batches)
                     waited = time.monotonic() - asked
+                    if not taken:
+                        watch.bar.write(
+                            f"the first steps need {engine.programs.started:,} programs, compiled or kept on disk; "
+                            "others come as new operations are met"
+                        )
                     state, metrics = engine.step(self.state, prepared, batch.images, batch.labels)
                 self.state = state
                 metrics = parallel.first_copy(metrics)  # waits for the step

@@ -6,6 +6,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -310,8 +311,10 @@ def check_two_steps(config):
     assert max(jax.tree.leaves(moved)) > 1e-4
 
 
-def test_two_steps(tmp_path, small_hypernetwork, small_networks):
+def test_two_steps(tmp_path, small_hypernetwork, small_networks, capsys):
     check_two_steps(small_config(tmp_path))
+    (said,) = re.findall(r"the first steps need (\d+) programs", capsys.readouterr().out)
+    assert int(said) > 20
 
 
 @pytest.mark.processes
