@@ -101,9 +101,10 @@ class Equations:
     def append(self, primitive: Any, params: Mapping[str, Any], number: int, scope: str) -> int:
         """A further equation, of one value and for one of the same shape; returns its number."""
         output = len(self.shapes)
-        lists: tuple[list[Any], ...] = (self.shapes, self.dtypes, self.of_params, self.of_inputs)
-        for known in lists:
-            known.append(known[number])
+        self.shapes.append(self.shapes[number])
+        self.dtypes.append(self.dtypes[number])
+        self.of_params.append(self.of_params[number])
+        self.of_inputs.append(self.of_inputs[number])
         self.equations.append(Equation(primitive.name, params, (number,), (output,), scope, primitive))
         return output
 
