@@ -326,7 +326,7 @@ class _Run:
                     waited = time.monotonic() - asked
                     if not taken:
                         watch.bar.write(
-                            f"the first steps need {engine.programs.started:,} programs, compiled or kept on disk; "
+                            f"the first step needs {engine.programs.started:,} programs, compiled or kept on disk; "
                             "others come as new operations are met"
                         )
                     state, metrics = engine.step(self.state, prepared, batch.images, batch.labels)

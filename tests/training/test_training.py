@@ -313,7 +313,7 @@ def check_two_steps(config):
 
 def test_two_steps(tmp_path, small_hypernetwork, small_networks, capsys):
     check_two_steps(small_config(tmp_path))
-    (said,) = re.findall(r"the first steps need (\d+) programs", capsys.readouterr().out)
+    (said,) = re.findall(r"the first step needs (\d+) programs", capsys.readouterr().out)
     assert int(said) > 20
 
 
