@@ -6,7 +6,8 @@
     ghn-jax evaluate --checkpoint=runs/digits --arch=mine.json
 
 Beside them stands He initialization.  The table is printed; `evaluation_LABEL.json` and a picture hold it too, in the
-folder of the run, or in `evaluations/CHECKPOINT`.  The same measurement replaces them, another one only if asked.
+folder of the run, or in `evaluations/CHECKPOINT`.  The same measurement replaces them, in the folder of the run also
+with weights trained further; another one only if asked.
 """
 
 import argparse
@@ -83,8 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     about |= {"noise": args.noise} if args.noise else {}
     about |= {json_lines.WEIGHTS: setting.ghn.fingerprint}
     if not args.overwrite:
+        # In its own folder, a run that was trained further replaces what it had before.
+        compared = {key: value for key, value in about.items() if out != run or key != json_lines.WEIGHTS}
         for label, group in groups.items():
-            refuse_another(out / f"evaluation_{label}", about, [one.name for one in group])
+            refuse_another(out / f"evaluation_{label}", compared, [one.name for one in group])
     about |= {"checkpoint": args.checkpoint, "trained": setting.provenance}
     for label, group in groups.items():
         write(out / f"evaluation_{label}", evaluate(setting, group, args), about, label)

@@ -10,8 +10,9 @@ import pytest
 import scripts
 
 from ghn_jax.cli import evaluate
-from ghn_jax.cli.common import CommandError
+from ghn_jax.cli.common import CommandError, load_setting
 from ghn_jax.evaluation.results import Result
+from ghn_jax.weights import checkpoint
 
 ROOT = scripts.ROOT
 
@@ -79,6 +80,29 @@ def test_results_have_a_folder_for_every_hypernetwork(tmp_path, monkeypatch, cap
         evaluate.main([*words, "--num_images=3"])
     evaluate.main([*words, "--num_images=3", "--overwrite"])
     assert json.loads(Path("evaluations", name, "evaluation_vit.json").read_text())["num_images"] == 3
+
+
+def test_a_run_trained_further_replaces_what_it_had_in_its_folder(tmp_path, monkeypatch, capsys):
+    run_folder = tmp_path / "run"
+    (run_folder / checkpoint.FOLDER).mkdir(parents=True)
+    monkeypatch.setattr(evaluate, "use_compilation_cache", lambda: None)
+    settings = [load_setting(name, "digits", None) for name in ("ghn1_fashion_mnist", "ghn2_fashion_mnist")]
+    words = ["--arch=vit", f"--checkpoint={run_folder}", "--dataset=digits"]
+
+    def evaluated(setting, *more):
+        monkeypatch.setattr(evaluate, "load_setting", lambda *_: setting)
+        monkeypatch.setattr(evaluate, "evaluate", lambda *_: [Result("vit", 1, 0.5, 0.1)])
+        evaluate.main([*words, *more])
+
+    for setting in settings:
+        evaluated(setting)
+        stored = json.loads((run_folder / "evaluation_vit.json").read_text())
+        assert stored["weights"] == setting.ghn.fingerprint
+    with pytest.raises(CommandError, match="another measurement"):
+        evaluated(settings[0], "--num_images=3")
+    evaluated(settings[0], f"--out={tmp_path / 'elsewhere'}")
+    with pytest.raises(CommandError, match="another measurement"):
+        evaluated(settings[1], f"--out={tmp_path / 'elsewhere'}")
 
 
 def test_what_does_not_fit_is_one_line():
