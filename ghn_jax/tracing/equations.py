@@ -25,6 +25,7 @@ import numpy as np
 from jax.extend import core
 from jax.extend.core import primitives
 
+from ghn_jax.tracing import integers
 from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.references import References, part_of
 
@@ -231,9 +232,9 @@ class _Flattener:
         self.equations.append(Equation(name, params, tuple(inputs), outputs, scope, primitive))
         if len(self.equations) > MAX_EQUATIONS:
             raise TraceError(f"the model has more than {MAX_EQUATIONS} operations, counting those of unrolled loops")
-        if outputs and name in _INTEGER_RULES and all(number in self.known for number in inputs):
+        if outputs and name in integers.RULES and all(number in self.known for number in inputs):
             if self.shapes[outputs[0]] == ():
-                self.known[outputs[0]] = int(_INTEGER_RULES[name](*(self.known[number] for number in inputs)))
+                self.known[outputs[0]] = int(integers.RULES[name](*(self.known[number] for number in inputs)))
         if name == "iota" and len(self.shapes[outputs[0]]) == 1 and self.is_integer(outputs[0]):
             self.ranges[outputs[0]] = range(self.shapes[outputs[0]][0])
         if name == "platform_index":  # the same graph wherever it is traced: what is for all platforms, if there is it
@@ -544,40 +545,3 @@ def _sizes(scan: Mapping[str, Any]) -> tuple[int, int]:
         return scan["num_consts"], scan["num_carry"]
     consts, carry, _ = scan["ft_in"].unpack()  # from jax 0.12 on
     return len(list(consts)), len(list(carry))
-
-
-def _select(which: int, *cases: int) -> int:
-    return cases[which]
-
-
-def _quotient(x: int, y: int) -> int:
-    """Rounded towards zero."""
-    size = abs(x) // abs(y) if y else 0
-    return size if (x < 0) == (y < 0) else -size
-
-
-_INTEGER_RULES: dict[str, Callable[..., int]] = {
-    "add": lambda x, y: x + y,
-    "sub": lambda x, y: x - y,
-    "mul": lambda x, y: x * y,
-    "div": _quotient,
-    "rem": lambda x, y: x - y * _quotient(x, y),
-    "sign": lambda x: (x > 0) - (x < 0),
-    "and": lambda x, y: x & y,
-    "or": lambda x, y: x | y,
-    "clamp": lambda least, x, most: min(max(x, least), most),
-    "lt": lambda x, y: x < y,
-    "le": lambda x, y: x <= y,
-    "gt": lambda x, y: x > y,
-    "ge": lambda x, y: x >= y,
-    "eq": lambda x, y: x == y,
-    "ne": lambda x, y: x != y,
-    "max": max,
-    "min": min,
-    "select_n": _select,
-    "convert_element_type": lambda x: x,
-    "squeeze": lambda x: x,
-    "reshape": lambda x: x,
-    "broadcast_in_dim": lambda x: x,
-}
-"""How integers that are known make others."""

@@ -213,9 +213,7 @@ class _UseReader:
             self.variances.update(divisors)
         if divisors and self.of_inputs.isdisjoint(inputs):  # a factor, such as a scale times the inverse root
             self.powers[output] = divisors[0], -0.5
-        if name == "sub" and self.power(last) == 1:
-            self.centred[output] = self.powers[last][0]
-        if name == "neg" and self.power(last) == 1:
+        if name in ("sub", "neg") and self.power(last) == 1:
             self.centred[output] = self.powers[last][0]
         if name in ("mul", "div"):
             self.centred.update((output, self.centred[number]) for number in inputs if number in self.centred)
