@@ -426,9 +426,9 @@ class _Flattener:
 
     def pick(self, stack: int, index: int, value: int) -> None:
         """Notes `value`, what a round of a loop picks of `stack`, if that is known: a counter, the kind of a layer."""
-        integers = self.ranges.get(stack, self.constants.get(stack))
-        if integers is not None and self.shapes[value] == () and self.is_integer(value):
-            self.known[value] = int(np.asarray(integers)[index])
+        counted = self.ranges.get(stack, self.constants.get(stack))
+        if counted is not None and self.shapes[value] == () and self.is_integer(value):
+            self.known[value] = int(np.asarray(counted)[index])
 
     def over_layers(self, stacks: Sequence[int], length: int) -> bool:
         """Whether every round has parameters of its own."""
