@@ -20,7 +20,7 @@ from ghn_jax.networks.architecture import Architecture, Task
 
 MAY_CHANGE = frozenset(
     ("workdir", "data_dir", "max_minutes", "checkpoint_minutes", "keep_checkpoints")
-    + ("val_networks", "val_images", "val_minutes")
+    + ("val_networks", "val_images", "val_minutes", "val_at")
 )
 """Fields that do not change what is learned: a run that goes on may have others than it began with."""
 
@@ -78,6 +78,7 @@ class TrainConfig:
         is measured now and then; 0 for none.
       val_images: how many of the held-out training images they classify.
       val_minutes: accuracy is measured this often, and at the end.
+      val_at: shares of the run after which it is measured too.
     """
 
     dataset: str = "cifar10"
@@ -114,6 +115,7 @@ class TrainConfig:
     val_networks: int = 0
     val_images: int = 256
     val_minutes: float = 10.0
+    val_at: tuple[float, ...] = ()
 
     def __post_init__(self):
         fields.check(self, ConfigError, "config", **_RULES)
@@ -185,6 +187,7 @@ _RULES = {
     "val_networks": Whole(0, SPLITS["val"].size),
     "val_images": Whole(1, 1 << 40),
     "val_minutes": _MINUTES,
+    "val_at": Several(Real(0, 1, with_low=False, with_high=False), 0, 64),
 }
 """What the fields of a `TrainConfig` may be."""
 

@@ -314,6 +314,7 @@ class _Run:
         config = self.config
         began = time.monotonic() - 60 * self.progress.minutes
         taken: list[float] = []
+        measured_at = {round(share * config.steps) for share in config.val_at}
         saved = validated = time.monotonic()
         with (
             contextlib.closing(prefetch(self._upcoming(engine))) as upcoming,
@@ -347,7 +348,7 @@ class _Run:
                     bool(stop),
                     over,
                     now - saved > 60 * config.checkpoint_minutes,
-                    now - validated > 60 * config.val_minutes,
+                    now - validated > 60 * config.val_minutes or self.progress.step in measured_at,
                 )
                 if over:
                     watch.bar.write(f"config.max_minutes={config.max_minutes:g} are over")

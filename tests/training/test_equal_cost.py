@@ -1,0 +1,134 @@
+"""Recipes of training compared at equal cost."""
+
+import dataclasses
+import itertools
+
+import numpy as np
+import pytest
+import scripts
+from small_runs import PLAIN, small_config
+
+from ghn_jax import images
+from ghn_jax.evaluation import json_lines
+from ghn_jax.ghn.config import ConfigError
+from ghn_jax.networks.network import make_network
+from ghn_jax.training import equal_cost, validation
+from ghn_jax.training.equal_cost import Course
+
+
+@pytest.fixture
+def judged_by_small_networks(monkeypatch):
+    task = images.load("digits").task
+    networks = [make_network(n, dataclasses.replace(PLAIN, n_cells=1, C=8, fc_dim=16), task) for n in range(2)]
+    monkeypatch.setattr(validation, "val_targets", lambda config, task: networks[: config.val_networks])
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return images.load("digits")
+
+
+def test_recipes_of_a_command_line(tmp_path):
+    base = small_config(tmp_path, val_networks=2)
+    recipes = equal_cost.parse_recipes(base, ["as it is", "other:optimizer=muon,average=0.9,own_images=true,start=x"])
+    assert list(recipes) == ["as it is", "other"] and recipes["as it is"] == base
+    assert recipes["other"] == dataclasses.replace(base, optimizer="muon", average=0.9, own_images=True, start="x")
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "expected NAME"),
+        ("../a", "expected NAME"),
+        ("a", "every name once"),
+        ("b:muon", "FIELD=VALUE"),
+        ("b:steps=7", "steps=7"),
+        ("b:max_multiply_adds=7", "the same for all"),
+        ("b:optimiser=muon", "did you mean 'optimizer'"),
+        ("b:average=2", "average"),
+    ],
+)
+def test_texts_that_are_no_recipe(tmp_path, text, named):
+    with pytest.raises(ConfigError, match=named):
+        equal_cost.parse_recipes(small_config(tmp_path, val_networks=2), ["a", text])
+
+
+def test_every_recipe_gets_the_steps_that_its_minutes_pay_for(
+    tmp_path, monkeypatch, small_hypernetwork, small_networks, judged_by_small_networks, digits
+):
+    """The runs themselves: steps, when they are judged, by which networks; the second call trains nothing."""
+    base = small_config(tmp_path, val_networks=2, val_images=32)
+    recipes = equal_cost.parse_recipes(base, ["today", "muon:optimizer=muon,average=0.5"])
+    monkeypatch.setattr(equal_cost, "step_costs", lambda recipes, dataset: dict(zip(recipes, (3.0, 2.0), strict=True)))
+    told = []
+
+    def compare(recipes=recipes):
+        return equal_cost.compare(recipes, digits, tmp_path / "out", cpu_minutes=0.2, times=2, begins=told.append)
+
+    found = compare()
+    assert [[course.steps for course in courses] for courses in found.values()] == [[4], [6]]  # of 12 CPU-seconds
+    for courses, cost in zip(found.values(), (3.0, 2.0), strict=True):
+        for course in courses:
+            np.testing.assert_allclose(course.minutes, np.array([course.steps // 2, course.steps]) * cost / 60)
+            assert course.accuracies.shape == (2, 2) and np.all(course.accuracies >= 0)
+    met = [
+        [row["architectures"] for row in json_lines.read(tmp_path / "out" / name / json_lines.METRICS)][:4]
+        for name in ("today_0", "muon_0")
+    ]
+    assert met[0] == met[1]  # the seed alone decides which networks come
+
+    monkeypatch.setattr(equal_cost, "step_costs", lambda recipes, dataset: pytest.fail("measured again"))
+    again = compare()
+    for name, courses in found.items():
+        for one, other in zip(courses, again[name], strict=True):
+            np.testing.assert_array_equal(one.accuracies, other.accuracies)
+    with pytest.raises(ConfigError, match="another recipe muon: average was 0.5, is 0.6"):
+        compare({"muon": dataclasses.replace(recipes["muon"], average=0.6)})
+    with pytest.raises(ConfigError, match="val_networks=0"):
+        compare({"blind": dataclasses.replace(base, val_networks=0)})
+
+
+def test_costs_are_of_steps_without_compiling(tmp_path, monkeypatch, small_hypernetwork, small_networks, digits):
+    """On a clock that every step moves on by 5 seconds a network: once for each, though all are made twice."""
+    clock = itertools.count()
+    monkeypatch.setattr(equal_cost, "MEASURED", 4)
+    monkeypatch.setattr(equal_cost.time, "process_time", lambda: 5.0 * next(clock))
+    made = []
+    original = equal_cost.Engine.step
+
+    def step(self, state, inputs, images, labels):
+        made.append(len(inputs.targets))
+        for _ in inputs.targets:
+            next(clock)
+        return original(self, state, inputs, images, labels)
+
+    monkeypatch.setattr(equal_cost.Engine, "step", step)
+    recipes = {"two": small_config(tmp_path), "one": dataclasses.replace(small_config(tmp_path), meta_batch=1)}
+    costs = equal_cost.step_costs(recipes, digits)
+    assert made == 2 * [2, 1, 1, 2, 1, 1]  # in turns, two networks each; 5 seconds of reading the clock in every turn
+    assert costs == {"two": 15.0, "one": 7.5}
+
+
+def test_table_by_hand():
+    first = Course(np.array([1.0, 2.0]), np.array([[0.1, 0.1], [0.2, 0.4]]), 10)
+    second = Course(np.array([1.0, 2.0]), np.array([[0.1, 0.1], [0.4, 0.5]]), 12)
+    third = Course(np.array([1.0, 2.0]), np.array([[0.1, 0.1], [0.2, 0.5]]), 13)
+    lines = equal_cost.table({"a": [first], "b": [second, third]}).splitlines()
+    assert lines[2:] == ["| a | 10 | 30.0 +- 10.0 |  |", "| b | 12 | 40.0 +- 10.0 | +10.0 +- 0.0 |"]
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
+def test_command(tmp_path, monkeypatch, capsys, small_hypernetwork, small_networks, judged_by_small_networks):
+    monkeypatch.setattr(equal_cost, "MEASURED", 1)
+    monkeypatch.setattr(equal_cost, "step_costs", lambda recipes, dataset: dict.fromkeys(recipes, 6.0))
+    script = scripts.load("experiments/compare_recipes.py")
+    out = tmp_path / "out"
+    script.main(
+        ["cosine:schedule=cosine", "--config=configs/smoke.py", "--cpu_minutes=0.2", "--times=1"]
+        + ["--val_networks=1", "--val_images=16", f"--out={out}"]
+    )
+    printed = capsys.readouterr().out
+    assert "cosine, seed 0: 2 steps of 6.000 CPU-seconds" in printed
+    text = (out / "recipes.md").read_text()
+    assert text in printed and "| cosine | 2 |" in text
+    assert (out / "recipes.png").read_bytes().startswith(b"\x89PNG")
