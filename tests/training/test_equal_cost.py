@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,11 +10,13 @@ import scripts
 from small_runs import PLAIN, small_config
 
 from ghn_jax import images
+from ghn_jax.cli.common import CommandError
 from ghn_jax.evaluation import json_lines
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.networks.network import make_network
 from ghn_jax.training import equal_cost, validation
 from ghn_jax.training.equal_cost import Course
+from ghn_jax.training.loop import Outcome
 
 
 @pytest.fixture
@@ -105,7 +108,8 @@ def test_costs_are_of_steps_without_compiling(tmp_path, monkeypatch, small_hyper
     monkeypatch.setattr(equal_cost.Engine, "step", step)
     recipes = {"two": small_config(tmp_path), "one": dataclasses.replace(small_config(tmp_path), meta_batch=1)}
     costs = equal_cost.step_costs(recipes, digits)
-    assert made == 2 * [2, 1, 1, 2, 1, 1]  # in turns, two networks each; 5 seconds of reading the clock in every turn
+    assert made[:6] == [2, 2, 1, 1, 1, 1]  # compiles
+    assert made[6:] == [2, 1, 1, 2, 1, 1]  # in turns, two networks each; 5 seconds of reading the clock in every turn
     assert costs == {"two": 15.0, "one": 7.5}
 
 
@@ -118,17 +122,35 @@ def test_table_by_hand():
 
 
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections
-def test_command(tmp_path, monkeypatch, capsys, small_hypernetwork, small_networks, judged_by_small_networks):
-    monkeypatch.setattr(equal_cost, "MEASURED", 1)
+def test_command(tmp_path, monkeypatch, capsys):
+    """The command alone: its runs leave what runs leave."""
+    trained = []
+
+    def train(config, dataset):
+        assert dataset.name == config.dataset == "digits"
+        trained.append(config)
+        Path(config.workdir).mkdir()
+        for share in (*config.val_at, 1):
+            row = {"step": round(share * config.steps), "accuracies": [0.25, 0.125 * share]}
+            json_lines.append(Path(config.workdir) / "validation.jsonl", row)
+        return Outcome(Path(config.workdir), config.steps, config.steps, 1.0, 0, None, None)
+
+    monkeypatch.setattr(equal_cost, "train", train)
     monkeypatch.setattr(equal_cost, "step_costs", lambda recipes, dataset: dict.fromkeys(recipes, 6.0))
     script = scripts.load("experiments/compare_recipes.py")
     out = tmp_path / "out"
     script.main(
-        ["cosine:schedule=cosine", "--config=configs/smoke.py", "--cpu_minutes=0.2", "--times=1"]
-        + ["--val_networks=1", "--val_images=16", f"--out={out}"]
+        ["today", "cosine:schedule=cosine", "--config=configs/smoke.py", "--cpu_minutes=0.4", "--times=2"]
+        + ["--val_networks=2", "--val_images=16", "--seeds", "3", "4", f"--out={out}"]
     )
+    assert [(run.schedule, run.seed, run.steps, run.val_at, run.val_networks, run.val_images) for run in trained] == [
+        ("steps", 3, 4, (0.5,), 2, 16), ("cosine", 3, 4, (0.5,), 2, 16),
+        ("steps", 4, 4, (0.5,), 2, 16), ("cosine", 4, 4, (0.5,), 2, 16),
+    ]  # fmt: skip
     printed = capsys.readouterr().out
-    assert "cosine, seed 0: 2 steps of 6.000 CPU-seconds" in printed
+    assert "cosine, seed 3: 4 steps of 6.000 CPU-seconds" in printed
     text = (out / "recipes.md").read_text()
-    assert text in printed and "| cosine | 2 |" in text
+    assert text in printed and "| cosine | 4 | 18.8 +- 6.2 | +0.0 +- 0.0 |" in text
     assert (out / "recipes.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(CommandError, match="every seed once"):
+        script.main(["today", "--config=configs/smoke.py", "--seeds", "1", "1", f"--out={out}"])
