@@ -91,7 +91,8 @@ def test_updates_are_those_of_all_tensors_together(optimizer, clip_norm):
         np.testing.assert_array_equal(start[name], values)
 
 
-def test_it_learns_and_measures(tuner):
+def test_it_learns_and_measures():
+    tuner = FineTuner(Protocol(STEPS, batch_size=24))
     program, dataset, losses = PROGRAMS[1], images.load("digits"), []
     params = he_init(program, seed=0)
     measured = tuner(program, params, dataset, [0, STEPS], num_test_images=128, made_step=losses.append)
