@@ -245,8 +245,8 @@ def plot(path: str | os.PathLike, found: Mapping[str, Sequence[Course]]) -> None
     for number, (name, courses) in enumerate(found.items()):
         minutes = np.mean([course.minutes for course in courses], axis=0)
         accuracy = 100 * np.mean([course.accuracies.mean(axis=1) for course in courses], axis=0)
-        style = {"color": f"C{number % 10}", "linestyle": ("-", "--")[number // 10 % 2]}
-        axes.plot(minutes, accuracy, marker=".", label=name, **style)
+        line = ("-", "--")[number // 10 % 2]
+        axes.plot(minutes, accuracy, marker=".", label=name, color=f"C{number % 10}", linestyle=line)
     axes.set(xlabel="CPU-minutes of steps", ylabel="top-1 on unseen networks, %")
     axes.grid(alpha=0.3)
     figure.legend(loc="outside right center", fontsize=8)
