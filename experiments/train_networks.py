@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ghn_jax import images
 from ghn_jax.cli.common import COUNT, INDEX, load_hypernetwork, make_parser, of
 from ghn_jax.deepnets.sampler import SPLITS
-from ghn_jax.evaluation.fine_tuning import OPTIMIZERS, RATE, Protocol
+from ghn_jax.evaluation.fine_tuning import NETWORK_OPTIMIZERS, RATE, Protocol
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import train_networks
 from ghn_jax.studies.train_networks import Measurement
@@ -42,7 +42,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=COUNT, help="of the schedule; 50 epochs without")
     parser.add_argument("--measure_at", type=INDEX, nargs="+", help=f"steps; after {EPOCHS} epochs without")
     parser.add_argument("--batch_size", type=COUNT, default=96)
-    parser.add_argument("--optimizer", default="sgd", choices=OPTIMIZERS)
+    parser.add_argument("--optimizer", default="sgd", choices=NETWORK_OPTIMIZERS)
     parser.add_argument("--learning_rate", type=of(RATE), default=0.025)
     parser.add_argument("--weight_decay", type=of(RATE), default=3e-4)
     parser.add_argument("--train_images", type=COUNT, help="only the first so many training images make an epoch")

@@ -33,7 +33,7 @@ def _cells(architecture: Architecture) -> str:
     return f"{first + 1}-{first + 3} cells"
 
 
-KINDS: tuple[Callable[[Architecture], str], ...] = (
+DIVISIONS: tuple[Callable[[Architecture], str], ...] = (
     lambda architecture: "all",
     _cells,
     lambda architecture: "batch norm" if architecture.norm else "no normalisation",
@@ -108,7 +108,7 @@ def pairs(first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]
 def rows(met: Sequence[Pair], architectures: Sequence[Architecture]) -> list[Row]:
     """The comparison for every kind of networks, each division in the order of its names."""
     found = []
-    for kind_of in KINDS:
+    for kind_of in DIVISIONS:
         groups: dict[str, list[Pair]] = {}
         for pair, architecture in zip(met, architectures, strict=True):
             groups.setdefault(kind_of(architecture), []).append(pair)

@@ -30,7 +30,7 @@ from ghn_jax.networks.network import Network, make_network
 from ghn_jax.prediction.predict import predict_params
 
 NUM = {"test": 500, "wide": 100, "deep": 100, "dense": 100, "bnfree": 100}
-SPLITS = (*NUM, "predefined")
+EVALUATED_SPLITS = (*NUM, "predefined")
 HE = "He init"
 
 PREDEFINED_IMAGES = 1024
@@ -68,7 +68,7 @@ def measure(
     dataset: Dataset,
     path: Path,
     num_images: int,
-    splits: Iterable[str] = SPLITS,
+    splits: Iterable[str] = EVALUATED_SPLITS,
     most: int | None = None,
     noise: float = 0.0,
 ) -> None:

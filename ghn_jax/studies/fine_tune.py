@@ -15,14 +15,14 @@ from tqdm import tqdm
 
 from ghn_jax import images
 from ghn_jax.evaluation import json_lines
-from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner
+from ghn_jax.evaluation.fine_tuning import TRAIN_BATCH_SIZE, FineTuner
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset, Split
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.network import Network
 from ghn_jax.prediction.predict import predict_params
 
-STARTS = ("predicted", "he")
+FINE_TUNE_STARTS = ("predicted", "he")
 
 Row = dict[str, Any]
 """The accuracies of one network from one start after every epoch, as they are stored."""
@@ -36,7 +36,7 @@ def with_train_images(dataset: Dataset, count: int | None) -> Dataset:
 
 def steps_per_epoch(dataset: Dataset) -> int:
     """How many steps an epoch has."""
-    return images.steps_per_epoch(dataset, BATCH_SIZE)
+    return images.steps_per_epoch(dataset, TRAIN_BATCH_SIZE)
 
 
 def measure(
@@ -46,7 +46,7 @@ def measure(
     path: Path,
     epochs: Sequence[int],
     *,
-    starts: Collection[str] = STARTS,
+    starts: Collection[str] = FINE_TUNE_STARTS,
     test_images: int | None = None,
     checkpoint: str = "",
 ) -> list[Row]:

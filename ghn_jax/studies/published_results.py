@@ -16,7 +16,7 @@ from ghn_jax.checks import files
 from ghn_jax.studies.properties import Networks
 from ghn_jax.studies.train_networks import StudyError
 
-SPLITS = ("val", "test", "wide", "deep", "dense", "bnfree", "predefined")
+PUBLISHED_SPLITS = ("val", "test", "wide", "deep", "dense", "bnfree", "predefined")
 
 COMPLETE = ("val", "test")
 """Splits of the extended file whose fields are all their own; in the others most are copies of those of one network."""
@@ -52,8 +52,8 @@ def read(path: str | os.PathLike) -> dict[str, dict[int, Entry]]:
         found = files.parse_json(files.read_regular(path, _MOST_BYTES))
     except (OSError, ValueError) as error:
         raise StudyError(f"{path} cannot be read as published results: {error}") from error
-    expected = f"expected splits, such as {', '.join(SPLITS[:3])}, of entries by index"
-    if not isinstance(found, dict) or not found or not found.keys() <= set(SPLITS):
+    expected = f"expected splits, such as {', '.join(PUBLISHED_SPLITS[:3])}, of entries by index"
+    if not isinstance(found, dict) or not found or not found.keys() <= set(PUBLISHED_SPLITS):
         raise StudyError(f"{path}: {expected}")
     results: dict[str, dict[int, Entry]] = {}
     for split, entries in found.items():

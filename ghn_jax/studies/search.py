@@ -20,7 +20,7 @@ from ghn_jax.prediction.embed import embed
 from ghn_jax.studies import properties
 from ghn_jax.studies.train_networks import Entry, Row, StudyError
 
-BEST, COUNTS, RANDOM, LARGEST = "best predicted", "best by counts of operations", "random", "most multiply-adds"
+BEST, COUNTS, AT_RANDOM, LARGEST = "best predicted", "best by counts of operations", "random", "most multiply-adds"
 
 
 class Candidates(NamedTuple):
@@ -103,7 +103,7 @@ def choose(
     return {
         BEST: best_by({**fitted.vectors, **candidates.vectors}),
         COUNTS: best_by({**fitted.counts, **candidates.counts}),
-        RANDOM: [candidates.entries[place] for place in sorted(drawn.tolist())],
+        AT_RANDOM: [candidates.entries[place] for place in sorted(drawn.tolist())],
         LARGEST: [by_name[largest]],
     }
 

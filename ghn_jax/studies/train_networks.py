@@ -37,7 +37,7 @@ from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.network import Network, make_network
 from ghn_jax.prediction.predict import predict_params
 
-HE, PREDICTED = "he", "predicted"
+FROM_HE, FROM_PREDICTED = "he", "predicted"
 
 NOISE = 0.08
 """Standard deviation of the noise on noisy images, which are scaled to 0..1."""
@@ -48,12 +48,12 @@ Row = dict[str, Any]
 RESULT: dict[str, Rule] = {
     "split": OneOf(*ALL_SPLITS),
     "number": Whole(0, split_size("train") - 1),
-    "start": OneOf(HE, PREDICTED),
+    "start": OneOf(FROM_HE, FROM_PREDICTED),
     "accuracy": json_lines.ACCURACIES,
 }
 """Fields of a stored row, as `json_lines.read` takes them."""
 
-MEASURED: dict[str, Rule] = RESULT | {
+MEASURED_FIELDS: dict[str, Rule] = RESULT | {
     "noisy_accuracy": json_lines.ACCURACIES,
     "train_accuracy": Several(Real(0, 1), 1, 1 << 24),
     "parameters": Whole(0, 1 << 40),
@@ -96,7 +96,7 @@ class Measurement:
 
     def steps_of(self, start: str) -> tuple[int, ...]:
         """When a network from this start is measured; random parameters before the first step classify by chance."""
-        return tuple(step for step in self.measure_at if step > 0 or start == PREDICTED)
+        return tuple(step for step in self.measure_at if step > 0 or start == FROM_PREDICTED)
 
     def about(self, dataset: Dataset) -> Row:
         """What rows must have in common to be compared."""
@@ -203,10 +203,10 @@ def train(
       "loss" (None if it is not finite) and "train_accuracy".
     """
     about = plan.about(dataset)
-    starts = [HE] if ghn is None else [HE, PREDICTED]
+    starts = [FROM_HE] if ghn is None else [FROM_HE, FROM_PREDICTED]
     of_ghn = {} if ghn is None else {"checkpoint": checkpoint, json_lines.WEIGHTS: ghn.fingerprint}
     keys = [
-        about | entry._asdict() | {"start": start} | (of_ghn if start == PREDICTED else {})
+        about | entry._asdict() | {"start": start} | (of_ghn if start == FROM_PREDICTED else {})
         for entry in chosen
         for start in starts
     ]
@@ -214,7 +214,7 @@ def train(
     stored = {
         _name(row): row
         for row in rows
-        if _complete(row, plan) and json_lines.is_of(row, about | (of_ghn if row["start"] == PREDICTED else {}))
+        if _complete(row, plan) and json_lines.is_of(row, about | (of_ghn if row["start"] == FROM_PREDICTED else {}))
     }
     missing = [key for key in keys if _name(key) not in stored]
     if plan.protocol.regularization is not None:  # networks that cannot be trained so are named before any is
@@ -270,7 +270,7 @@ def _train_pool(
         network = make_network(key["number"], architecture, dataset.task)
         program = plan.protocol.lower(architecture, dataset.task)
         params = he_init(program, network.number)
-        if key["start"] == PREDICTED:
+        if key["start"] == FROM_PREDICTED:
             assert ghn is not None
             params |= predict_params(network.graph, ghn)
         about = {"parameters": network.program.num_params, "multiply_adds": network.program.multiply_adds}

@@ -41,7 +41,7 @@ def test_the_best_predicted_ones_are_chosen(monkeypatch):
     chosen = search.choose(candidates, measured, fitted, best=3, random=5)
     order = sorted(candidates.vectors, key=lambda name: -candidates.vectors[name][0])
     assert {search.name_of(entry) for entry in chosen[search.BEST]} <= set(order[:5])
-    assert len(set(chosen[search.RANDOM])) == 5 and chosen[search.LARGEST] == [Entry("search", 19)]
+    assert len(set(chosen[search.AT_RANDOM])) == 5 and chosen[search.LARGEST] == [Entry("search", 19)]
     assert len(chosen[search.COUNTS]) == 3
     worst = search.choose(candidates, measured, fitted, best=3, random=5, highest=False)[search.BEST]
     assert {search.name_of(entry) for entry in worst} <= set(order[-5:])

@@ -15,6 +15,7 @@ import optax
 
 from ghn_jax.checks import fields
 from ghn_jax.checks.fields import Real, Whole
+from ghn_jax.evaluation.fine_tuning import MOMENTUM
 from ghn_jax.networks.platforms import compiler_options
 from ghn_jax.networks.program import Program
 from ghn_jax.studies.detection.average_precision import AveragePrecision, Found, average_precision
@@ -22,7 +23,6 @@ from ghn_jax.studies.detection.detector import Detector, DetectorConfig, Losses,
 from ghn_jax.studies.detection.pictures import Picture, Scaling, Scenes, scenes
 from ghn_jax.studies.train_networks import StudyError
 
-MOMENTUM = 0.9
 WARM_UP_FROM = 1e-3
 """Of the rate, at the first step; it is whole at the end of the first epoch, or after `WARM_UP_STEPS`."""
 
