@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     measure_at = args.measure_at or [0, *(n * epoch for n in EPOCHS if n * epoch <= steps)]
     protocol = Protocol(steps, args.batch_size, args.optimizer, args.learning_rate, args.weight_decay)
     plan = Measurement(protocol, tuple(measure_at), args.train_images, args.test_images)
-    chosen = train_networks.entries(args.splits, args.num, dataset, args.max_multiply_adds)
+    chosen = train_networks.first_networks(args.splits, args.num, dataset, args.max_multiply_adds)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "networks.jsonl"
     with tqdm(total=len(chosen) * (2 if ghn else 1), unit="training") as bar:

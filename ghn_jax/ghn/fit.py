@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-import jax
 import numpy as np
 
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.rows import decoded_kernel
 from ghn_jax.graphs.graph import Role, Tensor
-
-Array = np.ndarray | jax.Array
+from ghn_jax.networks.primitives import Array
 
 
 def fit(rows: Array, tensor: Tensor, config: HypernetConfig, xp: ModuleType) -> Array:

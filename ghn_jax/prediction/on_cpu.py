@@ -55,7 +55,7 @@ def embed_nodes(graph: Graph, ghn: GHN, device: Any) -> np.ndarray:
     return np.asarray(programs.embed(nodes)(programs.params, padded))[0, : graph.num_nodes]
 
 
-class Decoded(NamedTuple):
+class DecodedTable(NamedTuple):
     """The decoded rows of a table.
 
     Attributes:
@@ -86,7 +86,7 @@ def decode(
     placements: Sequence[Sequence[Placement]],
     ghn: GHN,
     device: Any,
-) -> dict[Table, Decoded]:
+) -> dict[Table, DecodedTable]:
     """The requested rows of every table.
 
     Args:
@@ -108,7 +108,8 @@ def decode(
             whole = int(np.count_nonzero(wide))
         begun[table] = list(_begin_chunks(programs, table, rows, whole, embeddings))
     return {
-        table: Decoded([np.asarray(chunk) for chunk in chunks], places.get(table)) for table, chunks in begun.items()
+        table: DecodedTable([np.asarray(chunk) for chunk in chunks], places.get(table))
+        for table, chunks in begun.items()
     }
 
 

@@ -337,7 +337,7 @@ def _fit_all(
     buffers: list[np.ndarray],
     tensors: tuple[Tensor, ...],
     placements: tuple[Placement, ...],
-    decoded: Mapping[Table, on_cpu.Decoded],
+    decoded: Mapping[Table, on_cpu.DecodedTable],
     config: HypernetConfig,
 ) -> None:
     """Fills the buffers, on several threads if there is much to write."""

@@ -121,7 +121,7 @@ ROW: dict[str, type | Rule] = {
 """Fields of a stored row."""
 
 
-def rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+def rows(path: str | os.PathLike) -> Iterator[json_lines.Row]:
     """The rows of a file that `measure` wrote, without accuracies that a row before has."""
     seen = set()
     for row in json_lines.read(path, **ROW):

@@ -19,6 +19,7 @@ from ghn_jax import images
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import FineTuner, Protocol
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.evaluation.orthogonalise import orthogonalise
 from ghn_jax.evaluation.results import summary
 from ghn_jax.ghn.model import GHN
@@ -37,9 +38,6 @@ TUNED_ON = 200
 """Validation images that the learning rate is chosen by."""
 
 PAPERS_BATCH_SIZE = 96
-
-Row = dict[str, Any]
-"""A training as it is stored: what it was, its rate, and test accuracy by number of epochs."""
 
 
 def few_shot(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
@@ -119,6 +117,9 @@ def measure(
       test_images: accuracy on the first so many, None for all.
       checkpoint: name of the hypernetwork, which rows are stored with.
       finished: called after every training.
+
+    Returns:
+      A row for every training: what it was, its rate, and test accuracy by number of epochs.
 
     Raises:
       StudyError: a class with fewer images than asked for, or fewer validation images than the rate is chosen by.

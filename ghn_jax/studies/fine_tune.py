@@ -16,6 +16,7 @@ from tqdm import tqdm
 from ghn_jax import images
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import TRAIN_BATCH_SIZE, FineTuner
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset, Split
 from ghn_jax.networks.initialization import he_init
@@ -23,9 +24,6 @@ from ghn_jax.networks.network import Network
 from ghn_jax.prediction.predict import predict_params
 
 FINE_TUNE_STARTS = ("predicted", "he")
-
-Row = dict[str, Any]
-"""The accuracies of one network from one start after every epoch, as they are stored."""
 
 
 def with_train_images(dataset: Dataset, count: int | None) -> Dataset:
@@ -61,6 +59,9 @@ def measure(
       starts: "predicted", "he" or both.
       test_images: accuracy is measured on the first so many, None for all.
       checkpoint: name of the hypernetwork, which rows of predicted parameters are stored with.
+
+    Returns:
+      A row for every network and start, with "accuracy" by number of epochs.
     """
     an_epoch = steps_per_epoch(dataset)
     steps = max(epochs) * an_epoch

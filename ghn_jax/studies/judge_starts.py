@@ -10,9 +10,10 @@ import numpy as np
 from ghn_jax import images
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.evaluation.best_start import PREDICTED, RANDOM, best_start
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset
-from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED, Row, StudyError
+from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED, StudyError
 
 _STORED = {PREDICTED: FROM_PREDICTED, RANDOM: FROM_HE}
 

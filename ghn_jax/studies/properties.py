@@ -20,8 +20,9 @@ from scipy import stats
 from ghn_jax.checks import files
 from ghn_jax.checks.fields import ByName, Real, taken
 from ghn_jax.errors import extra
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.graphs.graph import NODE_TYPES, Graph
-from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED, Row, StudyError
+from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED, StudyError
 
 GRID = {
     "C": (1, 10, 50, 100, 200, 500, 1000),

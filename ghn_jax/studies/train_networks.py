@@ -27,6 +27,7 @@ from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
 from ghn_jax.evaluation.fine_tuning import InTraining, Protocol, Trainer
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset, Photos, Split
@@ -41,9 +42,6 @@ FROM_HE, FROM_PREDICTED = "he", "predicted"
 
 NOISE = 0.08
 """Standard deviation of the noise on noisy images, which are scaled to 0..1."""
-
-Row = dict[str, Any]
-"""A network from one start, as it is stored; `train` says what is in it."""
 
 RESULT: dict[str, Rule] = {
     "split": OneOf(*ALL_SPLITS),
@@ -108,7 +106,7 @@ class Measurement:
         }  # fmt: skip
 
 
-class Entry(NamedTuple):
+class NetworkId(NamedTuple):
     """A network of a split."""
 
     split: str
@@ -133,7 +131,9 @@ def scaled(dataset: Dataset, size: int) -> Dataset:
     return dataclasses.replace(dataset, image_size=size, **splits)
 
 
-def entries(splits: Sequence[str], num: int, dataset: Dataset, most: int | None = None, first: int = 0) -> list[Entry]:
+def first_networks(
+    splits: Sequence[str], num: int, dataset: Dataset, most: int | None = None, first: int = 0
+) -> list[NetworkId]:
     """The first networks of splits that fit the images, those of all splits in turns.
 
     Args:
@@ -152,7 +152,7 @@ def entries(splits: Sequence[str], num: int, dataset: Dataset, most: int | None 
         if first + num > split_size(split):
             raise StudyError(f"{split} has {split_size(split)} networks, expected {num} from number {first} on")
 
-    def of(split: str) -> list[Entry]:
+    def of(split: str) -> list[NetworkId]:
         found = []
         for number in itertools.count(first):
             if len(found) == num:
@@ -166,14 +166,14 @@ def entries(splits: Sequence[str], num: int, dataset: Dataset, most: int | None 
             except ArchitectureError:  # made for images of another size
                 continue
             if most is None or cost <= most:
-                found.append(Entry(split, number))
+                found.append(NetworkId(split, number))
         raise AssertionError
 
     return [entry for turn in zip(*(of(split) for split in splits), strict=True) for entry in turn]
 
 
 def train(
-    chosen: Sequence[Entry],
+    chosen: Sequence[NetworkId],
     dataset: Dataset,
     plan: Measurement,
     path: Path,

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ghn_jax.networks.primitives import Shape
 from ghn_jax.tracing.layout import View
 from ghn_jax.tracing.values import TracedParameter
 
 OPERATIONS = ("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "tile")
-
-Shape = tuple[int, ...]
 
 
 def change(parameter: TracedParameter, operation: str, params: Mapping[str, Any], shape: Shape) -> TracedParameter:

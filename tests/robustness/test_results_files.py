@@ -69,7 +69,7 @@ def test_foreign_times(text, tmp_path):
 
 def test_more_networks_than_a_split_has():
     with pytest.raises(StudyError, match="train has 1000000 networks, expected 1000001 from number 0 on"):
-        train_networks.entries(["train"], 1_000_001, None)
+        train_networks.first_networks(["train"], 1_000_001, None)
     with pytest.raises(SplitError, match="index 500: split 'val' has architectures 0 to 499"):
         train_networks.sample_architecture("val", 500)
 

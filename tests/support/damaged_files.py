@@ -267,7 +267,7 @@ def damaged_records(folder: pathlib.Path, rng: random.Random) -> Iterator[tuple[
     path = folder / "train.tfrecord"
     while True:
         path.write_bytes(rng.choice(BYTES)(record * 3, rng))
-        yield "tfrecord", lambda: list(tfrecord.entries(path))
+        yield "tfrecord", lambda: list(tfrecord.image_records(path))
 
 
 def damaged_images(folder: pathlib.Path, rng: random.Random) -> Iterator[tuple[str, Callable[[], Any]]]:

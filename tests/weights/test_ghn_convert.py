@@ -92,7 +92,7 @@ def test_kinds_without_published_checkpoints(monkeypatch):
     with pytest.raises(
         ConversionError, match="no published checkpoints of hypernet='new' are known, only of gatedgnn, graph"
     ):
-        conversion.entries(dataclasses.replace(SMALL, hypernet="new"))
+        conversion.state_entries(dataclasses.replace(SMALL, hypernet="new"))
 
 
 KINDS = {

@@ -24,7 +24,7 @@ from flax import linen as nn
 from jax import lax
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.layers import MLP, PRECISION, Affine, Linear
+from ghn_jax.ghn.layers import MLP, PRECISION, Affine, LinearLayer
 from ghn_jax.graphs import padding
 
 # Nodes in a block; the numbers of nodes in `padding.NODE_BUCKETS` are multiples of it.
@@ -149,8 +149,8 @@ class GatedGNN(nn.Module):
         self.message = MLP(hid, hidden, hid)
         if self.config.ve:
             self.message_ve = MLP(hid, hidden, hid)
-        self.gru_input = Linear(hid, 3 * hid)
-        self.gru_hidden = Linear(hid, 3 * hid)
+        self.gru_input = LinearLayer(hid, 3 * hid)
+        self.gru_hidden = LinearLayer(hid, 3 * hid)
 
     def __call__(self, features: jax.Array, graphs: jraph.GraphsTuple) -> jax.Array:
         weights = Weights(

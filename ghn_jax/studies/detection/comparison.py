@@ -19,6 +19,7 @@ import numpy as np
 from ghn_jax.checks.fields import ByName, Real
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.evaluation.results import summary
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.network import Network
@@ -33,9 +34,6 @@ BACKBONE_STARTS = tuple(start for start in few_shot.FEW_SHOT_STARTS if start != 
 and orthogonal weights."""
 
 PAPERS_DETECTOR, PAPERS_PROTOCOL = DetectorConfig(), DetectionProtocol()
-
-Row = dict[str, Any]
-"""A training as it is stored: what it was, average precision and mean losses by number of epochs."""
 
 
 def measure(
@@ -68,6 +66,9 @@ def measure(
       name: of the pictures, which rows are stored with.
       checkpoint: of the hypernetwork, likewise.
       finished: called after every training.
+
+    Returns:
+      A row for every training: what it was, average precision and mean losses by number of epochs.
 
     Raises:
       StudyError: another start or epoch than there is, or too few pictures, or pictures too small for a network.
