@@ -56,7 +56,7 @@ def main() -> None:
         ghn, networks, dataset, path, epochs,
         starts=args.starts, test_images=args.test_images, checkpoint=args.checkpoint,
     )  # fmt: skip
-    steps = fine_tune.steps_per_epoch(dataset)
+    steps = fine_tune.epoch_steps(dataset)
     print(
         f"\nTop-1 accuracy on test images of {dataset.name}; an epoch has {steps} steps of {TRAIN_BATCH_SIZE} images\n"
     )

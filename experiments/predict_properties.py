@@ -79,7 +79,7 @@ def published(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
         counts = {
             name: [split.entry(i)["num_params"]["cifar10"] for i in range(len(split))] for name, split in splits.items()
         }
-        published_results.check(results, counts)
+        published_results.check_results(results, counts)
         graphs = {f"{name}/{i}": split.graph(i) for name, split in splits.items() for i in range(len(split))}
     return published_results.networks(results, list(splits)), graphs
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_compilation_cache()
     ghn, _ = load_hypernetwork(args.checkpoint)
     dataset = images.load(args.dataset, args.data_dir)
-    dataset = train_networks.scaled(dataset, args.image_size) if args.image_size else dataset
+    dataset = train_networks.scaled_down(dataset, args.image_size) if args.image_size else dataset
     rows = list(json_lines.read(args.networks, **train_networks.MEASURED_FIELDS))
     measured = properties.collect(rows, {}, reach=1.0).properties["accuracy"]
     fitted = list(dict.fromkeys(NetworkId(row["split"], row["number"]) for row in rows if row["start"] == FROM_HE))

@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_compilation_cache()
     dataset = images.load(args.dataset, args.data_dir)
     if args.image_size:
-        dataset = train_networks.scaled(dataset, args.image_size)
+        dataset = train_networks.scaled_down(dataset, args.image_size)
     ghn = load_hypernetwork(args.checkpoint)[0] if args.checkpoint else None
     epoch = min(args.train_images or len(dataset.train.labels), len(dataset.train.labels)) // args.batch_size
     steps = args.steps or EPOCHS[-1] * epoch

@@ -26,7 +26,7 @@ from ghn_jax.checks import files
 from ghn_jax.cli.common import CommandError, make_parser
 from ghn_jax.deepnets.files.parts import PARTS_LOCK, Part, assemble, part_folder, part_path, parts_of, write_part
 from ghn_jax.deepnets.files.reading import EVAL_SPLITS, file_name
-from ghn_jax.deepnets.files.writing import refuse_existing
+from ghn_jax.deepnets.files.writing import require_absent
 from ghn_jax.deepnets.sampler import SPLITS
 
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise CommandError(f"--{error}") from error
     if path.exists() or not part_folder(path).exists():
-        refuse_existing(path)
+        require_absent(path)
     parts = [part for group in splits.values() for part in group]
     part_folder(path).mkdir(parents=True, exist_ok=True)
     try:

@@ -79,7 +79,7 @@ class DecodedTable(NamedTuple):
         return np.concatenate([rows[:, *fewest] for rows in chunks])[first : first + placement.rows]
 
 
-def decode(
+def decode_tables(
     graphs: Sequence[Graph],
     embeddings: np.ndarray,
     requests: Mapping[Table, Rows],
@@ -156,7 +156,7 @@ def begin(requests: Mapping[Table, Rows], nodes: Iterable[int], ghn: GHN, device
     _programs_of(ghn, device).begin(nodes, [table for table, rows in requests.items() if len(rows.nodes)])
 
 
-def warm_up(ghn: GHN, buckets: Sequence[int], device: Any) -> None:
+def compile_ahead(ghn: GHN, buckets: Sequence[int], device: Any) -> None:
     """Compiles what graphs padded to these numbers of nodes need."""
     programs = _programs_of(ghn, device)
     programs.begin(sorted(buckets, reverse=True), Table)

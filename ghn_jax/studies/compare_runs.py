@@ -85,7 +85,7 @@ def compare(first: Path, second: Path, from_step: int = 1) -> list[ComparisonRow
     met = pairs(read(first / METRICS), read(second / METRICS), from_step)
     if version != other_version or not met:
         raise ComparisonError(f"the runs have met no network at the same step from step {from_step} on")
-    return rows(met, [sample_program("train", pair.number)[0] for pair in met])
+    return compare_kinds(met, [sample_program("train", pair.number)[0] for pair in met])
 
 
 def pairs(first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]], from_step: int = 1) -> list[Pair]:
@@ -105,7 +105,7 @@ def pairs(first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]
     return [pair for pair in met if np.isfinite(pair.first) and np.isfinite(pair.second)]
 
 
-def rows(met: Sequence[Pair], architectures: Sequence[Architecture]) -> list[ComparisonRow]:
+def compare_kinds(met: Sequence[Pair], architectures: Sequence[Architecture]) -> list[ComparisonRow]:
     """The comparison for every kind of networks, each division in the order of its names."""
     found = []
     for kind_of in DIVISIONS:

@@ -32,7 +32,7 @@ def with_train_images(dataset: Dataset, count: int | None) -> Dataset:
     return dataset if count is None else dataclasses.replace(dataset, train=train)
 
 
-def steps_per_epoch(dataset: Dataset) -> int:
+def epoch_steps(dataset: Dataset) -> int:
     """How many steps an epoch has."""
     return images.steps_per_epoch(dataset, TRAIN_BATCH_SIZE)
 
@@ -63,7 +63,7 @@ def measure(
     Returns:
       A row for every network and start, with "accuracy" by number of epochs.
     """
-    an_epoch = steps_per_epoch(dataset)
+    an_epoch = epoch_steps(dataset)
     steps = max(epochs) * an_epoch
     about: Row = {"dataset": dataset.name, "steps": steps}
     about |= {"train_images": len(dataset.train.labels), "test_images": test_images}

@@ -68,7 +68,7 @@ def read(path: str | os.PathLike) -> dict[str, dict[int, PublishedResult]]:
     return results
 
 
-def check(results: Mapping[str, Mapping[int, PublishedResult]], params: Mapping[str, Sequence[int]]) -> None:
+def check_results(results: Mapping[str, Mapping[int, PublishedResult]], params: Mapping[str, Sequence[int]]) -> None:
     """Checks that results are those of these networks.
 
     Args:

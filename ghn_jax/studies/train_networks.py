@@ -113,7 +113,7 @@ class NetworkId(NamedTuple):
     number: int
 
 
-def scaled(dataset: Dataset, size: int) -> Dataset:
+def scaled_down(dataset: Dataset, size: int) -> Dataset:
     """A data set whose images are scaled down, by means over squares of pixels.
 
     Raises:

@@ -83,7 +83,7 @@ def pick(parameter: TracedParameter, axis: int, index: int) -> TracedParameter:
     return dataclasses.replace(picked, parts=tuple(part.squeeze([axis]) for part in picked.parts))
 
 
-def concatenate(parameters: Sequence[TracedParameter], axis: int) -> TracedParameter:
+def join_parameters(parameters: Sequence[TracedParameter], axis: int) -> TracedParameter:
     """Parameters one after the other along an axis."""
     changed = any(parameter.changed for parameter in parameters)
     return TracedParameter(tuple(part for parameter in parameters for part in parameter.parts), axis, changed=changed)

@@ -93,7 +93,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Published:
                 found = f"entries {sorted(map(str, contents))[:8]}" if isinstance(contents, dict) else "no dictionary"
                 raise ConversionError(f"it has {found}: expected state_dict and config, or a state dictionary alone")
             _check(stored, config)
-            params = from_torch({entry: file.array(tensor) for entry, tensor in stored.items()}, config)
+            params = params_from_torch({entry: file.array(tensor) for entry, tensor in stored.items()}, config)
         except ConversionError as error:
             raise ConversionError(f"{name}: {error}") from error
     epoch = None if _is_state_dict(contents) else contents.get("epoch")
@@ -220,7 +220,7 @@ def _stored(state_dict: Any, size: int) -> dict[str, Stored]:
     return {moved.get(str(entry), str(entry)): value for entry, value in state_dict.items()}
 
 
-def from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> dict[str, Any]:
+def params_from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> dict[str, Any]:
     """Parameters of `Hypernetwork(config)` from a state dictionary of the published implementation.
 
     Raises:
@@ -275,7 +275,7 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[HypernetConfig, dict[str, An
     if CONFIG_ENTRY not in state_dict:
         raise ConversionError(f"{os.fspath(path)} has no entry {CONFIG_ENTRY}")
     config = hypernet_config.from_json(str(state_dict.pop(CONFIG_ENTRY)))
-    return config, from_torch(state_dict, config)
+    return config, params_from_torch(state_dict, config)
 
 
 def state_entries(config: HypernetConfig) -> dict[str, StateEntry]:

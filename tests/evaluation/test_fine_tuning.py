@@ -116,7 +116,7 @@ def test_starts_side_by_side_go_on_where_they_were(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fine_tune, "FineTuner", Tuner)
     dataset = fine_tune.with_train_images(images.load("digits"), 128)
-    assert len(dataset.train.labels) == 128 and fine_tune.steps_per_epoch(dataset) == 2
+    assert len(dataset.train.labels) == 128 and fine_tune.epoch_steps(dataset) == 2
     network = make_network(0, Architecture(CELL, n_cells=1, C=8, fc_dim=16), dataset.task)
     ghn, path = GHN.init(SMALL, 0), tmp_path / "fine_tuning.jsonl"
 

@@ -109,12 +109,12 @@ def test_networks_of_bounded_cost_in_turns(digits):
 
 
 def test_smaller_images_and_networks_that_do_not_fit_them(digits, monkeypatch):
-    small = train_networks.scaled(digits, 16)
+    small = train_networks.scaled_down(digits, 16)
     assert small.task.image_size == 16 and small.train.images.shape == (len(digits.train.labels), 16, 16, 3)
     block = digits.test.images[3, 4:6, 8:10].astype(np.float64).mean((0, 1))
     np.testing.assert_allclose(small.test.images[3, 2, 4], block, atol=0.5)
     with pytest.raises(ImageError, match="cannot be scaled down to 5"):
-        train_networks.scaled(digits, 5)
+        train_networks.scaled_down(digits, 5)
     edges = (("msa", 0), ("none", 1))
     attentive = Architecture(Genotype(edges, (2,), edges, (2,)), n_cells=1, C=8)
     monkeypatch.setattr(

@@ -207,7 +207,7 @@ def random_state_dict(config: HypernetConfig, seed: int = 0) -> dict[str, np.nda
 
 def random_ghn(config: HypernetConfig, seed: int = 0) -> GHN:
     """A hypernetwork with random weights, without compiling anything."""
-    return GHN(config, conversion.from_torch(random_state_dict(config, seed), config))
+    return GHN(config, conversion.params_from_torch(random_state_dict(config, seed), config))
 
 
 def write_checkpoint(

@@ -63,7 +63,7 @@ def published(config, **changes):
 
 def same(ghn, config, state):
     assert ghn.config == config
-    jax.tree.map(np.testing.assert_array_equal, ghn.params, conversion.from_torch(state, config))
+    jax.tree.map(np.testing.assert_array_equal, ghn.params, conversion.params_from_torch(state, config))
 
 
 @pytest.mark.parametrize("config", [GHN3, GHN2, dataclasses.replace(GHN2, ve=False, layernorm=False)])

@@ -159,4 +159,4 @@ class GatedGNN(nn.Module):
             gru_input=self.gru_input.weights(),
             gru_hidden=self.gru_hidden.weights(),
         )
-        return jax.vmap(propagate, in_axes=(None, 0, 0))(weights, features, padding.features_of(graphs)["distances"])
+        return jax.vmap(propagate, in_axes=(None, 0, 0))(weights, features, padding.node_features(graphs)["distances"])

@@ -60,7 +60,7 @@ class Graphormer(nn.Module):
         self.layers = [Layer(config) for _ in range(config.layers)]
 
     def __call__(self, features: jax.Array, graphs: jraph.GraphsTuple) -> jax.Array:
-        distances = padding.features_of(graphs)["distances"]  # [G, N, N]
+        distances = padding.node_features(graphs)["distances"]  # [G, N, N]
         real = jnp.arange(distances.shape[-1]) < graphs.n_node[:, :1]  # [G, N]
         features = jnp.where(real[..., None], features + self._structure(distances), 0)
         bias = self._bias(distances)
