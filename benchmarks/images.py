@@ -17,7 +17,7 @@ from PIL import Image
 
 from ghn_jax import images
 from ghn_jax.images import photo_views
-from ghn_jax.images.photos import decode
+from ghn_jax.images.photos import decode_rgb
 
 NUM = 256
 
@@ -79,7 +79,7 @@ def measure(dataset: images.Dataset) -> None:
         images.normalise(np.asarray(views[number])[None], dataset.mean, dataset.std)
 
     for name, run in (
-        ("read, decode", lambda number: decoded.update({number: decode(source, numbers[number])})),
+        ("read, decode", lambda number: decoded.update({number: decode_rgb(source, numbers[number])})),
         ("crop, scale, mirror", cut),
         ("change colours", lambda number: photo_views.change_colours(views[number], dataset.augmentation, rng)),
         ("normalise", normalise),

@@ -22,7 +22,7 @@ from ghn_jax.evaluation import json_lines
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import compare_architectures, properties
-from ghn_jax.studies.train_networks import MEASURED
+from ghn_jax.studies.train_networks import MEASURED_FIELDS
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         lines.append(f"| {name} | {', '.join(f'{other} ({distance:.1f})' for other, distance in listed)} |")
     text = "\n".join(lines) + "\n"
     if args.properties:
-        rows = list(json_lines.read(args.properties, **MEASURED))
+        rows = list(json_lines.read(args.properties, **MEASURED_FIELDS))
         for what, values in properties.collect(rows, {}, reach=0.7).properties.items():
             mine = compare_architectures.embeddings_of(values, ghn, path, args.checkpoint, task)
             rank = compare_architectures.similarity(mine, values)

@@ -27,7 +27,7 @@ from ghn_jax.deepnets import lookup
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies.detection import comparison, drawn, penn_fudan
-from ghn_jax.studies.detection.comparison import STARTS
+from ghn_jax.studies.detection.comparison import BACKBONE_STARTS
 from ghn_jax.studies.detection.detector import DetectorConfig
 from ghn_jax.studies.detection.pictures import Scaling
 from ghn_jax.studies.detection.training import DetectionProtocol
@@ -55,7 +55,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     where.add_argument("--data_dir", type=Path, help="folder of the Penn-Fudan pedestrians, usually PennFudanPed")
     where.add_argument("--drawn", type=COUNT, help="so many drawn pictures, squares of --shorter pixels")
     parser.add_argument("--arch", nargs="+", required=True, help=lookup.HELP)
-    parser.add_argument("--starts", nargs="+", default=["predicted", "he"], choices=STARTS)
+    parser.add_argument("--starts", nargs="+", default=["predicted", "he"], choices=BACKBONE_STARTS)
     parser.add_argument("--seeds", type=INDEX, nargs="+", default=[0, 1, 2])
     parser.add_argument("--measure_at", type=INDEX, nargs="+", help="epochs; all without")
     for kind in (DetectorConfig, DetectionProtocol, Scaling):

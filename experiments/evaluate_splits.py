@@ -22,14 +22,14 @@ from ghn_jax.cli.common import COUNT, add_several, load_several, make_parser, of
 from ghn_jax.evaluation.accuracy import BATCH_SIZE
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import evaluate_splits
-from ghn_jax.studies.evaluate_splits import HE, SPLITS
+from ghn_jax.studies.evaluate_splits import EVALUATED_SPLITS, HE
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
     add_several(parser)
     parser.add_argument("--num_images", type=COUNT, default=128, help="images for every network")
-    parser.add_argument("--splits", nargs="+", default=SPLITS, choices=SPLITS)
+    parser.add_argument("--splits", nargs="+", default=EVALUATED_SPLITS, choices=EVALUATED_SPLITS)
     parser.add_argument("--num", type=COUNT, help="at most so many networks of every split")
     parser.add_argument("--noise", type=of(Real(0, 1)), default=0.0, help="deviation of noise on images scaled to 0..1")
     parser.add_argument("--out", required=True, type=Path, help="folder for results")

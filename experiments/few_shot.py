@@ -21,11 +21,11 @@ from tqdm import tqdm
 from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import COUNT, INDEX, add_hypernetwork, add_images, load_setting, make_parser, of, refuse_foreign
 from ghn_jax.deepnets import lookup
-from ghn_jax.evaluation.fine_tuning import OPTIMIZERS, RATE
+from ghn_jax.evaluation.fine_tuning import NETWORK_OPTIMIZERS, RATE
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import few_shot
-from ghn_jax.studies.few_shot import STARTS
+from ghn_jax.studies.few_shot import FEW_SHOT_STARTS
 
 
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -33,10 +33,10 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     add_hypernetwork(parser)
     parser.add_argument("--arch", nargs="+", required=True, help=lookup.HELP)
     parser.add_argument("--per_class", type=COUNT, nargs="+", default=[10, 50, 100], help="training images a class")
-    parser.add_argument("--starts", nargs="+", default=["predicted", "he"], choices=STARTS)
+    parser.add_argument("--starts", nargs="+", default=["predicted", "he"], choices=FEW_SHOT_STARTS)
     parser.add_argument("--seeds", type=INDEX, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=COUNT, default=50)
-    parser.add_argument("--optimizer", default="sgd", choices=OPTIMIZERS)
+    parser.add_argument("--optimizer", default="sgd", choices=NETWORK_OPTIMIZERS)
     parser.add_argument("--rates", type=of(RATE), nargs="+", default=[0.025], help="learning rates to choose from")
     parser.add_argument("--weight_decay", type=of(RATE), default=1e-3)
     parser.add_argument("--test_images", type=COUNT, help="accuracy on the first so many test images")

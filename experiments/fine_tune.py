@@ -17,11 +17,11 @@ from pathlib import Path
 from ghn_jax.cli.common import COUNT, add_hypernetwork, add_images, load_setting, make_parser
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import SPLITS
-from ghn_jax.evaluation.fine_tuning import BATCH_SIZE
+from ghn_jax.evaluation.fine_tuning import TRAIN_BATCH_SIZE
 from ghn_jax.networks.network import make_network
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import fine_tune
-from ghn_jax.studies.fine_tune import STARTS
+from ghn_jax.studies.fine_tune import FINE_TUNE_STARTS
 
 
 def parse_args() -> argparse.Namespace:
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--epochs", type=COUNT, nargs="+", default=[1, 5], help="accuracy is measured after these, and at 0"
     )
-    parser.add_argument("--starts", nargs="+", default=STARTS, choices=STARTS)
+    parser.add_argument("--starts", nargs="+", default=FINE_TUNE_STARTS, choices=FINE_TUNE_STARTS)
     parser.add_argument("--train_images", type=COUNT, help="only the first so many training images make an epoch")
     parser.add_argument("--test_images", type=COUNT, help="accuracy on the first so many test images")
     add_images(parser)
@@ -56,8 +56,10 @@ def main() -> None:
         ghn, networks, dataset, path, epochs,
         starts=args.starts, test_images=args.test_images, checkpoint=args.checkpoint,
     )  # fmt: skip
-    steps = fine_tune.steps_per_epoch(dataset)
-    print(f"\nTop-1 accuracy on test images of {dataset.name}; an epoch has {steps} steps of {BATCH_SIZE} images\n")
+    steps = fine_tune.epoch_steps(dataset)
+    print(
+        f"\nTop-1 accuracy on test images of {dataset.name}; an epoch has {steps} steps of {TRAIN_BATCH_SIZE} images\n"
+    )
     print(fine_tune.table(rows, epochs))
     print(f"\nwritten: {path}")
 

@@ -35,7 +35,7 @@ from ghn_jax.prediction.embed import embed
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import evaluate_splits, properties, published_results
 from ghn_jax.studies.properties import Networks
-from ghn_jax.studies.train_networks import MEASURED
+from ghn_jax.studies.train_networks import MEASURED_FIELDS
 from ghn_jax.weights import loading
 
 
@@ -59,7 +59,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def trained(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
     """Networks that were trained here, and their graphs."""
-    rows = [row for row in json_lines.read(args.networks, **MEASURED) if row["split"] in (args.fit, args.judge)]
+    rows = [row for row in json_lines.read(args.networks, **MEASURED_FIELDS) if row["split"] in (args.fit, args.judge)]
     known = properties.collect(rows, properties.read_times(args.times) if args.times else {}, args.reach)
     if args.zero_shot:
         title, _, path = args.zero_shot.partition(":")
@@ -79,7 +79,7 @@ def published(args: argparse.Namespace) -> tuple[Networks, dict[str, Graph]]:
         counts = {
             name: [split.entry(i)["num_params"]["cifar10"] for i in range(len(split))] for name, split in splits.items()
         }
-        published_results.check(results, counts)
+        published_results.check_results(results, counts)
         graphs = {f"{name}/{i}": split.graph(i) for name, split in splits.items() for i in range(len(split))}
     return published_results.networks(results, list(splits)), graphs
 

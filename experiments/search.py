@@ -23,7 +23,7 @@ from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import Protocol, Regularization
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import properties, search, train_networks
-from ghn_jax.studies.train_networks import HE, Entry, Measurement
+from ghn_jax.studies.train_networks import FROM_HE, Measurement, NetworkId
 
 EPOCHS = {"sgd": 50, "darts": 600}
 """Of each protocol."""
@@ -60,11 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_compilation_cache()
     ghn, _ = load_hypernetwork(args.checkpoint)
     dataset = images.load(args.dataset, args.data_dir)
-    dataset = train_networks.scaled(dataset, args.image_size) if args.image_size else dataset
-    rows = list(json_lines.read(args.networks, **train_networks.MEASURED))
+    dataset = train_networks.scaled_down(dataset, args.image_size) if args.image_size else dataset
+    rows = list(json_lines.read(args.networks, **train_networks.MEASURED_FIELDS))
     measured = properties.collect(rows, {}, reach=1.0).properties["accuracy"]
-    fitted = list(dict.fromkeys(Entry(row["split"], row["number"]) for row in rows if row["start"] == HE))
-    entries = train_networks.entries([args.split], args.num, dataset, args.max_multiply_adds)
+    fitted = list(dict.fromkeys(NetworkId(row["split"], row["number"]) for row in rows if row["start"] == FROM_HE))
+    entries = train_networks.first_networks([args.split], args.num, dataset, args.max_multiply_adds)
     candidates = search.look_at(entries, ghn, dataset)
     of_measured = search.look_at(fitted, ghn, dataset)
     chosen = search.choose(candidates, measured, of_measured, best=args.best, random=args.random)

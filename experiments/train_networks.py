@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ghn_jax import images
 from ghn_jax.cli.common import COUNT, INDEX, load_hypernetwork, make_parser, of
 from ghn_jax.deepnets.sampler import SPLITS
-from ghn_jax.evaluation.fine_tuning import OPTIMIZERS, RATE, Protocol
+from ghn_jax.evaluation.fine_tuning import NETWORK_OPTIMIZERS, RATE, Protocol
 from ghn_jax.runtime import use_compilation_cache
 from ghn_jax.studies import train_networks
 from ghn_jax.studies.train_networks import Measurement
@@ -42,7 +42,7 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=COUNT, help="of the schedule; 50 epochs without")
     parser.add_argument("--measure_at", type=INDEX, nargs="+", help=f"steps; after {EPOCHS} epochs without")
     parser.add_argument("--batch_size", type=COUNT, default=96)
-    parser.add_argument("--optimizer", default="sgd", choices=OPTIMIZERS)
+    parser.add_argument("--optimizer", default="sgd", choices=NETWORK_OPTIMIZERS)
     parser.add_argument("--learning_rate", type=of(RATE), default=0.025)
     parser.add_argument("--weight_decay", type=of(RATE), default=3e-4)
     parser.add_argument("--train_images", type=COUNT, help="only the first so many training images make an epoch")
@@ -58,14 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     use_compilation_cache()
     dataset = images.load(args.dataset, args.data_dir)
     if args.image_size:
-        dataset = train_networks.scaled(dataset, args.image_size)
+        dataset = train_networks.scaled_down(dataset, args.image_size)
     ghn = load_hypernetwork(args.checkpoint)[0] if args.checkpoint else None
     epoch = min(args.train_images or len(dataset.train.labels), len(dataset.train.labels)) // args.batch_size
     steps = args.steps or EPOCHS[-1] * epoch
     measure_at = args.measure_at or [0, *(n * epoch for n in EPOCHS if n * epoch <= steps)]
     protocol = Protocol(steps, args.batch_size, args.optimizer, args.learning_rate, args.weight_decay)
     plan = Measurement(protocol, tuple(measure_at), args.train_images, args.test_images)
-    chosen = train_networks.entries(args.splits, args.num, dataset, args.max_multiply_adds)
+    chosen = train_networks.first_networks(args.splits, args.num, dataset, args.max_multiply_adds)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "networks.jsonl"
     with tqdm(total=len(chosen) * (2 if ghn else 1), unit="training") as bar:

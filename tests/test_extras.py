@@ -61,7 +61,7 @@ def test_prediction_needs_neither_extras_nor_what_training_needs():
         ("import ghn_jax; ghn_jax.to_networkx", "networkx", "plot"),
         ("import ghn_jax; ghn_jax.from_hub('a/b')", "huggingface_hub", "hub"),
         ("from ghn_jax import images; images.load('digits')", "sklearn", "digits"),
-        ("from ghn_jax.images.photos import decode; decode(Source(), 0)", "PIL", "photos"),
+        ("from ghn_jax.images.photos import decode_rgb; decode_rgb(Source(), 0)", "PIL", "photos"),
         ("import ghn_jax.deepnets.files.reading", "h5py", "deepnets"),
         (
             "from ghn_jax.studies.detection import comparison; comparison.measure(None, {}, [], 'nowhere')",

@@ -119,7 +119,7 @@ def add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data_dir", help="where its files are")
 
 
-def picture(text: str) -> Path:
+def picture_path(text: str) -> Path:
     """The path of a picture to be written, for `type=` of an option.
 
     Raises:

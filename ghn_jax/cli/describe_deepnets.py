@@ -21,7 +21,7 @@ from scipy import stats
 from tqdm import tqdm
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import CommandError, make_parser, picture, refuse_existing
+from ghn_jax.cli.common import CommandError, make_parser, picture_path, refuse_existing
 from ghn_jax.deepnets.files.reading import DeepNetsFile
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture, split_size
 from ghn_jax.deepnets.statistics import QUANTITIES, NetworkStatistics, network_statistics, table, type_shares
@@ -43,7 +43,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--file", type=Path, help="a published HDF5 file to read them from")
     parser.add_argument("--compare", type=Path, help="a published HDF5 file to compare with")
     parser.add_argument("--compare_split", help="the split of that file (the same)")
-    parser.add_argument("--out", type=picture, help="picture of the distributions (deepnets_SPLIT.png)")
+    parser.add_argument("--out", type=picture_path, help="picture of the distributions (deepnets_SPLIT.png)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     args = parser.parse_args(arguments)
     if args.num is not None and args.num < 1:

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from ghn_jax.checks import files
 from ghn_jax.cli.common import CommandError, make_parser
-from ghn_jax.deepnets.files.parts import LOCK, Part, assemble, part_folder, part_path, parts_of, write_part
+from ghn_jax.deepnets.files.parts import PARTS_LOCK, Part, assemble, part_folder, part_path, parts_of, write_part
 from ghn_jax.deepnets.files.reading import EVAL_SPLITS, file_name
-from ghn_jax.deepnets.files.writing import refuse_existing
+from ghn_jax.deepnets.files.writing import require_absent
 from ghn_jax.deepnets.sampler import SPLITS
 
 
@@ -53,11 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         raise CommandError(f"--{error}") from error
     if path.exists() or not part_folder(path).exists():
-        refuse_existing(path)
+        require_absent(path)
     parts = [part for group in splits.values() for part in group]
     part_folder(path).mkdir(parents=True, exist_ok=True)
     try:
-        with files.locked(part_folder(path) / LOCK):
+        with files.locked(part_folder(path) / PARTS_LOCK):
             make_parts(path, parts, args.workers)
             with tqdm(total=sum(part.size for part in parts), desc="writing", unit="net", smoothing=0.05) as bar:
 

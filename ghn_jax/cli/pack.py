@@ -52,7 +52,7 @@ def command(config_file: Path, trained: dict[str, Any]) -> str:
     return " ".join(words)
 
 
-def provenance(run: Path, config_file: Path) -> dict[str, Any]:
+def run_provenance(run: Path, config_file: Path) -> dict[str, Any]:
     """Where the newest checkpoint of a run comes from, what it started from included."""
     known = ghn_jax.provenance(run)
     config, progress = known["train_config"], checkpoint.describe(run).progress
@@ -76,7 +76,7 @@ def _with_start(known: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
-def accuracy(text: str) -> dict[str, Any]:
+def stored_accuracy(text: str) -> dict[str, Any]:
     """The figures of one title in a file of experiments/evaluate_splits.py."""
     path, _, title = text.rpartition(":")
     try:
@@ -94,9 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line `ghn-jax pack ARGUMENTS`."""
     args = parse_args(arguments)
     refuse_existing(args.out, args.overwrite)
-    known = provenance(args.run, args.config)
+    known = run_provenance(args.run, args.config)
     known |= {name: getattr(args, name) for name in ("licence", "hardware") if getattr(args, name)}
     if args.accuracy:
-        known["accuracy"] = accuracy(args.accuracy)
+        known["accuracy"] = stored_accuracy(args.accuracy)
     pretrained.write(args.out, ghn_jax.load(args.run), known, np.float32 if args.exact else np.float16)
     print(f"written: {args.out}, {args.out.stat().st_size / 2**20:.1f} MiB, {known['steps']:,} steps")

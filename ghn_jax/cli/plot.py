@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import CommandError, make_parser, picture, refuse_existing
+from ghn_jax.cli.common import CommandError, make_parser, picture_path, refuse_existing
 from ghn_jax.training.plot import plot_runs
 from ghn_jax.training.watch import METRICS
 
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__ or "", "plot")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="workdir of a run")
     parser.add_argument("--against", choices=("step", "minutes"), default="step", help="what goes to the right")
-    parser.add_argument("--out", type=picture, default=Path("runs.png"), help="the picture (%(default)s)")
+    parser.add_argument("--out", type=picture_path, default=Path("runs.png"), help="the picture (%(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     args = parser.parse_args(arguments)
     refuse_existing(args.out, args.overwrite)

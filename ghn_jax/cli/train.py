@@ -138,7 +138,7 @@ def _main(arguments: Sequence[str] | None) -> None:
     except OSError as error:
         raise CommandError(f"{error}{_what_is_safe(config.workdir)}") from error
     if parallel.is_first():
-        print(summary(outcome))
+        print(outcome_text(outcome))
     sys.exit(0 if outcome.signal is None else 128 + outcome.signal)
 
 
@@ -154,7 +154,7 @@ def _what_is_safe(workdir: str) -> str:
     return f"\n{good}; {free:,.1f} MiB are free in {folder}. When that is mended, the same command {ahead}"
 
 
-def summary(outcome: Outcome) -> str:
+def outcome_text(outcome: Outcome) -> str:
     """How the run ended and what to do next."""
     made = f"{outcome.step} of {outcome.steps} steps in {outcome.minutes:.1f} minutes"
     lines = [f"\n{made}; {outcome.skipped} skipped as not finite"]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ghn_jax import build_graph, visualize
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import make_parser, picture, refuse_existing
+from ghn_jax.cli.common import make_parser, picture_path, refuse_existing
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.sampler import ALL_SPLITS
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", default="val", choices=sorted(ALL_SPLITS), help="split of DeepNets-1M")
     parser.add_argument("--imagenet", action="store_true", help="its form for 224x224 images and 1,000 classes")
     parser.add_argument("--labels", action="store_true", help="write type and kernel size into every node")
-    parser.add_argument("--out", type=picture, help="picture: png, pdf or svg (NAME.png)")
+    parser.add_argument("--out", type=picture_path, help="picture: png, pdf or svg (NAME.png)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     args = parser.parse_args(arguments)
     found = lookup.find_architecture(args.arch, args.split, args.imagenet)

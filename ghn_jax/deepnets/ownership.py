@@ -28,10 +28,10 @@ PREDEFINED_OWNER = "predefined"
 
 _OWNERS = tuple(name for name, share in SHARES.items() for _ in range(share))
 
-Kind = tuple[str, int, int]
+NodeKind = tuple[str, int, int]
 """A type of node with the height and width of its kernel."""
 
-Inventory = tuple[tuple[Kind, int], ...]
+Inventory = tuple[tuple[NodeKind, int], ...]
 """How many nodes a graph has of every kind, sorted; inputs, sums and concatenations are left out."""
 
 _LEFT_OUT = ("sum", "concat")
@@ -48,14 +48,14 @@ def inventory(program: Program) -> Inventory:
     # Programs share their primitives; objects are counted faster than the equal tuples they stand for.
     primitives = [instruction.primitive for instruction in program.instructions]
     distinct = {id(primitive): primitive for primitive in primitives}
-    counts: Counter[Kind] = Counter()
+    counts: Counter[NodeKind] = Counter()
     for identity, count in Counter(map(id, primitives)).items():
         for kind in _kinds(distinct[identity]):
             counts[kind] += count
     return tuple(sorted(counts.items()))
 
 
-def _kinds(primitive: Primitive) -> tuple[Kind, ...]:
+def _kinds(primitive: Primitive) -> tuple[NodeKind, ...]:
     if primitive.node_type is None or primitive.node_type in _LEFT_OUT:
         return ()
     kinds = ((primitive.node_type, *primitive.extent),)

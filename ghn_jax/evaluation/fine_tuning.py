@@ -15,7 +15,7 @@ import optax
 from ghn_jax import images
 from ghn_jax.checks import fields
 from ghn_jax.checks.fields import Is, Maybe, OneOf, Real, Whole
-from ghn_jax.evaluation.accuracy import ByOperation, accuracy
+from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.execution.operations import ExecutionError, Plan, value_and_grad
 from ghn_jax.execution.recipes import Loss
@@ -25,13 +25,13 @@ from ghn_jax.networks.lowering import lower, lower_regularized
 from ghn_jax.networks.primitives import Shape
 from ghn_jax.networks.program import ParameterTensor, Program
 
-BATCH_SIZE = 64
+TRAIN_BATCH_SIZE = 64
 LEARNING_RATE = 0.025
 MOMENTUM = 0.9
 WEIGHT_DECAY = 3e-4
 CLIP_NORM = 5.0
 
-OPTIMIZERS = ("sgd", "adamw")
+NETWORK_OPTIMIZERS = ("sgd", "adamw")
 RATE = Real(0, 1e3)
 """Of learning, or of the decay of weights."""
 
@@ -82,7 +82,7 @@ class Protocol:
     """
 
     steps: int
-    batch_size: int = BATCH_SIZE
+    batch_size: int = TRAIN_BATCH_SIZE
     optimizer: str = "sgd"
     learning_rate: float = LEARNING_RATE
     weight_decay: float = WEIGHT_DECAY
@@ -92,7 +92,7 @@ class Protocol:
     def __post_init__(self):
         fields.check(
             self, ExecutionError,
-            steps=Whole(1, 1 << 40), batch_size=Whole(1, 1 << 20), optimizer=OneOf(*OPTIMIZERS),
+            steps=Whole(1, 1 << 40), batch_size=Whole(1, 1 << 20), optimizer=OneOf(*NETWORK_OPTIMIZERS),
             learning_rate=RATE, weight_decay=RATE, clip_norm=Real(0, 1e9, with_low=False),
             regularization=Maybe(Is(Regularization)),
         )  # fmt: skip

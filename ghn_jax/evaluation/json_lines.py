@@ -17,11 +17,14 @@ from ghn_jax.checks.fields import ByName, Real, Rule
 METRICS = "metrics.jsonl"
 """Name of the file in the folder of a training run that has a line for every step."""
 
+Row = dict[str, Any]
+"""What a line holds, by field."""
+
 ACCURACIES = ByName(Real(0, 1), numbered=True)
 """A field of results: accuracies (0..1) by number of steps or epochs."""
 
 
-def parse(line: bytes) -> dict[str, Any] | None:
+def parse(line: bytes) -> Row | None:
     """The object of a line, None if it holds none."""
     try:
         row = files.parse_json(line)
@@ -30,7 +33,7 @@ def parse(line: bytes) -> dict[str, Any] | None:
     return row if isinstance(row, dict) else None
 
 
-def read(path: str | os.PathLike, **kinds: type | Rule) -> Iterator[dict[str, Any]]:
+def read(path: str | os.PathLike, **kinds: type | Rule) -> Iterator[Row]:
     """The rows of a file, but for lines that are no objects, or have a field of another kind.
 
     Args:
@@ -76,7 +79,7 @@ def append(path: str | os.PathLike, row: Mapping[str, Any]) -> None:
             raise
 
 
-def resume(path: Path, **kinds: type | Rule) -> list[dict[str, Any]]:
+def resume(path: Path, **kinds: type | Rule) -> list[Row]:
     """The rows of a file that is to grow, none without a file; see `read`."""
     return list(read(path, **kinds)) if path.exists() else []
 
@@ -90,6 +93,6 @@ def is_of(row: Mapping[str, Any], key: Mapping[str, Any]) -> bool:
     return {WEIGHTS: key.get(WEIGHTS), **row}.items() >= key.items()
 
 
-def as_stored(row: Mapping[str, Any]) -> dict[str, Any]:
+def as_stored(row: Mapping[str, Any]) -> Row:
     """A row as it is read again: tuples are lists, keys are texts."""
     return json.loads(json.dumps(row))

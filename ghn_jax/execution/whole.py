@@ -11,12 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
-from ghn_jax.networks.primitives import Primitive
+from ghn_jax.networks.primitives import Array, Primitive
 from ghn_jax.networks.program import INPUT, Program
 
-Array = jax.Array | np.ndarray
 Params = Mapping[str, Array]
 """Arrays by name."""
 

@@ -179,7 +179,7 @@ def _max_shape(task: Task) -> tuple[int, int, int, int]:
     return (64, 64, 16, 16) if task.large_images else (64, 64, 11, 11)
 
 
-class Kind(NamedTuple):
+class NamedHypernetwork(NamedTuple):
     """A hypernetwork of the literature: its name there, and its configuration for a task."""
 
     title: str
@@ -187,13 +187,13 @@ class Kind(NamedTuple):
 
 
 HYPERNETWORKS = {
-    "ghn1": Kind("GHN-1", ghn1),
-    "ghn2": Kind("GHN-2", ghn2),
-    "ghn3t": Kind("GHN-3-T", ghn3),
-    "ghn3s": Kind("GHN-3-S", functools.partial(ghn3, hid=128, layers=5, heads=16)),
-    "ghn3l": Kind("GHN-3-L", functools.partial(ghn3, hid=256, layers=12, heads=16)),
-    "ghn3xl": Kind("GHN-3-XL", functools.partial(ghn3, hid=384, layers=24, heads=16)),
-    "mlp": Kind("MLP", mlp),
+    "ghn1": NamedHypernetwork("GHN-1", ghn1),
+    "ghn2": NamedHypernetwork("GHN-2", ghn2),
+    "ghn3t": NamedHypernetwork("GHN-3-T", ghn3),
+    "ghn3s": NamedHypernetwork("GHN-3-S", functools.partial(ghn3, hid=128, layers=5, heads=16)),
+    "ghn3l": NamedHypernetwork("GHN-3-L", functools.partial(ghn3, hid=256, layers=12, heads=16)),
+    "ghn3xl": NamedHypernetwork("GHN-3-XL", functools.partial(ghn3, hid=384, layers=24, heads=16)),
+    "mlp": NamedHypernetwork("MLP", mlp),
 }
 """By the name that a training configuration gives them."""
 

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from types import ModuleType
 
-import jax
 import numpy as np
 
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.rows import decoded_kernel
 from ghn_jax.graphs.graph import Role, Tensor
-
-Array = np.ndarray | jax.Array
+from ghn_jax.networks.primitives import Array
 
 
 def fit(rows: Array, tensor: Tensor, config: HypernetConfig, xp: ModuleType) -> Array:
@@ -59,7 +57,7 @@ def block(rows: Array, tensor: Tensor, config: HypernetConfig, xp: ModuleType) -
         case Role.CLASS_BIAS:
             values = rows[0]
     if config.weight_norm:
-        values = normalise(values, tensor, xp)
+        values = normalise_predicted(values, tensor, xp)
     target = tensor.shape4[2:]
     if (decoded := decoded_kernel(*target, config)) != target:
         values = stretch(values.reshape(*decoded, *values.shape[1:]), target)
@@ -67,7 +65,7 @@ def block(rows: Array, tensor: Tensor, config: HypernetConfig, xp: ModuleType) -
     return values.reshape(shape[:-channels] + values.shape[values.ndim - channels :])
 
 
-def normalise(values: Array, tensor: Tensor, xp: ModuleType) -> Array:
+def normalise_predicted(values: Array, tensor: Tensor, xp: ModuleType) -> Array:
     """Values of any part of `tensor` scaled by its fan-in, or squashed if they are norm weights or biases.
 
     Positional encodings and embeddings stay as they are.  (The original leaves only those encodings alone that are 11

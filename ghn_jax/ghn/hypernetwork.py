@@ -85,7 +85,7 @@ class Hypernetwork(nn.Module):
 
     def embed(self, graphs: jraph.GraphsTuple) -> jax.Array:
         """Embeddings of the nodes, `[G, N, hid]`; those of padding nodes mean nothing."""
-        given = padding.features_of(graphs)
+        given = padding.node_features(graphs)
         features = self.node_type(given["type"]) + self.shape_encoder(given["shape"])
         features = self.gnn(features, graphs)
         return self.norm(features) if self.config.layernorm else features

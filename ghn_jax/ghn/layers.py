@@ -67,7 +67,7 @@ def product(formula: str, a: jax.Array, b: jax.Array, dtype: str) -> jax.Array:
     return jnp.einsum(formula, a, b, preferred_element_type=jnp.float32)
 
 
-class Linear(nn.Module):
+class LinearLayer(nn.Module):
     """A linear layer `[..., inputs] -> [..., features]`.
 
     Attributes:
@@ -101,7 +101,7 @@ class MLP(nn.Module):
 
     Attributes:
       inputs, hidden, features: sizes.
-      small: of the last layer, see `Linear`.
+      small: of the last layer, see `LinearLayer`.
       dtype: of both.
     """
 
@@ -112,8 +112,8 @@ class MLP(nn.Module):
     dtype: str = "float32"
 
     def setup(self):
-        self.first = Linear(self.inputs, self.hidden, dtype=self.dtype)
-        self.second = Linear(self.hidden, self.features, small=self.small, dtype=self.dtype)
+        self.first = LinearLayer(self.inputs, self.hidden, dtype=self.dtype)
+        self.second = LinearLayer(self.hidden, self.features, small=self.small, dtype=self.dtype)
 
     def weights(self) -> tuple[Affine, Affine]:
         """The weights of both layers."""

@@ -94,7 +94,7 @@ def pad_checked(graphs: Sequence[Graph], nodes: int, max_distance: int) -> jraph
     )
 
 
-def features_of(graph: jraph.GraphsTuple) -> Any:
+def node_features(graph: jraph.GraphsTuple) -> Any:
     """The features of nodes, which `pad` names; to type checkers a `GraphsTuple` may hold anything."""
     return graph.nodes
 
@@ -105,7 +105,7 @@ def stack(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
     Raises:
       GraphError: no graphs, or graphs padded to different sizes.
     """
-    sizes = sorted({len(features_of(graph)["type"]) for graph in graphs})
+    sizes = sorted({len(node_features(graph)["type"]) for graph in graphs})
     if len(sizes) != 1:
         raise GraphError(f"a meta-batch needs graphs padded to one size, got sizes {sizes}")
     return jax.tree.map(lambda *leaves: np.stack(leaves), *graphs)

@@ -16,7 +16,7 @@ from ghn_jax.images.photo_views import PhotoAugmentation
 from ghn_jax.images.split import Split
 
 NUM_CLASSES = 1000
-IMAGE_SIZE = 224
+PHOTO_SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 VAL_PER_CLASS = 50
 """Training images of every class that validate, its last ones (the paper's code)."""
@@ -101,7 +101,7 @@ def _dataset(name: str, training: Split, test: Split, num_classes: int) -> Datas
         mean=MEAN,
         std=STD,
         augmentation=PhotoAugmentation(),
-        image_size=IMAGE_SIZE,
+        image_size=PHOTO_SIZE,
     )
 
 

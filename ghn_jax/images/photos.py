@@ -81,14 +81,14 @@ def render(photos: Photos, size: int, views: Sequence[PhotoView]) -> np.ndarray:
     pixels = np.empty((len(photos), size, size, 3), np.uint8)
 
     def one(position: int) -> None:
-        pixels[position] = np.asarray(views[position](decode(photos.source, int(photos.numbers[position]))))
+        pixels[position] = np.asarray(views[position](decode_rgb(photos.source, int(photos.numbers[position]))))
 
     for _ in _threads().map(one, range(len(photos))):
         pass
     return pixels
 
 
-def decode(source: Source, number: int) -> Image.Image:
+def decode_rgb(source: Source, number: int) -> Image.Image:
     """An image in RGB, whatever its colours were.
 
     Raises:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ghn_jax.graphs.graph import NODE_ID, Role, oihw
@@ -25,6 +26,9 @@ from ghn_jax.networks.convolution import Size, Window, convolve, convolve_depthw
 
 NORM_EPSILON = 1e-5
 DROPOUT_RATE = 0.5
+
+Array = jax.Array | np.ndarray
+"""On a device, or in the memory of the host."""
 
 Shape = tuple[int, ...]
 

@@ -55,7 +55,7 @@ def embed_nodes(graph: Graph, ghn: GHN, device: Any) -> np.ndarray:
     return np.asarray(programs.embed(nodes)(programs.params, padded))[0, : graph.num_nodes]
 
 
-class Decoded(NamedTuple):
+class DecodedTable(NamedTuple):
     """The decoded rows of a table.
 
     Attributes:
@@ -79,14 +79,14 @@ class Decoded(NamedTuple):
         return np.concatenate([rows[:, *fewest] for rows in chunks])[first : first + placement.rows]
 
 
-def decode(
+def decode_tables(
     graphs: Sequence[Graph],
     embeddings: np.ndarray,
     requests: Mapping[Table, Rows],
     placements: Sequence[Sequence[Placement]],
     ghn: GHN,
     device: Any,
-) -> dict[Table, Decoded]:
+) -> dict[Table, DecodedTable]:
     """The requested rows of every table.
 
     Args:
@@ -108,7 +108,8 @@ def decode(
             whole = int(np.count_nonzero(wide))
         begun[table] = list(_begin_chunks(programs, table, rows, whole, embeddings))
     return {
-        table: Decoded([np.asarray(chunk) for chunk in chunks], places.get(table)) for table, chunks in begun.items()
+        table: DecodedTable([np.asarray(chunk) for chunk in chunks], places.get(table))
+        for table, chunks in begun.items()
     }
 
 
@@ -155,7 +156,7 @@ def begin(requests: Mapping[Table, Rows], nodes: Iterable[int], ghn: GHN, device
     _programs_of(ghn, device).begin(nodes, [table for table, rows in requests.items() if len(rows.nodes)])
 
 
-def warm_up(ghn: GHN, buckets: Sequence[int], device: Any) -> None:
+def compile_ahead(ghn: GHN, buckets: Sequence[int], device: Any) -> None:
     """Compiles what graphs padded to these numbers of nodes need."""
     programs = _programs_of(ghn, device)
     programs.begin(sorted(buckets, reverse=True), Table)

@@ -30,7 +30,7 @@ from ghn_jax.graphs.tree import Leaf, Place, whole
 if TYPE_CHECKING:
     from ghn_jax.ghn.model import GHN
 
-CAPACITY = padding.NODE_BUCKETS[-1]
+PADDED_NODES = padding.NODE_BUCKETS[-1]
 """Embeddings are padded to this number of nodes, so that the decoders do not depend on the size of the graph."""
 
 
@@ -112,7 +112,7 @@ def programs_of(device: Any) -> Programs:
 
 @dataclasses.dataclass(frozen=True)
 class Embed:
-    """(parameters of the hypernetwork, graph) -> embeddings of its nodes, `[CAPACITY, hid]`.
+    """(parameters of the hypernetwork, graph) -> embeddings of its nodes, `[PADDED_NODES, hid]`.
 
     Attributes:
       config: of the hypernetwork.
@@ -129,7 +129,7 @@ class Embed:
 
     def __call__(self, params, graphs):
         nodes: Any = Hypernetwork(self.config).apply({"params": params}, graphs, method="embed")
-        return jnp.pad(nodes[0], ((0, CAPACITY - self.nodes), (0, 0)))
+        return jnp.pad(nodes[0], ((0, PADDED_NODES - self.nodes), (0, 0)))
 
 
 @functools.cache
@@ -156,7 +156,7 @@ class DecodeChunk:
 
     @property
     def arguments(self):
-        nodes = jax.ShapeDtypeStruct((CAPACITY, self.config.hid), jnp.float32)
+        nodes = jax.ShapeDtypeStruct((PADDED_NODES, self.config.hid), jnp.float32)
         index = jax.ShapeDtypeStruct((self.rows,), jnp.int32)
         return decoder_params(param_shapes(self.config)), nodes, index, index
 

@@ -230,7 +230,9 @@ def _predict_on_cpu(targets: Sequence[_Named | _Model], ghn: GHN) -> list[Any]:
         embeddings = np.zeros((len(graphs), max(buckets), ghn.config.hid), np.float32)
         for graph, rows in zip(graphs, embeddings, strict=True):
             rows[: graph.num_nodes] = on_cpu.embed_nodes(graph, ghn, device)
-        decoded = on_cpu.decode(graphs, embeddings.reshape(-1, ghn.config.hid), requests, placements, ghn, device)
+        decoded = on_cpu.decode_tables(
+            graphs, embeddings.reshape(-1, ghn.config.hid), requests, placements, ghn, device
+        )
         for target, places in zip(group, placements, strict=True):
             _fit_all(target.allocate(), target.graph.tensors, places, decoded, ghn.config)
             found.append(target.filled())
@@ -301,7 +303,7 @@ def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Grap
     buckets = [nodes for nodes in padding.NODE_BUCKETS if nodes <= largest]
     device = accelerator()
     if device is None:
-        on_cpu.warm_up(ghn, buckets, default_device())
+        on_cpu.compile_ahead(ghn, buckets, default_device())
     else:
         graphs = [_with_ordinary_classes(graph, ghn.config) if graph.tree else graph for graph in graphs]
         on_device.compile_ahead(ghn.config, buckets, graphs, device)
@@ -337,7 +339,7 @@ def _fit_all(
     buffers: list[np.ndarray],
     tensors: tuple[Tensor, ...],
     placements: tuple[Placement, ...],
-    decoded: Mapping[Table, on_cpu.Decoded],
+    decoded: Mapping[Table, on_cpu.DecodedTable],
     config: HypernetConfig,
 ) -> None:
     """Fills the buffers, on several threads if there is much to write."""

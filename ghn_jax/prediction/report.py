@@ -45,7 +45,7 @@ class Verdict(enum.Enum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class ReportRow:
     """One parameter of the model: its path, shape and number of elements, the type of its node, and the verdict."""
 
     name: str
@@ -67,7 +67,7 @@ class Report:
     1.0
     """
 
-    rows: tuple[Row, ...]
+    rows: tuple[ReportRow, ...]
     remarks: tuple[str, ...]
     num_nodes: int
     subject: tuple[Graph, GHN] | None = dataclasses.field(default=None, repr=False, compare=False)
@@ -92,7 +92,7 @@ class Report:
         total = sum(row.size for row in self.rows if row.verdict is not Verdict.STATE)
         return sum(row.size for row in self.of(verdict)) / total if total else 0.0
 
-    def of(self, verdict: Verdict) -> tuple[Row, ...]:
+    def of(self, verdict: Verdict) -> tuple[ReportRow, ...]:
         """The rows with this verdict."""
         return tuple(row for row in self.rows if row.verdict is verdict)
 
@@ -205,17 +205,17 @@ def _row(
     remarks: Sequence[str],
     unpredicted: str | None,
     state: str | None = None,
-) -> Row:
+) -> ReportRow:
     node_type = NODE_TYPES[graph.node_types[tensors[0].node]] if tensors else "-"
     if state is not None:
-        return Row(name, shape, size, node_type, Verdict.STATE, (state,))
+        return ReportRow(name, shape, size, node_type, Verdict.STATE, (state,))
     if unpredicted is not None:
-        return Row(name, shape, size, node_type, Verdict.INITIALISED, (unpredicted,))
+        return ReportRow(name, shape, size, node_type, Verdict.INITIALISED, (unpredicted,))
     reasons = dict.fromkeys(remarks)
     for tensor in tensors:
         reasons |= dict.fromkeys(_unseen(tensor, config))
     verdict = Verdict.EXTRAPOLATING if reasons else Verdict.SEEN
-    return Row(name, shape, size, node_type, verdict, tuple(reasons))
+    return ReportRow(name, shape, size, node_type, verdict, tuple(reasons))
 
 
 def _unseen(tensor: Tensor, config: HypernetConfig) -> list[str]:

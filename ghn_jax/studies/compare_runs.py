@@ -33,7 +33,7 @@ def _cells(architecture: Architecture) -> str:
     return f"{first + 1}-{first + 3} cells"
 
 
-KINDS: tuple[Callable[[Architecture], str], ...] = (
+DIVISIONS: tuple[Callable[[Architecture], str], ...] = (
     lambda architecture: "all",
     _cells,
     lambda architecture: "batch norm" if architecture.norm else "no normalisation",
@@ -51,7 +51,7 @@ class Pair(NamedTuple):
     second: float
 
 
-class Row(NamedTuple):
+class ComparisonRow(NamedTuple):
     """Networks of one kind: how many, the medians of their losses, and mean and standard error of the difference."""
 
     kind: str
@@ -62,7 +62,7 @@ class Row(NamedTuple):
     standard_error: float
 
 
-def compare(first: Path, second: Path, from_step: int = 1) -> list[Row]:
+def compare(first: Path, second: Path, from_step: int = 1) -> list[ComparisonRow]:
     """The comparison of two runs for every kind of networks.
 
     Args:
@@ -85,7 +85,7 @@ def compare(first: Path, second: Path, from_step: int = 1) -> list[Row]:
     met = pairs(read(first / METRICS), read(second / METRICS), from_step)
     if version != other_version or not met:
         raise ComparisonError(f"the runs have met no network at the same step from step {from_step} on")
-    return rows(met, [sample_program("train", pair.number)[0] for pair in met])
+    return compare_kinds(met, [sample_program("train", pair.number)[0] for pair in met])
 
 
 def pairs(first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]], from_step: int = 1) -> list[Pair]:
@@ -105,10 +105,10 @@ def pairs(first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]
     return [pair for pair in met if np.isfinite(pair.first) and np.isfinite(pair.second)]
 
 
-def rows(met: Sequence[Pair], architectures: Sequence[Architecture]) -> list[Row]:
+def compare_kinds(met: Sequence[Pair], architectures: Sequence[Architecture]) -> list[ComparisonRow]:
     """The comparison for every kind of networks, each division in the order of its names."""
     found = []
-    for kind_of in KINDS:
+    for kind_of in DIVISIONS:
         groups: dict[str, list[Pair]] = {}
         for pair, architecture in zip(met, architectures, strict=True):
             groups.setdefault(kind_of(architecture), []).append(pair)
@@ -117,11 +117,11 @@ def rows(met: Sequence[Pair], architectures: Sequence[Architecture]) -> list[Row
             difference = np.minimum(first, HIGHEST) - np.minimum(second, HIGHEST)
             error = difference.std(ddof=1) / len(difference) ** 0.5 if len(difference) > 1 else np.nan
             medians = float(np.median(first)), float(np.median(second))
-            found.append(Row(kind, len(first), *medians, float(difference.mean()), float(error)))
+            found.append(ComparisonRow(kind, len(first), *medians, float(difference.mean()), float(error)))
     return found
 
 
-def table(found: Iterable[Row], first: str, second: str) -> str:
+def table(found: Iterable[ComparisonRow], first: str, second: str) -> str:
     """The comparison of runs with these names, as Markdown."""
     lines = [f"| | networks | median loss, {first} | {second} | difference |", "|---|---|---|---|---|"]
     for row in found:

@@ -30,7 +30,7 @@ from ghn_jax.networks.network import Network, make_network
 from ghn_jax.prediction.predict import predict_params
 
 NUM = {"test": 500, "wide": 100, "deep": 100, "dense": 100, "bnfree": 100}
-SPLITS = (*NUM, "predefined")
+EVALUATED_SPLITS = (*NUM, "predefined")
 HE = "He init"
 
 PREDEFINED_IMAGES = 1024
@@ -68,7 +68,7 @@ def measure(
     dataset: Dataset,
     path: Path,
     num_images: int,
-    splits: Iterable[str] = SPLITS,
+    splits: Iterable[str] = EVALUATED_SPLITS,
     most: int | None = None,
     noise: float = 0.0,
 ) -> None:
@@ -121,7 +121,7 @@ ROW: dict[str, type | Rule] = {
 """Fields of a stored row."""
 
 
-def rows(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+def rows(path: str | os.PathLike) -> Iterator[json_lines.Row]:
     """The rows of a file that `measure` wrote, without accuracies that a row before has."""
     seen = set()
     for row in json_lines.read(path, **ROW):

@@ -19,6 +19,7 @@ from ghn_jax import images
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.fine_tuning import FineTuner, Protocol
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.evaluation.orthogonalise import orthogonalise
 from ghn_jax.evaluation.results import summary
 from ghn_jax.ghn.model import GHN
@@ -29,17 +30,14 @@ from ghn_jax.networks.network import Network
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.studies.train_networks import StudyError
 
-STARTS = ("predicted", "he", "noise", "orthogonal", "body")
+FEW_SHOT_STARTS = ("predicted", "he", "noise", "orthogonal", "body")
 """Predicted parameters; random ones; predicted with noise; with noise and orthogonal weights; predicted with new class
 layers, for a hypernetwork of another data set."""
 
 TUNED_ON = 200
 """Validation images that the learning rate is chosen by."""
 
-BATCH_SIZE = 96
-
-Row = dict[str, Any]
-"""A training as it is stored: what it was, its rate, and test accuracy by number of epochs."""
+PAPERS_BATCH_SIZE = 96
 
 
 def few_shot(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
@@ -69,10 +67,10 @@ def start_of(network: Network, start: str, ghn: GHN, seed: int) -> Mapping[str, 
     """The parameters that a network starts from.
 
     Raises:
-      StudyError: a start that is none of `STARTS`.
+      StudyError: a start that is none of `FEW_SHOT_STARTS`.
     """
-    if start not in STARTS:
-        raise StudyError(f"start={start!r}: expected one of {', '.join(STARTS)}")
+    if start not in FEW_SHOT_STARTS:
+        raise StudyError(f"start={start!r}: expected one of {', '.join(FEW_SHOT_STARTS)}")
     random = he_init(network.program, seed)
     if start == "he":
         return random
@@ -112,13 +110,16 @@ def measure(
       per_class: numbers of training images of each class.
       epochs: of every training; accuracy is measured before and after them, and after each fifth of them.
       seeds: of images, random parameters, noise and the order of images.
-      starts: some of `STARTS`.
+      starts: some of `FEW_SHOT_STARTS`.
       optimizer: "sgd" or "adamw".
       rates: learning rates; of several the one is taken whose network is best on `TUNED_ON` validation images.
       weight_decay: of all parameters.
       test_images: accuracy on the first so many, None for all.
       checkpoint: name of the hypernetwork, which rows are stored with.
       finished: called after every training.
+
+    Returns:
+      A row for every training: what it was, its rate, and test accuracy by number of epochs.
 
     Raises:
       StudyError: a class with fewer images than asked for, or fewer validation images than the rate is chosen by.
@@ -129,7 +130,7 @@ def measure(
             f"learning rates {', '.join(map(str, rates))}, or a single rate"
         )
     for rate in rates:  # before any network is trained
-        Protocol(epochs, BATCH_SIZE, optimizer, rate, weight_decay)
+        Protocol(epochs, PAPERS_BATCH_SIZE, optimizer, rate, weight_decay)
     about = {"dataset": dataset.name, "epochs": epochs, "optimizer": optimizer, "rates": list(rates)}
     about |= {"weight_decay": weight_decay, "test_images": test_images, "checkpoint": checkpoint}
     keys = [
@@ -159,7 +160,7 @@ def weights_of(start: str, ghn: GHN) -> Row:
 
 def _train(ghn: GHN, network: Network, few: Dataset, key: Row) -> Row:
     """Rate and accuracies of one training."""
-    batch_size = min(BATCH_SIZE, len(few.train.labels))
+    batch_size = min(PAPERS_BATCH_SIZE, len(few.train.labels))
     an_epoch = images.steps_per_epoch(few, batch_size)
     steps, seed = key["epochs"] * an_epoch, key["seed"]
     params = start_of(network, key["start"], ghn, seed)

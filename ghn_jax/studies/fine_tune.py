@@ -15,17 +15,15 @@ from tqdm import tqdm
 
 from ghn_jax import images
 from ghn_jax.evaluation import json_lines
-from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner
+from ghn_jax.evaluation.fine_tuning import TRAIN_BATCH_SIZE, FineTuner
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset, Split
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.network import Network
 from ghn_jax.prediction.predict import predict_params
 
-STARTS = ("predicted", "he")
-
-Row = dict[str, Any]
-"""The accuracies of one network from one start after every epoch, as they are stored."""
+FINE_TUNE_STARTS = ("predicted", "he")
 
 
 def with_train_images(dataset: Dataset, count: int | None) -> Dataset:
@@ -34,9 +32,9 @@ def with_train_images(dataset: Dataset, count: int | None) -> Dataset:
     return dataset if count is None else dataclasses.replace(dataset, train=train)
 
 
-def steps_per_epoch(dataset: Dataset) -> int:
+def epoch_steps(dataset: Dataset) -> int:
     """How many steps an epoch has."""
-    return images.steps_per_epoch(dataset, BATCH_SIZE)
+    return images.steps_per_epoch(dataset, TRAIN_BATCH_SIZE)
 
 
 def measure(
@@ -46,7 +44,7 @@ def measure(
     path: Path,
     epochs: Sequence[int],
     *,
-    starts: Collection[str] = STARTS,
+    starts: Collection[str] = FINE_TUNE_STARTS,
     test_images: int | None = None,
     checkpoint: str = "",
 ) -> list[Row]:
@@ -61,8 +59,11 @@ def measure(
       starts: "predicted", "he" or both.
       test_images: accuracy is measured on the first so many, None for all.
       checkpoint: name of the hypernetwork, which rows of predicted parameters are stored with.
+
+    Returns:
+      A row for every network and start, with "accuracy" by number of epochs.
     """
-    an_epoch = steps_per_epoch(dataset)
+    an_epoch = epoch_steps(dataset)
     steps = max(epochs) * an_epoch
     about: Row = {"dataset": dataset.name, "steps": steps}
     about |= {"train_images": len(dataset.train.labels), "test_images": test_images}

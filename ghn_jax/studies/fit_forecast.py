@@ -16,11 +16,12 @@ from tqdm import tqdm
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.program_graph import build_graph
 from ghn_jax.prediction.forecast import FEATURES, Score, Trees
 from ghn_jax.prediction.report import report
-from ghn_jax.studies.train_networks import HE, PREDICTED, Row, StudyError
+from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED, StudyError
 
 TREES, DEPTH, SHRINKAGE = 80, 3, 0.1
 """Number and depth of the trees, and what the value of each is multiplied with."""
@@ -118,7 +119,7 @@ def helped(rows: Iterable[Row]) -> dict[tuple[str, int], bool]:
         step = max(row["accuracy"], key=int)
         if step != "0":
             last.setdefault((row["split"], row["number"]), {})[row["start"]] = row["accuracy"][step]
-    return {key: of[PREDICTED] > of[HE] for key, of in last.items() if len(of) == 2}
+    return {key: of[FROM_PREDICTED] > of[FROM_HE] for key, of in last.items() if len(of) == 2}
 
 
 def fit(examples: Sequence[Example]) -> Score:

@@ -26,11 +26,11 @@ from ghn_jax.prediction.predict import predict_params
 MODES = ("graph", "exchanged", "no edges")
 COLUMNS = (*MODES, "variation")
 
-Figures = dict[str, dict[str, list[float]]]
+GraphUse = dict[str, dict[str, list[float]]]
 """By title and column: accuracies (0..1) and variations, one for every network."""
 
 
-def measure(ghns: Mapping[str, GHN], networks: Iterable[Network], dataset: Dataset, num_images: int) -> Figures:
+def measure(ghns: Mapping[str, GHN], networks: Iterable[Network], dataset: Dataset, num_images: int) -> GraphUse:
     """Accuracies and variations of networks predicted in every mode.
 
     Args:
@@ -40,7 +40,7 @@ def measure(ghns: Mapping[str, GHN], networks: Iterable[Network], dataset: Datas
       num_images: only the first so many of them.
     """
     run_network = ByOperation(BATCH_SIZE)
-    found: Figures = {title: {column: [] for column in COLUMNS} for title in ghns}
+    found: GraphUse = {title: {column: [] for column in COLUMNS} for title in ghns}
     for network in networks:
         graphs = (network.graph, exchanged(network.graph, network.number), without_edges(network.graph))
         for title, ghn in ghns.items():
@@ -53,7 +53,7 @@ def measure(ghns: Mapping[str, GHN], networks: Iterable[Network], dataset: Datas
     return found
 
 
-def table(found: Figures) -> str:
+def table(found: GraphUse) -> str:
     """Means and standard errors in percent, as Markdown."""
     lines = ["| | " + " | ".join(COLUMNS) + " |", "|" + "---|" * (len(COLUMNS) + 1)]
     for title, columns in found.items():

@@ -9,14 +9,13 @@ import numpy as np
 
 from ghn_jax import images
 from ghn_jax.deepnets.sampler import sample_architecture
-from ghn_jax.evaluation.best_start import PREDICTED as TRIED_PREDICTED
-from ghn_jax.evaluation.best_start import RANDOM as TRIED_RANDOM
-from ghn_jax.evaluation.best_start import best_start
+from ghn_jax.evaluation.best_start import PREDICTED, RANDOM, best_start
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset
-from ghn_jax.studies.train_networks import HE, PREDICTED, Row, StudyError
+from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED, StudyError
 
-_STORED = {TRIED_PREDICTED: PREDICTED, TRIED_RANDOM: HE}
+_STORED = {PREDICTED: FROM_PREDICTED, RANDOM: FROM_HE}
 
 
 class Judged(NamedTuple):
@@ -83,7 +82,7 @@ def table(found: Sequence[Judged]) -> str:
     splits = list(dict.fromkeys(one.name.partition("/")[0] for one in found))
     for split in [*splits, "all"]:
         mine = [one for one in found if split in (one.name.partition("/")[0], "all")]
-        means = [np.mean([100 * one.accuracy[start] for one in mine]) for start in (PREDICTED, HE)]
+        means = [np.mean([100 * one.accuracy[start] for one in mine]) for start in (FROM_PREDICTED, FROM_HE)]
         means += [np.mean([100 * one.accuracy[one.chosen] for one in mine]), np.mean([100 * one.lost for one in mine])]
         right = sum(one.right for one in mine)
         lines.append([split, str(len(mine)), str(right), *(f"{value:.1f}" for value in means)])

@@ -20,8 +20,9 @@ from scipy import stats
 from ghn_jax.checks import files
 from ghn_jax.checks.fields import ByName, Real, taken
 from ghn_jax.errors import extra
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.graphs.graph import NODE_TYPES, Graph
-from ghn_jax.studies.train_networks import HE, PREDICTED, Row, StudyError
+from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED, StudyError
 
 GRID = {
     "C": (1, 10, 50, 100, 200, 500, 1000),
@@ -107,9 +108,9 @@ def collect(rows: Sequence[Row], times: Mapping[str, float], reach: float) -> Ne
     properties, baselines = collections.defaultdict(dict), collections.defaultdict(dict)
     for row in rows:
         name, accuracy = f"{row['split']}/{row['number']}", row["accuracy"]
-        if row["start"] == PREDICTED:
+        if row["start"] == FROM_PREDICTED:
             baselines["accuracy of predicted parameters"][name] = accuracy["0"]
-        if row["start"] != HE:
+        if row["start"] != FROM_HE:
             continue
         steps = sorted(int(step) for step in accuracy if step != "0")
         if not steps or str(steps[-1]) not in row["noisy_accuracy"]:

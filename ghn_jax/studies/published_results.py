@@ -16,7 +16,7 @@ from ghn_jax.checks import files
 from ghn_jax.studies.properties import Networks
 from ghn_jax.studies.train_networks import StudyError
 
-SPLITS = ("val", "test", "wide", "deep", "dense", "bnfree", "predefined")
+PUBLISHED_SPLITS = ("val", "test", "wide", "deep", "dense", "bnfree", "predefined")
 
 COMPLETE = ("val", "test")
 """Splits of the extended file whose fields are all their own; in the others most are copies of those of one network."""
@@ -38,11 +38,11 @@ _BASELINES = {
 }
 _MOST_BYTES = 1 << 27
 
-Entry = dict[str, Any]
+PublishedResult = dict[str, Any]
 """Numbers of a network by field; in the extended file lists, over epochs."""
 
 
-def read(path: str | os.PathLike) -> dict[str, dict[int, Entry]]:
+def read(path: str | os.PathLike) -> dict[str, dict[int, PublishedResult]]:
     """Entries by split and index; fields of the extended file that are faulty are left out.
 
     Raises:
@@ -52,10 +52,10 @@ def read(path: str | os.PathLike) -> dict[str, dict[int, Entry]]:
         found = files.parse_json(files.read_regular(path, _MOST_BYTES))
     except (OSError, ValueError) as error:
         raise StudyError(f"{path} cannot be read as published results: {error}") from error
-    expected = f"expected splits, such as {', '.join(SPLITS[:3])}, of entries by index"
-    if not isinstance(found, dict) or not found or not found.keys() <= set(SPLITS):
+    expected = f"expected splits, such as {', '.join(PUBLISHED_SPLITS[:3])}, of entries by index"
+    if not isinstance(found, dict) or not found or not found.keys() <= set(PUBLISHED_SPLITS):
         raise StudyError(f"{path}: {expected}")
-    results: dict[str, dict[int, Entry]] = {}
+    results: dict[str, dict[int, PublishedResult]] = {}
     for split, entries in found.items():
         if not isinstance(entries, dict):
             raise StudyError(f"{path}, {split}: {expected}")
@@ -68,7 +68,7 @@ def read(path: str | os.PathLike) -> dict[str, dict[int, Entry]]:
     return results
 
 
-def check(results: Mapping[str, Mapping[int, Entry]], params: Mapping[str, Sequence[int]]) -> None:
+def check_results(results: Mapping[str, Mapping[int, PublishedResult]], params: Mapping[str, Sequence[int]]) -> None:
     """Checks that results are those of these networks.
 
     Args:
@@ -90,7 +90,7 @@ def check(results: Mapping[str, Mapping[int, Entry]], params: Mapping[str, Seque
                 )
 
 
-def networks(results: Mapping[str, Mapping[int, Entry]], splits: Sequence[str] = COMPLETE) -> Networks:
+def networks(results: Mapping[str, Mapping[int, PublishedResult]], splits: Sequence[str] = COMPLETE) -> Networks:
     """Properties and baselines for `properties.compare`, by network such as "val/3".
 
     Of lists over epochs the last value is taken.

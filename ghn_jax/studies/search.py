@@ -13,14 +13,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset
 from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.embed import embed
 from ghn_jax.studies import properties
-from ghn_jax.studies.train_networks import Entry, Row, StudyError
+from ghn_jax.studies.train_networks import NetworkId, StudyError
 
-BEST, COUNTS, RANDOM, LARGEST = "best predicted", "best by counts of operations", "random", "most multiply-adds"
+BEST, COUNTS, AT_RANDOM, LARGEST = "best predicted", "best by counts of operations", "random", "most multiply-adds"
 
 
 class Candidates(NamedTuple):
@@ -33,18 +34,18 @@ class Candidates(NamedTuple):
       multiply_adds: of each, by name.
     """
 
-    entries: list[Entry]
+    entries: list[NetworkId]
     vectors: dict[str, np.ndarray]
     counts: dict[str, np.ndarray]
     multiply_adds: dict[str, int]
 
 
-def name_of(entry: Entry) -> str:
+def name_of(entry: NetworkId) -> str:
     """What a network is called in tables."""
     return f"{entry.split}/{entry.number}"
 
 
-def look_at(entries: Sequence[Entry], ghn: GHN, dataset: Dataset) -> Candidates:
+def look_at(entries: Sequence[NetworkId], ghn: GHN, dataset: Dataset) -> Candidates:
     """Embeddings and costs of networks.
 
     Raises:
@@ -72,7 +73,7 @@ def choose(
     random: int,
     seed: int = 0,
     highest: bool = True,
-) -> dict[str, list[Entry]]:
+) -> dict[str, list[NetworkId]]:
     """The candidates with the best predicted property, and what they are compared with.
 
     These are the best ones by a regression from counts of operations, others drawn at random, and the most expensive
@@ -94,7 +95,7 @@ def choose(
     known = {name: 0.0 for name in candidates.vectors}
     by_name = {name_of(entry): entry for entry in candidates.entries}
 
-    def best_by(vectors: properties.Values) -> list[Entry]:
+    def best_by(vectors: properties.Values) -> list[NetworkId]:
         values = properties.predict(vectors, measured, known, repetitions=1).predicted
         return [by_name[name] for name in sorted(by_name, key=lambda name: values[name], reverse=highest)[:best]]
 
@@ -103,12 +104,12 @@ def choose(
     return {
         BEST: best_by({**fitted.vectors, **candidates.vectors}),
         COUNTS: best_by({**fitted.counts, **candidates.counts}),
-        RANDOM: [candidates.entries[place] for place in sorted(drawn.tolist())],
+        AT_RANDOM: [candidates.entries[place] for place in sorted(drawn.tolist())],
         LARGEST: [by_name[largest]],
     }
 
 
-def table(chosen: Mapping[str, Sequence[Entry]], rows: Sequence[Row]) -> str:
+def table(chosen: Mapping[str, Sequence[NetworkId]], rows: Sequence[Row]) -> str:
     """The accuracy in percent after the last step, of every choice with its median, as Markdown."""
     accuracy = {f"{row['split']}/{row['number']}": row["accuracy"][max(row["accuracy"], key=int)] for row in rows}
     lines = ["| choice | median | networks |", "| --- | --- | --- |"]

@@ -27,6 +27,7 @@ from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.accuracy import BATCH_SIZE, ByOperation, accuracy
 from ghn_jax.evaluation.fine_tuning import InTraining, Protocol, Trainer
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset, Photos, Split
@@ -37,23 +38,20 @@ from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.network import Network, make_network
 from ghn_jax.prediction.predict import predict_params
 
-HE, PREDICTED = "he", "predicted"
+FROM_HE, FROM_PREDICTED = "he", "predicted"
 
 NOISE = 0.08
 """Standard deviation of the noise on noisy images, which are scaled to 0..1."""
 
-Row = dict[str, Any]
-"""A network from one start, as it is stored; `train` says what is in it."""
-
 RESULT: dict[str, Rule] = {
     "split": OneOf(*ALL_SPLITS),
     "number": Whole(0, split_size("train") - 1),
-    "start": OneOf(HE, PREDICTED),
+    "start": OneOf(FROM_HE, FROM_PREDICTED),
     "accuracy": json_lines.ACCURACIES,
 }
 """Fields of a stored row, as `json_lines.read` takes them."""
 
-MEASURED: dict[str, Rule] = RESULT | {
+MEASURED_FIELDS: dict[str, Rule] = RESULT | {
     "noisy_accuracy": json_lines.ACCURACIES,
     "train_accuracy": Several(Real(0, 1), 1, 1 << 24),
     "parameters": Whole(0, 1 << 40),
@@ -96,7 +94,7 @@ class Measurement:
 
     def steps_of(self, start: str) -> tuple[int, ...]:
         """When a network from this start is measured; random parameters before the first step classify by chance."""
-        return tuple(step for step in self.measure_at if step > 0 or start == PREDICTED)
+        return tuple(step for step in self.measure_at if step > 0 or start == FROM_PREDICTED)
 
     def about(self, dataset: Dataset) -> Row:
         """What rows must have in common to be compared."""
@@ -108,14 +106,14 @@ class Measurement:
         }  # fmt: skip
 
 
-class Entry(NamedTuple):
+class NetworkId(NamedTuple):
     """A network of a split."""
 
     split: str
     number: int
 
 
-def scaled(dataset: Dataset, size: int) -> Dataset:
+def scaled_down(dataset: Dataset, size: int) -> Dataset:
     """A data set whose images are scaled down, by means over squares of pixels.
 
     Raises:
@@ -133,7 +131,9 @@ def scaled(dataset: Dataset, size: int) -> Dataset:
     return dataclasses.replace(dataset, image_size=size, **splits)
 
 
-def entries(splits: Sequence[str], num: int, dataset: Dataset, most: int | None = None, first: int = 0) -> list[Entry]:
+def first_networks(
+    splits: Sequence[str], num: int, dataset: Dataset, most: int | None = None, first: int = 0
+) -> list[NetworkId]:
     """The first networks of splits that fit the images, those of all splits in turns.
 
     Args:
@@ -152,7 +152,7 @@ def entries(splits: Sequence[str], num: int, dataset: Dataset, most: int | None 
         if first + num > split_size(split):
             raise StudyError(f"{split} has {split_size(split)} networks, expected {num} from number {first} on")
 
-    def of(split: str) -> list[Entry]:
+    def of(split: str) -> list[NetworkId]:
         found = []
         for number in itertools.count(first):
             if len(found) == num:
@@ -166,14 +166,14 @@ def entries(splits: Sequence[str], num: int, dataset: Dataset, most: int | None 
             except ArchitectureError:  # made for images of another size
                 continue
             if most is None or cost <= most:
-                found.append(Entry(split, number))
+                found.append(NetworkId(split, number))
         raise AssertionError
 
     return [entry for turn in zip(*(of(split) for split in splits), strict=True) for entry in turn]
 
 
 def train(
-    chosen: Sequence[Entry],
+    chosen: Sequence[NetworkId],
     dataset: Dataset,
     plan: Measurement,
     path: Path,
@@ -203,10 +203,10 @@ def train(
       "loss" (None if it is not finite) and "train_accuracy".
     """
     about = plan.about(dataset)
-    starts = [HE] if ghn is None else [HE, PREDICTED]
+    starts = [FROM_HE] if ghn is None else [FROM_HE, FROM_PREDICTED]
     of_ghn = {} if ghn is None else {"checkpoint": checkpoint, json_lines.WEIGHTS: ghn.fingerprint}
     keys = [
-        about | entry._asdict() | {"start": start} | (of_ghn if start == PREDICTED else {})
+        about | entry._asdict() | {"start": start} | (of_ghn if start == FROM_PREDICTED else {})
         for entry in chosen
         for start in starts
     ]
@@ -214,7 +214,7 @@ def train(
     stored = {
         _name(row): row
         for row in rows
-        if _complete(row, plan) and json_lines.is_of(row, about | (of_ghn if row["start"] == PREDICTED else {}))
+        if _complete(row, plan) and json_lines.is_of(row, about | (of_ghn if row["start"] == FROM_PREDICTED else {}))
     }
     missing = [key for key in keys if _name(key) not in stored]
     if plan.protocol.regularization is not None:  # networks that cannot be trained so are named before any is
@@ -270,7 +270,7 @@ def _train_pool(
         network = make_network(key["number"], architecture, dataset.task)
         program = plan.protocol.lower(architecture, dataset.task)
         params = he_init(program, network.number)
-        if key["start"] == PREDICTED:
+        if key["start"] == FROM_PREDICTED:
             assert ghn is not None
             params |= predict_params(network.graph, ghn)
         about = {"parameters": network.program.num_params, "multiply_adds": network.program.multiply_adds}

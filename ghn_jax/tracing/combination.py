@@ -155,7 +155,7 @@ def _with_statistic(
         return value
     if own and statistic.root and name in PRODUCTS:
         over_batch = statistic.over_batch or statistic.node is None
-        normed = layers.normalise(network, value.node, over_batch, statistic.scales, scope)
+        normed = layers.norm(network, value.node, over_batch, statistic.scales, scope)
         network.nodes[normed.node].first_alone = statistic.first_alone
         for shift in statistic.shifts:
             normed = layers.add_parameter(network, normed, shift, scope)

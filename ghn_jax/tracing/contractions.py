@@ -82,7 +82,7 @@ def convolution(reader: Reader, equation: Equation, values: list[Value]) -> Valu
     source = materialise(reader.network, image, scope)
     node = reader.network.constant() if source is None else source.node
     if isinstance(kernel, TracedParameter):
-        return layers.convolution(reader.network, node, kernel, equation.params, scope)
+        return layers.conv(reader.network, node, kernel, equation.params, scope)
     return Scores(tuple(dict.fromkeys([node, *materialise_all(reader.network, [kernel], scope)])))
 
 

@@ -18,7 +18,7 @@ from ghn_jax.graphs.graph import Role
 from ghn_jax.tracing.corrections import function_of
 from ghn_jax.tracing.equations import SAME_ELEMENTS, Equations, flatten
 
-LARGEST = {Role.BIAS: 1.0, Role.NORM_WEIGHT: 2.0}
+LARGEST_PREDICTED = {Role.BIAS: 1.0, Role.NORM_WEIGHT: 2.0}
 """Bounds of predicted values: the paper's normalisation of a bias is tanh(0.2 p), that of a norm weight 2 sigmoid(p/2)
 (Knyazev et al. 2021, section 4.4)."""
 
@@ -28,10 +28,10 @@ Magnitudes = Callable[[Sequence[int]], Sequence[float | None]]
 
 def beyond(roles: Mapping[int, Role], magnitudes: Magnitudes) -> dict[int, str]:
     """Why some of these leaves, to be predicted as norm weights or biases, are better left, by index."""
-    indices = [index for index, role in roles.items() if role in LARGEST]
+    indices = [index for index, role in roles.items() if role in LARGEST_PREDICTED]
     found = {}
     for index, size in zip(indices, magnitudes(indices), strict=True):
-        most, word = LARGEST[roles[index]], "bias" if roles[index] is Role.BIAS else "norm weight"
+        most, word = LARGEST_PREDICTED[roles[index]], "bias" if roles[index] is Role.BIAS else "norm weight"
         if size is not None and size > most:
             found[index] = f"its own initial values ({size:.2g}) are larger than any prediction of a {word} ({most:g})"
     return found

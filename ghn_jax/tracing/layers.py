@@ -47,7 +47,7 @@ def dense(
     return Activation(node, direct=True)
 
 
-def convolution(
+def conv(
     network: TracedNetwork, source: int, kernel: TracedParameter, params: Mapping[str, Any], scope: str
 ) -> Activation:
     """A convolution over any number of spatial axes.
@@ -172,7 +172,7 @@ def modulated(network: TracedNetwork, value: Activation, kernel: TracedParameter
     return Activation(node)
 
 
-def normalise(
+def norm(
     network: TracedNetwork, source: int, over_batch: bool, scales: Sequence[TracedParameter], scope: str
 ) -> Activation:
     """A normalisation by statistics of its input."""

@@ -10,7 +10,7 @@ from ghn_jax.tracing.equations import SAME_ELEMENTS, SAME_VALUES, Equation, Equa
 from ghn_jax.tracing.errors import TraceError
 from ghn_jax.tracing.network import TracedNetwork
 from ghn_jax.tracing.reader import Reader
-from ghn_jax.tracing.states import RANDOM
+from ghn_jax.tracing.states import RANDOM_OPERATIONS
 from ghn_jax.tracing.values import CONSTANT, Constant, TracedParameter, Value
 
 ELEMENTWISE = SAME_VALUES | frozenset(
@@ -44,7 +44,7 @@ def read(equations: Equations, network: TracedNetwork, values: dict[int, Value])
 
 def _read(reader: Reader, equation: Equation) -> None:
     values = [reader.value(number) for number in equation.inputs]
-    if equation.name.startswith(RANDOM) or all(isinstance(value, Constant) for value in values):
+    if equation.name.startswith(RANDOM_OPERATIONS) or all(isinstance(value, Constant) for value in values):
         return
     default = _elementwise if equation.name in ELEMENTWISE else Reader.unknown
     try:

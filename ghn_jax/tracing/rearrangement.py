@@ -75,7 +75,7 @@ def concatenate(reader: Reader, equation: Equation, values: list[Value]) -> Valu
     scope, axis = equation.scope, equation.params.get("dimension", 0)
     parameters = [value for value in given if isinstance(value, TracedParameter)]
     if len(parameters) == len(given):
-        joined = relayout.concatenate(parameters, axis)
+        joined = relayout.join_parameters(parameters, axis)
         return joined if len(given) == len(values) else relayout.lose(joined, reader.shape(equation.outputs[0]))
     scores = [value for value in given if isinstance(value, Scores)]
     if scores and len(scores) + len(parameters) == len(given):

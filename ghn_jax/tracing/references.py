@@ -19,7 +19,7 @@ from jax.extend.core import primitives
 Emit = Callable[..., int]
 """`emit(primitive, params, inputs, output)`: the number of the value of an equation with one output."""
 
-Constant = Callable[[Any], int]
+ConstantNumber = Callable[[Any], int]
 """The number of a constant."""
 
 
@@ -87,7 +87,7 @@ class References:
         self.contents[reference] = value
 
 
-def part_of(tree: Any, indices: Sequence[int], constant: Constant) -> _Part | None:
+def part_of(tree: Any, indices: Sequence[int], constant: ConstantNumber) -> _Part | None:
     """The part of an array that an operation on a reference is about; None for all of it.
 
     Args:

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ghn_jax.networks.primitives import Shape
 from ghn_jax.tracing.layout import View
 from ghn_jax.tracing.values import TracedParameter
 
 OPERATIONS = ("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "tile")
-
-Shape = tuple[int, ...]
 
 
 def change(parameter: TracedParameter, operation: str, params: Mapping[str, Any], shape: Shape) -> TracedParameter:
@@ -84,7 +83,7 @@ def pick(parameter: TracedParameter, axis: int, index: int) -> TracedParameter:
     return dataclasses.replace(picked, parts=tuple(part.squeeze([axis]) for part in picked.parts))
 
 
-def concatenate(parameters: Sequence[TracedParameter], axis: int) -> TracedParameter:
+def join_parameters(parameters: Sequence[TracedParameter], axis: int) -> TracedParameter:
     """Parameters one after the other along an axis."""
     changed = any(parameter.changed for parameter in parameters)
     return TracedParameter(tuple(part for parameter in parameters for part in parameter.parts), axis, changed=changed)

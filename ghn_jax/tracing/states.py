@@ -33,7 +33,7 @@ _STATISTICS = re.compile(
 _POWERS = {"sqrt": 0.5, "rsqrt": -0.5, "square": 2.0, "abs": 1.0}
 """Powers that operations raise to; `abs` is of a variance that rounding may make negative."""
 
-RANDOM = ("random_", "threefry2x32", "rng_")
+RANDOM_OPERATIONS = ("random_", "threefry2x32", "rng_")
 """How the names of operations begin that make random numbers of keys."""
 
 
@@ -145,7 +145,10 @@ def uses(equations: Equations, inputs: Collection[int], params: Collection[int])
     for equation in equations.equations:
         reader.read(equation)
     given = (*equations.inputs, *equations.constants)
-    keys, stopped = only_through(equations, given, RANDOM), only_through(equations, given, ("stop_gradient",))
+    keys, stopped = (
+        only_through(equations, given, RANDOM_OPERATIONS),
+        only_through(equations, given, ("stop_gradient",)),
+    )
     return Uses(reader.variances, reader.means, keys, stopped, reader.carried)
 
 

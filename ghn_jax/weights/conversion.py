@@ -52,7 +52,7 @@ class Published(NamedTuple):
     epochs: int | None
 
 
-class Entry(NamedTuple):
+class StateEntry(NamedTuple):
     """An entry of a state dictionary: its shape there, and how and where it enters the parameters.
 
     Attributes:
@@ -93,7 +93,7 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Published:
                 found = f"entries {sorted(map(str, contents))[:8]}" if isinstance(contents, dict) else "no dictionary"
                 raise ConversionError(f"it has {found}: expected state_dict and config, or a state dictionary alone")
             _check(stored, config)
-            params = from_torch({entry: file.array(tensor) for entry, tensor in stored.items()}, config)
+            params = params_from_torch({entry: file.array(tensor) for entry, tensor in stored.items()}, config)
         except ConversionError as error:
             raise ConversionError(f"{name}: {error}") from error
     epoch = None if _is_state_dict(contents) else contents.get("epoch")
@@ -220,7 +220,7 @@ def _stored(state_dict: Any, size: int) -> dict[str, Stored]:
     return {moved.get(str(entry), str(entry)): value for entry, value in state_dict.items()}
 
 
-def from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> dict[str, Any]:
+def params_from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> dict[str, Any]:
     """Parameters of `Hypernetwork(config)` from a state dictionary of the published implementation.
 
     Raises:
@@ -240,9 +240,9 @@ def from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConfig) -> 
     return params
 
 
-def _check(state_dict: Mapping[str, np.ndarray | Stored], config: HypernetConfig) -> dict[str, Entry]:
+def _check(state_dict: Mapping[str, np.ndarray | Stored], config: HypernetConfig) -> dict[str, StateEntry]:
     """The entries that `config` has, after checking that the state dictionary has these."""
-    expected = entries(config)
+    expected = state_entries(config)
     missing = sorted(set(expected) - set(state_dict))
     surplus = sorted(set(state_dict) - set(expected))
     if missing or surplus:
@@ -275,24 +275,24 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[HypernetConfig, dict[str, An
     if CONFIG_ENTRY not in state_dict:
         raise ConversionError(f"{os.fspath(path)} has no entry {CONFIG_ENTRY}")
     config = hypernet_config.from_json(str(state_dict.pop(CONFIG_ENTRY)))
-    return config, from_torch(state_dict, config)
+    return config, params_from_torch(state_dict, config)
 
 
-def entries(config: HypernetConfig) -> dict[str, Entry]:
+def state_entries(config: HypernetConfig) -> dict[str, StateEntry]:
     """The entries of a published state dictionary for `config`, by name."""
     hid = config.hid
     found = {
-        "embed.weight": Entry((len(NODE_TYPES), hid), ("node_type", "embedding"), _same),
-        "shape_enc.embed_channel.weight": Entry(
+        "embed.weight": StateEntry((len(NODE_TYPES), hid), ("node_type", "embedding"), _same),
+        "shape_enc.embed_channel.weight": StateEntry(
             (len(channel_vocabulary(config.num_classes)) + 1, hid // 4), ("shape_encoder", "channels"), _same
         ),
-        "shape_enc.embed_spatial.weight": Entry(
+        "shape_enc.embed_spatial.weight": StateEntry(
             (len(spatial_vocabulary(config.max_kernel)) + 1, hid // 4), ("shape_encoder", "spatial"), _same
         ),
     }
     if config.layernorm:
-        found["ln.weight"] = Entry((hid,), ("norm", "scale"), _same)
-        found["ln.bias"] = Entry((hid,), ("norm", "bias"), _same)
+        found["ln.weight"] = StateEntry((hid,), ("norm", "scale"), _same)
+        found["ln.bias"] = StateEntry((hid,), ("norm", "bias"), _same)
     if config.hypernet not in _KINDS:
         known = ", ".join(_KINDS)
         raise ConversionError(f"no published checkpoints of hypernet={config.hypernet!r} are known, only of {known}")
@@ -304,23 +304,23 @@ def entries(config: HypernetConfig) -> dict[str, Entry]:
     return found
 
 
-def _gated_gnn(config: HypernetConfig) -> dict[str, Entry]:
+def _gated_gnn(config: HypernetConfig) -> dict[str, StateEntry]:
     hid = config.hid
     hidden = hid // 2 if config.ve else hid
     found = _mlp("gnn.mlp", ("gnn", "message"), hid, hidden, hid)
     if config.ve:
         found |= _mlp("gnn.mlp_ve", ("gnn", "message_ve"), hid, hidden, hid)
     for name, layer in (("ih", "gru_input"), ("hh", "gru_hidden")):
-        found[f"gnn.gru.weight_{name}"] = Entry((3 * hid, hid), ("gnn", layer, "kernel"), np.transpose)
-        found[f"gnn.gru.bias_{name}"] = Entry((3 * hid,), ("gnn", layer, "bias"), _same)
+        found[f"gnn.gru.weight_{name}"] = StateEntry((3 * hid, hid), ("gnn", layer, "kernel"), np.transpose)
+        found[f"gnn.gru.bias_{name}"] = StateEntry((3 * hid,), ("gnn", layer, "bias"), _same)
     return found
 
 
-def _node_mlp(config: HypernetConfig) -> dict[str, Entry]:
+def _node_mlp(config: HypernetConfig) -> dict[str, StateEntry]:
     return _mlp("gnn", ("gnn",), config.hid, config.hid, config.hid)
 
 
-def _graphormer(config: HypernetConfig) -> dict[str, Entry]:
+def _graphormer(config: HypernetConfig) -> dict[str, StateEntry]:
     hid = config.hid
     tables = {
         "centrality_embed_in": (MAX_DEGREE + 1, "in_degree"),
@@ -328,15 +328,15 @@ def _graphormer(config: HypernetConfig) -> dict[str, Entry]:
         "input_dist_embed": (MAX_INPUT_DISTANCE + 1, "input_distance"),
         f"{_FIRST_LAYER}attn.edge_embed.embed": (EDGE_ROWS, "edge"),
     }
-    found = {f"{name}.weight": Entry((rows, hid), ("gnn", field), _same) for name, (rows, field) in tables.items()}
+    found = {f"{name}.weight": StateEntry((rows, hid), ("gnn", field), _same) for name, (rows, field) in tables.items()}
     found |= _linear(f"{_FIRST_LAYER}attn.proj_e.0", ("gnn", "edge_bias", "first"), 2 * hid, hid)
     found |= _linear(f"{_FIRST_LAYER}attn.proj_e.2", ("gnn", "edge_bias", "second"), hid, config.heads)
     for layer in range(config.layers):
         name, path = f"gnn.{layer}", ("gnn", f"layers_{layer}")
         for norm, field in (("ln1", "attention_norm"), ("ln2", "mlp_norm")):
-            found[f"{name}.{norm}.weight"] = Entry((hid,), (*path, field, "scale"), _same)
-            found[f"{name}.{norm}.bias"] = Entry((hid,), (*path, field, "bias"), _same)
-        found[f"{name}.attn.to_qkv.weight"] = Entry((3 * hid, hid), (*path, "qkv"), np.transpose)
+            found[f"{name}.{norm}.weight"] = StateEntry((hid,), (*path, field, "scale"), _same)
+            found[f"{name}.{norm}.bias"] = StateEntry((hid,), (*path, field, "bias"), _same)
+        found[f"{name}.attn.to_qkv.weight"] = StateEntry((3 * hid, hid), (*path, "qkv"), np.transpose)
         found |= _linear(f"{name}.attn.to_out.0", (*path, "out"), hid, hid)
         found |= _linear(f"{name}.ff.net.0", (*path, "first"), hid, 4 * hid)
         found |= _linear(f"{name}.ff.net.3", (*path, "second"), 4 * hid, hid)
@@ -350,31 +350,31 @@ def _same(values: np.ndarray) -> np.ndarray:
     return values
 
 
-def _linear(name: str, path: tuple[str, ...], inputs: int, features: int) -> dict[str, Entry]:
+def _linear(name: str, path: tuple[str, ...], inputs: int, features: int) -> dict[str, StateEntry]:
     return {
-        f"{name}.weight": Entry((features, inputs), (*path, "kernel"), np.transpose),
-        f"{name}.bias": Entry((features,), (*path, "bias"), _same),
+        f"{name}.weight": StateEntry((features, inputs), (*path, "kernel"), np.transpose),
+        f"{name}.bias": StateEntry((features,), (*path, "bias"), _same),
     }
 
 
-def _pointwise(name: str, path: tuple[str, ...], inputs: int, features: int) -> dict[str, Entry]:
+def _pointwise(name: str, path: tuple[str, ...], inputs: int, features: int) -> dict[str, StateEntry]:
     """A 1x1 convolution of GHN-2, a linear layer of GHN-3's code and here."""
 
     def kernel(values):
         return values.reshape(features, inputs).T
 
     return {
-        f"{name}.weight": Entry((features, inputs, 1, 1), (*path, "kernel"), kernel, (features, inputs)),
-        f"{name}.bias": Entry((features,), (*path, "bias"), _same),
+        f"{name}.weight": StateEntry((features, inputs, 1, 1), (*path, "kernel"), kernel, (features, inputs)),
+        f"{name}.bias": StateEntry((features,), (*path, "bias"), _same),
     }
 
 
-def _mlp(name: str, path: tuple[str, ...], inputs: int, hidden: int, features: int) -> dict[str, Entry]:
+def _mlp(name: str, path: tuple[str, ...], inputs: int, hidden: int, features: int) -> dict[str, StateEntry]:
     first = _linear(f"{name}.fc.0", (*path, "first"), inputs, hidden)
     return first | _linear(f"{name}.fc.2", (*path, "second"), hidden, features)
 
 
-def _conv_decoder(config: HypernetConfig) -> dict[str, Entry]:
+def _conv_decoder(config: HypernetConfig) -> dict[str, StateEntry]:
     hid, (out, inputs, side, _) = config.hid, config.max_shape
     features = 4 * hid
     positions = side * side
@@ -392,18 +392,20 @@ def _conv_decoder(config: HypernetConfig) -> dict[str, Entry]:
         return values.reshape(out, inputs, 2 * features).transpose(2, 1, 0)
 
     return {
-        "decoder.fc.0.weight": Entry((features * positions, hid), ("decoder", "position_kernel"), kernel_by_position),
-        "decoder.fc.0.bias": Entry((features * positions,), ("decoder", "position_bias"), bias_by_position),
+        "decoder.fc.0.weight": StateEntry(
+            (features * positions, hid), ("decoder", "position_kernel"), kernel_by_position
+        ),
+        "decoder.fc.0.bias": StateEntry((features * positions,), ("decoder", "position_bias"), bias_by_position),
         **_pointwise("decoder.conv.0", ("decoder", "conv"), features, 2 * features),
-        "decoder.conv.2.weight": Entry(
+        "decoder.conv.2.weight": StateEntry(
             (out * inputs, 2 * features, 1, 1), ("decoder", "kernel"), last_kernel, (out * inputs, 2 * features)
         ),
-        "decoder.conv.2.bias": Entry((out * inputs,), ("decoder", "bias"), last_bias),
+        "decoder.conv.2.bias": StateEntry((out * inputs,), ("decoder", "bias"), last_bias),
         **_pointwise("decoder.class_layer_predictor.1", ("decoder", "classes"), out, config.num_classes),
     }
 
 
-def _mlp_decoder(config: HypernetConfig) -> dict[str, Entry]:
+def _mlp_decoder(config: HypernetConfig) -> dict[str, StateEntry]:
     (out, inputs, side, _), hidden = config.max_shape, 2 * config.hid
     positions = side * side
     classes = config.num_classes
@@ -419,14 +421,16 @@ def _mlp_decoder(config: HypernetConfig) -> dict[str, Entry]:
 
     return {
         **_linear("decoder.mlp.fc.0", ("decoder", "first"), config.hid, hidden),
-        "decoder.mlp.fc.2.weight": Entry(
+        "decoder.mlp.fc.2.weight": StateEntry(
             (out * inputs * positions, hidden), ("decoder", "position_kernel"), kernel_by_position
         ),
-        "decoder.mlp.fc.2.bias": Entry((out * inputs * positions,), ("decoder", "position_bias"), bias_by_position),
-        "decoder.class_layer_predictor.1.weight": Entry(
+        "decoder.mlp.fc.2.bias": StateEntry(
+            (out * inputs * positions,), ("decoder", "position_bias"), bias_by_position
+        ),
+        "decoder.class_layer_predictor.1.weight": StateEntry(
             (classes * inputs, hidden), ("decoder", "class_kernel"), class_kernel
         ),
-        "decoder.class_layer_predictor.1.bias": Entry(
+        "decoder.class_layer_predictor.1.bias": StateEntry(
             (classes * inputs,), ("decoder", "class_bias"), lambda values: values.reshape(classes, inputs).T
         ),
     }

@@ -15,7 +15,7 @@ from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import model_card, pretrained
 from ghn_jax.weights.errors import CheckpointError
 
-WEIGHTS = "ghn.npz"
+WEIGHTS_FILE = "ghn.npz"
 """The file with the weights in a repository."""
 
 
@@ -55,7 +55,7 @@ def push_to_hub(
     """
     hub = _library()
     with tempfile.TemporaryDirectory() as folder:
-        pretrained.write(Path(folder) / WEIGHTS, ghn, provenance, np.float32)
+        pretrained.write(Path(folder) / WEIGHTS_FILE, ghn, provenance, np.float32)
         (Path(folder) / "README.md").write_text(model_card.make(ghn, repo_id, provenance), encoding="utf-8")
         with _errors_named(repo_id, None):
             api = hub.HfApi()
@@ -80,7 +80,7 @@ def from_hub(repo_id: str, revision: str | None = None) -> GHN:
     """
     hub = _library()
     with _errors_named(repo_id, revision):
-        path = hub.hf_hub_download(repo_id, WEIGHTS, revision=revision)
+        path = hub.hf_hub_download(repo_id, WEIGHTS_FILE, revision=revision)
     return pretrained.read(path)[0]
 
 
@@ -109,7 +109,7 @@ def _errors_named(repo_id: str, revision: str | None) -> Iterator[None]:
     except errors.LocalEntryNotFoundError as error:
         raise HubError(f"{where} cannot be reached (no network, or the hub is down), nor is it in the cache") from error
     except errors.EntryNotFoundError as error:
-        raise HubError(f"{where} has no file {WEIGHTS}: expected a repository of ghn_jax.push_to_hub") from error
+        raise HubError(f"{where} has no file {WEIGHTS_FILE}: expected a repository of ghn_jax.push_to_hub") from error
     except errors.LocalTokenNotFoundError as error:
         raise HubError(f"{where}: not logged in, run `hf auth login` or set HF_TOKEN") from error
     except errors.HfHubHTTPError as error:

@@ -42,7 +42,7 @@ _MOST_HEADER_BYTES = 100_000_000  # as the library has it
 _ALIGNMENT = 8
 
 
-class Entry(NamedTuple):
+class StoredArray(NamedTuple):
     """Type and shape of an array in a file, and where its bytes begin and end, counted from the end of the header."""
 
     dtype: np.dtype
@@ -54,7 +54,7 @@ class Entry(NamedTuple):
 class Header(NamedTuple):
     """What the header of a file says: its arrays by name, its metadata, and where the header ends."""
 
-    entries: dict[str, Entry]
+    entries: dict[str, StoredArray]
     metadata: dict[str, str]
     end: int
 
@@ -140,7 +140,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     return Header(dict(entries), metadata, 8 + length)
 
 
-def _entry(name: str, field: Any) -> Entry:
+def _entry(name: str, field: Any) -> StoredArray:
     """An array's description.
 
     Raises:
@@ -158,4 +158,4 @@ def _entry(name: str, field: Any) -> Entry:
     dtype = _TYPES[field["dtype"]]
     if len(offsets) != 2 or offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         raise ValueError(f"{where} of {dtype} {str(shape)[:80]} does not fit into bytes {str(offsets)[:80]}")
-    return Entry(dtype, tuple(shape), *offsets)
+    return StoredArray(dtype, tuple(shape), *offsets)

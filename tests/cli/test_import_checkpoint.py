@@ -49,7 +49,7 @@ def test_converts_exactly(run, tmp_path, out, written):
     assert f"written: {written}\n" in printed and "not recorded" in printed
     ghn = ghn_jax.load(written)
     assert ghn.config == SMALL
-    jax.tree.map(np.testing.assert_array_equal, ghn.params, conversion.from_torch(state, SMALL))
+    jax.tree.map(np.testing.assert_array_equal, ghn.params, conversion.params_from_torch(state, SMALL))
     digest = hashlib.sha256((tmp_path / "ghn.pt").read_bytes()).hexdigest()
     assert pretrained.read_about(written)[1] == {
         **{"dataset": "cifar10", "converted_from": "ghn.pt", "sha256": digest, "epochs": None},

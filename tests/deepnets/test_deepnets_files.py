@@ -406,7 +406,10 @@ def test_one_process_makes_a_file(tmp_path, monkeypatch):
     words = ["deepnets", "make", "--split=val", "--num=1", f"--out={tmp_path}", "--workers=1"]
     folder = part_folder(tmp_path / "deepnets1m_eval.hdf5")
     folder.mkdir()
-    with files.locked(folder / parts_module.LOCK), pytest.raises(SystemExit, match=f"held by process {os.getpid()} on"):
+    with (
+        files.locked(folder / parts_module.PARTS_LOCK),
+        pytest.raises(SystemExit, match=f"held by process {os.getpid()} on"),
+    ):
         main(words)
     write_part(folder, Part("val", 0, 1))
     main(words)

@@ -10,7 +10,7 @@ from at_once import compiled
 from ghn_jax import images
 from ghn_jax.evaluation import fine_tuning
 from ghn_jax.evaluation.accuracy import accuracy, as_a_whole
-from ghn_jax.evaluation.fine_tuning import BATCH_SIZE, FineTuner, Protocol, Trainer
+from ghn_jax.evaluation.fine_tuning import TRAIN_BATCH_SIZE, FineTuner, Protocol, Trainer
 from ghn_jax.execution import whole
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
@@ -44,7 +44,7 @@ def test_steps_by_hand(tuner):
     losses = []
     tuner(program, params, dataset, [3], num_test_images=64, made_step=losses.append)
     mine, velocity, known = dict(params), {name: 0.0 for name in params}, []
-    batches = [images.train_batch(dataset, BATCH_SIZE, 0, step) for step in range(3)]
+    batches = [images.train_batch(dataset, TRAIN_BATCH_SIZE, 0, step) for step in range(3)]
 
     def loss(params, batch):
         return cross_entropy(whole.run(program, params, batch.images), batch.labels)
@@ -117,11 +117,11 @@ def test_starts_side_by_side_go_on_where_they_were(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fine_tune, "FineTuner", Tuner)
     dataset = fine_tune.with_train_images(images.load("digits"), 128)
-    assert len(dataset.train.labels) == 128 and fine_tune.steps_per_epoch(dataset) == 2
+    assert len(dataset.train.labels) == 128 and fine_tune.epoch_steps(dataset) == 2
     network = make_network(0, Architecture(CELL, n_cells=1, C=8, fc_dim=16), dataset.task)
     ghn, path = GHN.init(SMALL, 0), tmp_path / "fine_tuning.jsonl"
 
-    def measure(epochs, checkpoint, starts=fine_tune.STARTS, ghn=ghn):
+    def measure(epochs, checkpoint, starts=fine_tune.FINE_TUNE_STARTS, ghn=ghn):
         trained.clear()
         rows = fine_tune.measure(ghn, {"a": network}, dataset, path, epochs, starts=starts, checkpoint=checkpoint)
         return [row["start"] for row in rows], len(trained)

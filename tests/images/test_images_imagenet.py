@@ -23,7 +23,7 @@ from ghn_jax.images import (
     train_batch,
 )
 from ghn_jax.images.formats import tfds
-from ghn_jax.images.formats.tfrecord import entries, read_index
+from ghn_jax.images.formats.tfrecord import image_records, read_index
 from ghn_jax.images.photo_views import centre_view
 from ghn_jax.networks.architecture import IMAGENET, Task
 
@@ -290,7 +290,7 @@ def test_entries(tmp_path, order, packed):
     foreign = field(9, 5) + varint(4 << 3 | 1) + b"8 bytes." + field(3, b"text") + varint(6 << 3 | 5) + b"four"
     path.write_bytes(tfrecords([example(*e, order, packed) + foreign for e in examples]))
     content = path.read_bytes()
-    found = list(entries(path))
+    found = list(image_records(path))
     assert [(e.label, e.name.decode(), content[e.start : e.start + e.length]) for e in found] == examples
 
 
@@ -302,13 +302,13 @@ def test_broken_records(tmp_path):
             continue
         path.write_bytes(whole[:length])
         with pytest.raises(ImageError, match=rf"records has {length} bytes: expected at least .* within a record"):
-            list(entries(path))
+            list(image_records(path))
     rng = np.random.default_rng(0)
     for broken in [b"", field(1, b""), example(1, "a", b"x", ("image", "label")), field(1, field(1, 3)),
                    example(2**40, "a", b"x"), *(rng.bytes(40) for _ in range(300))]:  # fmt: skip
         path.write_bytes(tfrecords([example(0, "a", b"x"), broken]))
         with pytest.raises(ImageError, match=r"records, record at byte \d+: (not a|it |its )"):
-            list(entries(path))
+            list(image_records(path))
     with pytest.raises(ImageError, match="no images in no files"):
         read_index([])
 

@@ -21,7 +21,7 @@ from ghn_jax.images.photo_views import (
     random_views,
     turn_hue,
 )
-from ghn_jax.images.photos import decode, render
+from ghn_jax.images.photos import decode_rgb, render
 
 PLAIN = PhotoAugmentation(flip=False, brightness=0, contrast=0, saturation=0, hue=0)
 WHOLE = dataclasses.replace(PLAIN, area=(1.0, 1.0), ratio=(1.0, 1.0))
@@ -246,20 +246,20 @@ def test_photos_are_indexed_like_arrays():
 def test_all_colours_become_rgb():
     grey = Image.fromarray(np.full((4, 4), 77, np.uint8))
     source = Given(encoded(grey), encoded(smooth_noise(8, 8).convert("CMYK"), "jpeg"), encoded(grey.convert("LA")))
-    assert [decode(source, number).mode for number in range(3)] == ["RGB"] * 3
-    assert np.asarray(decode(source, 0))[2, 1].tolist() == [77, 77, 77]
+    assert [decode_rgb(source, number).mode for number in range(3)] == ["RGB"] * 3
+    assert np.asarray(decode_rgb(source, 0))[2, 1].tolist() == [77, 77, 77]
 
 
 def test_broken_images_are_named():
     whole = encoded(smooth_noise(40, 40), "jpeg")
     source = Given(whole, whole[:-200], b"", b"GIF89a" + whole, None)
-    assert decode(source, 0).size == (40, 40)
+    assert decode_rgb(source, 0).size == (40, 40)
     for number, content in enumerate(source.contents[1:4], start=1):
         message = rf"image {number} \({len(content)} bytes\) is not an image, or is damaged: "
         with pytest.raises(ImageError, match=message):
-            decode(source, number)
+            decode_rgb(source, number)
     with pytest.raises(ImageError, match="image 4 cannot be read: gone"):
-        decode(source, 4)
+        decode_rgb(source, 4)
     with pytest.raises(ImageError, match="image 1 "):
         render(Photos(source, np.array([0, 0, 1, 0])), 8, [lambda image: image.resize((8, 8))] * 4)
 
@@ -270,7 +270,7 @@ def test_every_truncation_is_one_error(kind):
     shortest = len(whole) - (2 if kind == "jpeg" else 16)  # the end marker, the IEND chunk and a checksum
     for length in range(shortest):
         try:
-            decode(Given(whole[:length]), 0)
+            decode_rgb(Given(whole[:length]), 0)
         except ImageError as error:
             assert "image 0" in str(error)
         else:

@@ -87,7 +87,7 @@ def test_new_architectures_compile_nothing(ghn):
 def test_initial_weights_are_distributed_as_in_the_original():
     config = ghn2()
     params = GHN.init(config, seed=0).params
-    expected = sum(np.prod(entry.shape) for entry in conversion.entries(config).values())
+    expected = sum(np.prod(entry.shape) for entry in conversion.state_entries(config).values())
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
     decoder = params["decoder"]
     for name, fan_in in (("position_kernel", 32), ("position_bias", 32), ("kernel", 256), ("bias", 256)):

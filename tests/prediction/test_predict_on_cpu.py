@@ -31,11 +31,11 @@ def test_narrow_tensors_get_the_corner_of_their_rows(config, every, monkeypatch)
     graphs = [narrow(random_graph(seed, nodes=50), every) for seed in range(3)]
     requests, placements = request(graphs, 64, config)
     embeddings = np.random.default_rng(0).normal(size=(3 * 64, config.hid)).astype(np.float32)
-    found = on_cpu.decode(graphs, embeddings, requests, placements, ghn, device)
+    found = on_cpu.decode_tables(graphs, embeddings, requests, placements, ghn, device)
     if every == 1 and config is SMALL:
         assert {chunk.shape[1:] for chunk in found[Table.DENSE].chunks} == {(4, 4), (8, 8)}
     monkeypatch.setattr(on_cpu, "_wide_rows", lambda graphs, placements, count, corner: np.ones(count, bool))
-    whole = on_cpu.decode(graphs, embeddings, requests, placements, ghn, device)
+    whole = on_cpu.decode_tables(graphs, embeddings, requests, placements, ghn, device)
     for graph, places in zip(graphs, placements, strict=True):
         for tensor, place in zip(graph.tensors, places, strict=True):
             rows, expected = (decoded[place.table].rows(place) for decoded in (found, whole))

@@ -9,7 +9,7 @@ from ghn_jax.deepnets.sampler import SplitError
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
 from ghn_jax.studies import evaluate_splits, properties, train_networks
-from ghn_jax.studies.train_networks import MEASURED, StudyError
+from ghn_jax.studies.train_networks import MEASURED_FIELDS, StudyError
 
 ROW = {
     **{"split": "val", "number": 3, "start": "he", "accuracy": {"5": 0.25, "20": 0.5}, "noisy_accuracy": {"20": 0.4}},
@@ -40,7 +40,7 @@ ROW = {
 def test_a_foreign_row_costs_itself_only(foreign, tmp_path):
     path = tmp_path / "networks.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in (ROW | foreign, ROW, {"split": "val"})))
-    assert list(json_lines.read(path, **MEASURED)) == [ROW]
+    assert list(json_lines.read(path, **MEASURED_FIELDS)) == [ROW]
 
 
 def test_rows_of_other_numbers_and_accuracies_are_left_out(tmp_path):
@@ -69,7 +69,7 @@ def test_foreign_times(text, tmp_path):
 
 def test_more_networks_than_a_split_has():
     with pytest.raises(StudyError, match="train has 1000000 networks, expected 1000001 from number 0 on"):
-        train_networks.entries(["train"], 1_000_001, None)
+        train_networks.first_networks(["train"], 1_000_001, None)
     with pytest.raises(SplitError, match="index 500: split 'val' has architectures 0 to 499"):
         train_networks.sample_architecture("val", 500)
 

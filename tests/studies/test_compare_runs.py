@@ -40,7 +40,7 @@ def test_means_by_hand():
         for norm in (True, False)
     )
     met = [compare_runs.Pair(0, 1.0, 1.5), compare_runs.Pair(1, 2.0, 1.9), compare_runs.Pair(2, 50.0, 2.0)]
-    rows = {row.kind: row for row in compare_runs.rows(met, [normalised, normalised, plain])}
+    rows = {row.kind: row for row in compare_runs.compare_kinds(met, [normalised, normalised, plain])}
     assert rows["all"] == ("all", 3, 2.0, 1.9, pytest.approx(0.2), pytest.approx(0.755 / 3**0.5, rel=1e-3))
     assert rows["batch norm"] == ("batch norm", 2, 1.5, 1.7, pytest.approx(-0.2), pytest.approx(0.3))
     assert rows["no normalisation"].mean == 1.0  # 3 - 2: a loss of 50 counts as 3

@@ -47,7 +47,7 @@ def test_the_first_images_of_each_class_or_others(digits):
 def test_starts(network):
     ghn = GHN.init(SMALL, 0)
     predicted, random = predict_params(network.graph, ghn), he_init(network.program, 4)
-    starts = {start: few_shot.start_of(network, start, ghn, 4) for start in few_shot.STARTS}
+    starts = {start: few_shot.start_of(network, start, ghn, 4) for start in few_shot.FEW_SHOT_STARTS}
     *body, weight, bias = predicted
     for name in body:
         np.testing.assert_array_equal(starts["body"][name], predicted[name])

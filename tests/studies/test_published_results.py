@@ -34,13 +34,13 @@ def test_read_check_and_use(write):
         write({"val": {"0": entry(100), "1": entry(200, val_acc=80.0)}, "test": {"0": entry(7)}})
     )
     assert found["val"][1]["val_acc"] == 80.0
-    published_results.check(found, {"val": [100, 200], "test": [7]})
+    published_results.check_results(found, {"val": [100, 200], "test": [7]})
     with pytest.raises(
         StudyError, match="val/1 has 201 parameters, in the published results 200: expected the networks"
     ):
-        published_results.check(found, {"val": [100, 201]})
+        published_results.check_results(found, {"val": [100, 201]})
     with pytest.raises(StudyError, match="val: 2 published results for 3 networks"):
-        published_results.check(found, {"val": [100, 200, 300]})
+        published_results.check_results(found, {"val": [100, 200, 300]})
     known = published_results.networks(found)
     assert known.properties["accuracy"] == {"val/0": 92.6, "val/1": 80.0, "test/0": 92.6}
     assert known.properties["convergence"]["test/0"] == 0.5 and known.properties["noisy_accuracy"]["val/0"] == 40.7

@@ -12,7 +12,7 @@ from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import Architecture, Genotype
 from ghn_jax.studies import properties, search, train_networks
 from ghn_jax.studies.search import Candidates
-from ghn_jax.studies.train_networks import Entry, StudyError
+from ghn_jax.studies.train_networks import NetworkId, StudyError
 from ghn_jax.weights import pretrained
 
 SMALL = HypernetConfig(max_shape=(8, 8, 5, 5), weight_norm=True, ve=True, layernorm=True, hid=8)
@@ -32,7 +32,7 @@ def test_the_best_predicted_ones_are_chosen(monkeypatch):
 
     def looked_at(split, count):
         """The first number of an embedding tells the property, and that of the counts something else."""
-        entries = [Entry(split, number) for number in range(count)]
+        entries = [NetworkId(split, number) for number in range(count)]
         vectors, counts = ({search.name_of(e): rng.standard_normal(3) for e in entries} for _ in range(2))
         return Candidates(entries, vectors, counts, {name: place for place, name in enumerate(vectors)})
 
@@ -41,7 +41,7 @@ def test_the_best_predicted_ones_are_chosen(monkeypatch):
     chosen = search.choose(candidates, measured, fitted, best=3, random=5)
     order = sorted(candidates.vectors, key=lambda name: -candidates.vectors[name][0])
     assert {search.name_of(entry) for entry in chosen[search.BEST]} <= set(order[:5])
-    assert len(set(chosen[search.RANDOM])) == 5 and chosen[search.LARGEST] == [Entry("search", 19)]
+    assert len(set(chosen[search.AT_RANDOM])) == 5 and chosen[search.LARGEST] == [NetworkId("search", 19)]
     assert len(chosen[search.COUNTS]) == 3
     worst = search.choose(candidates, measured, fitted, best=3, random=5, highest=False)[search.BEST]
     assert {search.name_of(entry) for entry in worst} <= set(order[-5:])
@@ -54,9 +54,9 @@ def test_the_best_predicted_ones_are_chosen(monkeypatch):
 
 def test_a_split_that_is_not_there():
     with pytest.raises(StudyError, match="there is no network searching/0"):
-        search.look_at([Entry("searching", 0)], GHN.init(SMALL, 0), images.load("digits"))
+        search.look_at([NetworkId("searching", 0)], GHN.init(SMALL, 0), images.load("digits"))
     with pytest.raises(StudyError, match="there is no split 'searching': expected one of"):
-        train_networks.entries(["searching"], 1, images.load("digits"))
+        train_networks.first_networks(["searching"], 1, images.load("digits"))
 
 
 def test_script(tmp_path, monkeypatch, capsys):

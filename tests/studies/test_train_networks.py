@@ -18,7 +18,7 @@ from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.network import make_network
 from ghn_jax.prediction.predict import predict_params
 from ghn_jax.studies import train_networks
-from ghn_jax.studies.train_networks import Entry, Measurement, StudyError
+from ghn_jax.studies.train_networks import Measurement, NetworkId, StudyError
 from ghn_jax.weights import pretrained
 
 PROTOCOL = Protocol(steps=6, batch_size=16)
@@ -42,7 +42,7 @@ def digits():
 
 def test_a_pool_takes_the_steps_that_each_would_take_alone(digits, tmp_path):
     path, ghn = tmp_path / "networks.jsonl", GHN.init(SMALL, 0)
-    chosen = [Entry("val", 0), Entry("val", 1)]
+    chosen = [NetworkId("val", 0), NetworkId("val", 1)]
     plan = Measurement(PROTOCOL, (0, 4), test_images=64)
     finished = []
     rows = train_networks.train(
@@ -78,7 +78,7 @@ def test_only_what_was_measured_in_the_same_way_counts(digits, tmp_path):
 
     def train(plan, *numbers, **options):
         finished.clear()
-        chosen = [Entry("val", number) for number in numbers]
+        chosen = [NetworkId("val", number) for number in numbers]
         train_networks.train(chosen, digits, plan, path, finished=finished.append, **options)
         return sum(finished)
 
@@ -98,7 +98,7 @@ def test_networks_of_bounded_cost_in_turns(digits):
         return make_network(0, architecture("val", number, False), digits.task).program.multiply_adds
 
     def chosen(*arguments):
-        return [tuple(entry) for entry in train_networks.entries(*arguments)]
+        return [tuple(entry) for entry in train_networks.first_networks(*arguments)]
 
     assert chosen(["val", "test"], 2, digits) == [("val", 0), ("test", 0), ("val", 1), ("test", 1)]
     assert cost(0) < cost(1) < cost(2)
@@ -109,12 +109,12 @@ def test_networks_of_bounded_cost_in_turns(digits):
 
 
 def test_smaller_images_and_networks_that_do_not_fit_them(digits, monkeypatch):
-    small = train_networks.scaled(digits, 16)
+    small = train_networks.scaled_down(digits, 16)
     assert small.task.image_size == 16 and small.train.images.shape == (len(digits.train.labels), 16, 16, 3)
     block = digits.test.images[3, 4:6, 8:10].astype(np.float64).mean((0, 1))
     np.testing.assert_allclose(small.test.images[3, 2, 4], block, atol=0.5)
     with pytest.raises(ImageError, match="cannot be scaled down to 5"):
-        train_networks.scaled(digits, 5)
+        train_networks.scaled_down(digits, 5)
     edges = (("msa", 0), ("none", 1))
     attentive = Architecture(Genotype(edges, (2,), edges, (2,)), n_cells=1, C=8)
     monkeypatch.setattr(
@@ -122,8 +122,8 @@ def test_smaller_images_and_networks_that_do_not_fit_them(digits, monkeypatch):
         "sample_architecture",
         lambda *of: attentive if of[1] == 0 else architecture(of[0], of[1], False),
     )
-    assert train_networks.entries(["val"], 1, digits) == [Entry("val", 0)]
-    assert train_networks.entries(["val"], 1, small) == [Entry("val", 1)]
+    assert train_networks.first_networks(["val"], 1, digits) == [NetworkId("val", 0)]
+    assert train_networks.first_networks(["val"], 1, small) == [NetworkId("val", 1)]
 
 
 def test_bad_fields():

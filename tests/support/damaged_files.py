@@ -37,7 +37,7 @@ from ghn_jax.evaluation import json_lines
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.images.formats import cifar_pickle, idx, image_folder, tfrecord
 from ghn_jax.images.photo_views import centre_view
-from ghn_jax.images.photos import decode
+from ghn_jax.images.photos import decode_rgb
 from ghn_jax.networks.architecture import DARTS, Architecture, to_json
 from ghn_jax.networks.program_graph import build_graph
 from ghn_jax.weights import hypernetwork_file, loading, pretrained
@@ -267,7 +267,7 @@ def damaged_records(folder: pathlib.Path, rng: random.Random) -> Iterator[tuple[
     path = folder / "train.tfrecord"
     while True:
         path.write_bytes(rng.choice(BYTES)(record * 3, rng))
-        yield "tfrecord", lambda: list(tfrecord.entries(path))
+        yield "tfrecord", lambda: list(tfrecord.image_records(path))
 
 
 def damaged_images(folder: pathlib.Path, rng: random.Random) -> Iterator[tuple[str, Callable[[], Any]]]:
@@ -285,7 +285,7 @@ def damaged_images(folder: pathlib.Path, rng: random.Random) -> Iterator[tuple[s
     while True:
         content = rng.choice(good)
         (folder / "bad.png").write_bytes(content if rng.random() < 0.2 else rng.choice(BYTES)(content, rng))
-        yield "image", lambda: centre_view(64, decode(source, 0))
+        yield "image", lambda: centre_view(64, decode_rgb(source, 0))
 
 
 def damaged_lines(folder: pathlib.Path, rng: random.Random) -> Iterator[tuple[str, Callable[[], Any]]]:

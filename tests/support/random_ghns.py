@@ -25,6 +25,6 @@ def random_ghn(config: HypernetConfig, seed: int = 0) -> GHN:
     rng = np.random.default_rng(seed)
     state = {
         name: (rng.standard_normal(entry.shape) / 4).astype(np.float32)
-        for name, entry in conversion.entries(config).items()
+        for name, entry in conversion.state_entries(config).items()
     }
-    return GHN(config, conversion.from_torch(state, config))
+    return GHN(config, conversion.params_from_torch(state, config))

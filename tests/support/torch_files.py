@@ -146,7 +146,7 @@ def joblib_bytes(state: Mapping[str, np.ndarray]) -> bytes:
 
 def as_published(config: HypernetConfig, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """A state dictionary in the shapes that GHN-3's code writes: 1x1 convolutions are linear layers."""
-    also = {name: entry.also for name, entry in conversion.entries(config).items()}
+    also = {name: entry.also for name, entry in conversion.state_entries(config).items()}
     return {name: values.reshape(also[name] or values.shape) for name, values in state.items()}
 
 
@@ -200,12 +200,14 @@ def archived(contents: Any, storages: Mapping[str, bytes]) -> bytes:
 def random_state_dict(config: HypernetConfig, seed: int = 0) -> dict[str, np.ndarray]:
     """A state dictionary of the original for `config`."""
     rng = np.random.default_rng(seed)
-    return {name: rng.standard_normal(e.shape).astype(np.float32) for name, e in conversion.entries(config).items()}
+    return {
+        name: rng.standard_normal(e.shape).astype(np.float32) for name, e in conversion.state_entries(config).items()
+    }
 
 
 def random_ghn(config: HypernetConfig, seed: int = 0) -> GHN:
     """A hypernetwork with random weights, without compiling anything."""
-    return GHN(config, conversion.from_torch(random_state_dict(config, seed), config))
+    return GHN(config, conversion.params_from_torch(random_state_dict(config, seed), config))
 
 
 def write_checkpoint(

@@ -63,7 +63,7 @@ def published(config, **changes):
 
 def same(ghn, config, state):
     assert ghn.config == config
-    jax.tree.map(np.testing.assert_array_equal, ghn.params, conversion.from_torch(state, config))
+    jax.tree.map(np.testing.assert_array_equal, ghn.params, conversion.params_from_torch(state, config))
 
 
 @pytest.mark.parametrize("config", [GHN3, GHN2, dataclasses.replace(GHN2, ve=False, layernorm=False)])
@@ -88,7 +88,7 @@ def test_decoders_may_have_convolutions_or_linear_layers(tmp_path):
 @pytest.mark.parametrize("name", ["ghn3t", "ghn3s", "ghn3l", "ghn3xl", "ghn2"])
 def test_configurations_of_published_sizes_follow_from_shapes(name):
     config = HYPERNETWORKS[name].make(IMAGENET)
-    shapes = {name: entry.also or entry.shape for name, entry in conversion.entries(config).items()}
+    shapes = {name: entry.also or entry.shape for name, entry in conversion.state_entries(config).items()}
     assert inferred_config(shapes) == config
 
 

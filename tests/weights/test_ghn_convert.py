@@ -33,7 +33,7 @@ SMALL = HypernetConfig(max_shape=(6, 4, 3, 3), num_classes=5, weight_norm=True, 
     ],
 )
 def test_converted_parameters_have_the_structure_of_new_ones(config):
-    converted = conversion.from_torch(random_state_dict(config), config)
+    converted = conversion.params_from_torch(random_state_dict(config), config)
     expected = jax.eval_shape(lambda: GHN.init(config, seed=0).params)
     assert jax.tree.map(np.shape, converted) == jax.tree.map(np.shape, expected)
 
@@ -41,7 +41,7 @@ def test_converted_parameters_have_the_structure_of_new_ones(config):
 def test_decoder_layouts():
     """The published decoder computes fc -> [4 hid, S, S] and conv -> [out, in]; so must its parts here."""
     state = random_state_dict(SMALL)
-    decoder = conversion.from_torch(state, SMALL)["decoder"]
+    decoder = conversion.params_from_torch(state, SMALL)["decoder"]
     fc = state["decoder.fc.0.weight"].reshape(32, 3, 3, 8)
     last = state["decoder.conv.2.weight"].reshape(6, 4, 64)
     np.testing.assert_array_equal(decoder["position_kernel"][2 * 3 + 1, 5], fc[:, 2, 1, 5])
@@ -54,7 +54,7 @@ def test_decoder_layouts():
 def test_mlp_decoder_layouts():
     config = dataclasses.replace(SMALL, decoder="mlp")
     state = random_state_dict(config)
-    decoder = conversion.from_torch(state, config)["decoder"]
+    decoder = conversion.params_from_torch(state, config)["decoder"]
     last = state["decoder.mlp.fc.2.weight"].reshape(6, 4, 3, 3, 16)
     np.testing.assert_array_equal(decoder["position_kernel"][2 * 3 + 1, :, 3, 5], last[5, 3, 2, 1])
     classes = state["decoder.class_layer_predictor.1.weight"].reshape(5, 4, 16)
@@ -66,11 +66,11 @@ def test_entries_that_do_not_belong_are_named():
     surplus = state | {"decoder_3d.weight": np.zeros(3, np.float32)}
     del surplus["ln.bias"], surplus["gnn.gru.bias_hh"]
     with pytest.raises(ConversionError, match="missing gnn.gru.bias_hh, ln.bias; surplus decoder_3d.weight"):
-        conversion.from_torch(surplus, SMALL)
+        conversion.params_from_torch(surplus, SMALL)
     with pytest.raises(ConversionError, match=r"ln.bias has shape \(7,\): expected \(8,\)"):
-        conversion.from_torch(state | {"ln.bias": np.zeros(7, np.float32)}, SMALL)
+        conversion.params_from_torch(state | {"ln.bias": np.zeros(7, np.float32)}, SMALL)
     with pytest.raises(ConversionError, match="ln.bias has type int64"):
-        conversion.from_torch(state | {"ln.bias": np.zeros(8, np.int64)}, SMALL)
+        conversion.params_from_torch(state | {"ln.bias": np.zeros(8, np.int64)}, SMALL)
 
 
 def test_npz_files(tmp_path):
@@ -92,7 +92,7 @@ def test_kinds_without_published_checkpoints(monkeypatch):
     with pytest.raises(
         ConversionError, match="no published checkpoints of hypernet='new' are known, only of gatedgnn, graph"
     ):
-        conversion.entries(dataclasses.replace(SMALL, hypernet="new"))
+        conversion.state_entries(dataclasses.replace(SMALL, hypernet="new"))
 
 
 KINDS = {
@@ -111,7 +111,7 @@ def test_checkpoints(tmp_path, kind):
     state = write_checkpoint(path, KINDS[kind])
     published = conversion.load_checkpoint(path)
     assert published.config == KINDS[kind] and published.epochs == 300
-    expected = conversion.from_torch(state, KINDS[kind])
+    expected = conversion.params_from_torch(state, KINDS[kind])
     assert jax.tree.structure(published.params) == jax.tree.structure(expected)
     jax.tree.map(np.testing.assert_array_equal, published.params, expected)
 

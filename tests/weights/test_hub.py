@@ -211,4 +211,4 @@ def test_without_the_library(monkeypatch):
 def test_the_shipped_weights_have_a_card():
     card = model_card.make(pretrained.load(), "someone/ghn2", pretrained.about())
     accuracy = ghn_jax.load()["ghn2_fashion_mnist"].accuracy
-    assert f"{accuracy:.1%}" in card and hub.WEIGHTS == "ghn.npz"
+    assert f"{accuracy:.1%}" in card and hub.WEIGHTS_FILE == "ghn.npz"

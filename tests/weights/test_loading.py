@@ -91,7 +91,7 @@ def test_our_files(tmp_path):
 @pytest.mark.parametrize("name", ["ghn.pt", "ghn.pth", "checkpoint"])
 def test_published_files(tmp_path, name):
     state = write_checkpoint(tmp_path / name, SMALL)
-    same(ghn_jax.load(tmp_path / name), GHN(SMALL, conversion.from_torch(state, SMALL)))
+    same(ghn_jax.load(tmp_path / name), GHN(SMALL, conversion.params_from_torch(state, SMALL)))
     found = ghn_jax.provenance(tmp_path / name)
     assert found["converted_from"] == name and found["epochs"] == 300 and len(found["sha256"]) == 64
 

@@ -25,7 +25,7 @@ from ghn_jax.errors import GHNError
 _PART_SIZES = {"train": 1000, "search": 100}
 _PART_SIZE = 20
 
-LOCK = "making.lock"
+PARTS_LOCK = "making.lock"
 """In the folder of the parts: which process makes them."""
 
 
@@ -148,6 +148,6 @@ def assemble(path: str | os.PathLike, splits: Mapping[str, list[Part]], report: 
         part_path(folder, part).unlink(missing_ok=True)
     for left in folder.glob(".v*.npz.*.new"):  # of processes that were killed
         shutil.rmtree(left, ignore_errors=True)
-    (folder / LOCK).unlink(missing_ok=True)
+    (folder / PARTS_LOCK).unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # there is something else in it
         folder.rmdir()

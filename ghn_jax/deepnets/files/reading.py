@@ -45,7 +45,7 @@ EVAL_SPLITS = ("val", "test", "wide", "deep", "dense", "bnfree")
 """Splits that share the file "deepnets1m_eval.hdf5"."""
 
 
-MOST_NODES = 4096
+_MOST_NODES = 4096
 """Of a graph; the largest of DeepNets-1M has less than a thousand."""
 
 _MOST_BYTES = 1 << 40
@@ -193,10 +193,10 @@ class StoredSplit:
         adj, nodes = (_array_of(group, name, place) for name in ("adj", "nodes"))
         count = nodes.shape[0] if nodes.shape else 0
         wrong = adj.shape != (count, count) or nodes.shape != (count, 3)
-        if wrong or not 1 <= count <= MOST_NODES or (expected is not None and shown(expected) != str(count)):
+        if wrong or not 1 <= count <= _MOST_NODES or (expected is not None and shown(expected) != str(count)):
             raise DeepNetsFileError(
                 f"{place} has arrays of shapes {adj.shape} and {nodes.shape}, expected {shown(expected)} nodes, and at "
-                f"most {MOST_NODES:,}"
+                f"most {_MOST_NODES:,}"
             )
         try:
             return StoredArrays(adj[()], nodes[()])
@@ -260,7 +260,7 @@ def _array_of(group: Any, name: str, place: str) -> Any:
             raise DeepNetsFileError(f"{place}/{name} has its numbers in another file")
         if found.size and not found.id.get_storage_size():
             raise DeepNetsFileError(f"{place}/{name} has the shape {found.shape}, but no numbers were written")
-        if math.prod(found.chunks or ()) > 4 * MOST_NODES**2:
+        if math.prod(found.chunks or ()) > 4 * _MOST_NODES**2:
             raise DeepNetsFileError(f"{place}/{name} is stored in pieces of {found.chunks}")
     except _HDF5_ERRORS as error:
         raise DeepNetsFileError(f"{place}/{name} cannot be read: {error}") from error

@@ -65,7 +65,7 @@ def compressed(adj: np.ndarray) -> bytes:
     return zlib.compress(adj.astype(np.uint8).tobytes(), COMPRESSION_LEVEL)
 
 
-def refuse_existing(path: str | os.PathLike) -> None:
+def require_absent(path: str | os.PathLike) -> None:
     """Raises ExistingFileError if the HDF5 file `path` or its meta file exists."""
     for existing in (Path(path), meta_path(path)):
         if existing.exists():
@@ -89,7 +89,7 @@ def write_file(
     Raises:
       ExistingFileError: one of them exists.
     """
-    refuse_existing(path)
+    require_absent(path)
     _write(Path(path), meta_path(path), splits, attributes, names)
 
 
@@ -106,7 +106,7 @@ def write_again(
       ExistingFileError: the HDF5 file exists, or a meta file with other content.
     """
     if Path(path).exists():
-        refuse_existing(path)
+        require_absent(path)
     _write(Path(path), meta_path(path), splits, attributes, None)
 
 
@@ -127,7 +127,7 @@ def _write(
                 _write_split(file.create_group(split), text, networks, _Ids(primitives), _Ids(operations))
             text.write("}\n")
         if meta.exists() and not filecmp.cmp(meta, temporary_meta, shallow=False):
-            refuse_existing(path)
+            require_absent(path)
 
 
 def _write_split(

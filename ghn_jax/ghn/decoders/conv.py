@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.layers import PRECISION, Linear, small, uniform
+from ghn_jax.ghn.layers import PRECISION, LinearLayer, small, uniform
 
 
 class ConvDecoder(nn.Module):
@@ -23,14 +23,14 @@ class ConvDecoder(nn.Module):
         hid, positions = config.hid, config.max_kernel**2
         self.position_kernel = self.param("position_kernel", uniform(hid), (positions, hid, 4 * hid))
         self.position_bias = self.param("position_bias", uniform(hid), (positions, 4 * hid))
-        self.conv = Linear(4 * hid, 8 * hid)
+        self.conv = LinearLayer(4 * hid, 8 * hid)
         channels = (config.max_in, config.max_out)
         weights, biases = uniform(8 * hid), uniform(8 * hid)
         if config.small_start:
             weights, biases = small(8 * hid), nn.initializers.zeros
         self.kernel = self.param("kernel", weights, (8 * hid, *channels))
         self.bias = self.param("bias", biases, channels)
-        self.classes = Linear(config.max_out, config.num_classes, small=config.small_start)
+        self.classes = LinearLayer(config.max_out, config.num_classes, small=config.small_start)
 
     def _hidden(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
         """`[R, hid]` embeddings and `[R]` positions -> `[R, 8 hid]`, the input of the last convolution."""

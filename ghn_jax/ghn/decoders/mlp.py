@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax import lax
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.layers import PRECISION, Linear, uniform
+from ghn_jax.ghn.layers import PRECISION, LinearLayer, uniform
 
 # Rows computed at a time: every one of them gathers [2 hid, in, out] weights, a megabyte.
 _ROWS = 32
@@ -27,7 +27,7 @@ class MLPDecoder(nn.Module):
         hidden = 2 * config.hid
         channels = (config.max_in, config.max_out)
         positions = config.max_kernel**2
-        self.first = Linear(config.hid, hidden)
+        self.first = LinearLayer(config.hid, hidden)
         self.position_kernel = self.param("position_kernel", uniform(hidden), (positions, hidden, *channels))
         self.position_bias = self.param("position_bias", uniform(hidden), (positions, *channels))
         classes = (config.max_in, config.num_classes)

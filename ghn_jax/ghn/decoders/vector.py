@@ -6,7 +6,7 @@ import jax
 from flax import linen as nn
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.layers import MLP, Linear
+from ghn_jax.ghn.layers import MLP, LinearLayer
 
 
 class VectorDecoder(nn.Module):
@@ -18,7 +18,7 @@ class VectorDecoder(nn.Module):
         config = self.config
         self.channels = max(config.max_out, config.max_in)
         self.mlp = MLP(config.hid, 2 * config.hid, 2 * self.channels, small=config.small_start)
-        self.classes = Linear(self.channels, config.num_classes)
+        self.classes = LinearLayer(self.channels, config.num_classes)
 
     def vector(self, nodes: jax.Array, positions: jax.Array) -> jax.Array:
         """Weights (row 0) and biases (row 1) of channels: `[V, hid]` -> `[V, 2, channels]`; positions do not count."""

@@ -24,7 +24,7 @@ from flax import linen as nn
 from jax import lax
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.layers import MLP, PRECISION, Affine, Linear
+from ghn_jax.ghn.layers import MLP, PRECISION, Affine, LinearLayer
 from ghn_jax.graphs import padding
 
 # Nodes in a block; the numbers of nodes in `padding.NODE_BUCKETS` are multiples of it.
@@ -149,8 +149,8 @@ class GatedGNN(nn.Module):
         self.message = MLP(hid, hidden, hid)
         if self.config.ve:
             self.message_ve = MLP(hid, hidden, hid)
-        self.gru_input = Linear(hid, 3 * hid)
-        self.gru_hidden = Linear(hid, 3 * hid)
+        self.gru_input = LinearLayer(hid, 3 * hid)
+        self.gru_hidden = LinearLayer(hid, 3 * hid)
 
     def __call__(self, features: jax.Array, graphs: jraph.GraphsTuple) -> jax.Array:
         weights = Weights(
@@ -159,4 +159,4 @@ class GatedGNN(nn.Module):
             gru_input=self.gru_input.weights(),
             gru_hidden=self.gru_hidden.weights(),
         )
-        return jax.vmap(propagate, in_axes=(None, 0, 0))(weights, features, padding.features_of(graphs)["distances"])
+        return jax.vmap(propagate, in_axes=(None, 0, 0))(weights, features, padding.node_features(graphs)["distances"])

@@ -22,7 +22,7 @@ import jraph
 from flax import linen as nn
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.layers import LAYER_NORM_EPSILON, MLP, Linear, embedding_init, product, uniform
+from ghn_jax.ghn.layers import LAYER_NORM_EPSILON, MLP, LinearLayer, embedding_init, product, uniform
 from ghn_jax.graphs import padding
 
 MAX_DEGREE = 100
@@ -60,7 +60,7 @@ class Graphormer(nn.Module):
         self.layers = [Layer(config) for _ in range(config.layers)]
 
     def __call__(self, features: jax.Array, graphs: jraph.GraphsTuple) -> jax.Array:
-        distances = padding.features_of(graphs)["distances"]  # [G, N, N]
+        distances = padding.node_features(graphs)["distances"]  # [G, N, N]
         real = jnp.arange(distances.shape[-1]) < graphs.n_node[:, :1]  # [G, N]
         features = jnp.where(real[..., None], features + self._structure(distances), 0)
         bias = self._bias(distances)
@@ -98,10 +98,10 @@ class Layer(nn.Module):
         hid, dtype = config.hid, config.embedder_dtype
         self.attention_norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
         self.qkv = self.param("qkv", uniform(hid), (hid, 3 * hid))
-        self.out = Linear(hid, hid, dtype=dtype)
+        self.out = LinearLayer(hid, hid, dtype=dtype)
         self.mlp_norm = nn.LayerNorm(epsilon=LAYER_NORM_EPSILON, use_fast_variance=False)
-        self.first = Linear(hid, 4 * hid, dtype=dtype)
-        self.second = Linear(4 * hid, hid, dtype=dtype)
+        self.first = LinearLayer(hid, 4 * hid, dtype=dtype)
+        self.second = LinearLayer(4 * hid, hid, dtype=dtype)
 
     def __call__(self, features: jax.Array, bias: jax.Array, real: jax.Array) -> jax.Array:
         """Features `[G, N, hid]`, biases `[G, heads, N, N]`, and which nodes are no padding, `[G, N]`."""

@@ -7,7 +7,7 @@ import jraph
 from flax import linen as nn
 
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.ghn.layers import Linear
+from ghn_jax.ghn.layers import LinearLayer
 
 
 class NodeMLP(nn.Module):
@@ -16,8 +16,8 @@ class NodeMLP(nn.Module):
     config: HypernetConfig
 
     def setup(self):
-        self.first = Linear(self.config.hid, self.config.hid)
-        self.second = Linear(self.config.hid, self.config.hid)
+        self.first = LinearLayer(self.config.hid, self.config.hid)
+        self.second = LinearLayer(self.config.hid, self.config.hid)
 
     def __call__(self, features: jax.Array, graphs: jraph.GraphsTuple) -> jax.Array:
         return nn.relu(self.second(nn.relu(self.first(features))))

@@ -19,7 +19,7 @@ import numpy as np
 from ghn_jax.checks import files
 from ghn_jax.images.errors import ImageError
 
-MOST_BYTES = 1 << 28
+_MOST_BYTES = 1 << 28
 """Of a batch; the largest, of CIFAR-100, has 155 million."""
 
 
@@ -110,7 +110,7 @@ def read_python_batch(path: Path) -> dict[str, Any]:
       ImageError: a truncated or foreign file, naming it and its size, or one that asks for anything else.
     """
     try:
-        content = files.read_regular(path, MOST_BYTES)
+        content = files.read_regular(path, _MOST_BYTES)
         _check_memo(content)
         # From memory: of a file, the unpickler would make room for whatever the pickle says is coming.
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()

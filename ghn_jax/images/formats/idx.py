@@ -18,7 +18,7 @@ import numpy as np
 from ghn_jax.checks import files
 from ghn_jax.images.errors import ImageError
 
-MOST_BYTES = 1 << 28
+_MOST_BYTES = 1 << 28
 """Of a file, and of what it unpacks to; five times as many as Fashion-MNIST has."""
 
 _GZIP = b"\x1f\x8b"
@@ -31,7 +31,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
       ImageError: the file is no such array, or not of the size that it says itself.
     """
     try:
-        content = files.read_regular(path, MOST_BYTES)
+        content = files.read_regular(path, _MOST_BYTES)
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error}") from error
     if content.startswith(_GZIP):
@@ -40,7 +40,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
                 # No more than the array has by its own header, and a byte that should not be there.
                 start = unpacked.read(4 + 4 * axes)
                 shape = struct.unpack_from(f">{axes}I", start, 4) if len(start) == 4 + 4 * axes else ()
-                content = start + unpacked.read(min(math.prod(shape), MOST_BYTES) + 1)
+                content = start + unpacked.read(min(math.prod(shape), _MOST_BYTES) + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ImageError(f"{path}: damaged gzip file of {len(content)} bytes ({error})") from error
     start = 4 + 4 * axes

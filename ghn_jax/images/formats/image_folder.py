@@ -14,7 +14,7 @@ from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photos import MOST_FILE_BYTES, Photos
 from ghn_jax.images.split import Split
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png")
 """Of image files, in small or capital letters; other files, and hidden ones as macOS writes, are left alone."""
 
 
@@ -77,9 +77,9 @@ def read_tree(root: Path, classes: list[str]) -> Split:
     paths: list[bytes] = []
     counts = []
     for name in tqdm(classes, desc=f"listing {root.name}", unit="class", leave=False, delay=2):
-        found = sorted(e.name for e in _visible(root / name) if e.name.lower().endswith(SUFFIXES))
+        found = sorted(e.name for e in _visible(root / name) if e.name.lower().endswith(IMAGE_SUFFIXES))
         if not found:
-            raise ImageError(f"{root / name} has no images: expected files ending in {', '.join(SUFFIXES)}")
+            raise ImageError(f"{root / name} has no images: expected files ending in {', '.join(IMAGE_SUFFIXES)}")
         paths += [os.fsencode(os.path.join(name, file)) for file in found]
         counts.append(len(found))
     labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)

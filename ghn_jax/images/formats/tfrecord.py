@@ -60,7 +60,7 @@ class Records:
         return f"{path}, image {os.fsdecode(self.names[number])} at byte {self.starts[number]},"
 
 
-class Entry(NamedTuple):
+class ImageRecord(NamedTuple):
     """One image: where its bytes are, its label and its name."""
 
     start: int
@@ -77,7 +77,7 @@ def read_index(paths: Sequence[Path]) -> Split:
     """
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as threads:
         bar = tqdm(
-            threads.map(lambda path: list(entries(path)), paths),
+            threads.map(lambda path: list(image_records(path)), paths),
             total=len(paths),
             desc="finding images",
             unit="file",
@@ -100,7 +100,7 @@ def read_index(paths: Sequence[Path]) -> Split:
     return Split(Photos(Records(tuple(paths), numbers, starts, lengths, names), order), labels[order])
 
 
-def entries(path: Path) -> Iterator[Entry]:
+def image_records(path: Path) -> Iterator[ImageRecord]:
     """The images of one file.
 
     Raises:
@@ -198,7 +198,7 @@ def _messages(cursor: _Cursor, end: int, wanted: int) -> Iterator[range]:
             yield value
 
 
-def _entry(cursor: _Cursor, end: int) -> Entry:
+def _entry(cursor: _Cursor, end: int) -> ImageRecord:
     """From Example.features (1) .feature (1), entries of a key (1) and a Feature (2)."""
     image = label = name = None
     for features in _messages(cursor, end, 1):
@@ -223,7 +223,7 @@ def _entry(cursor: _Cursor, end: int) -> Entry:
     assert image is not None and label is not None and name is not None
     if label >= 2**31:
         raise ValueError(f"its label is {label}")
-    return Entry(image.start, len(image), label, name)
+    return ImageRecord(image.start, len(image), label, name)
 
 
 def _first_bytes(cursor: _Cursor, end: int) -> range | None:

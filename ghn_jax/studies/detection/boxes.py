@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Array = jax.Array | np.ndarray
+from ghn_jax.networks.primitives import Array
 
 LARGEST_GROWTH = math.log(1000 / 16)
 """Of a box by its offsets, as a logarithm: an untrained network may ask for any."""

@@ -19,6 +19,7 @@ import numpy as np
 from ghn_jax.checks.fields import ByName, Real
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
+from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.evaluation.results import summary
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.network import Network
@@ -28,14 +29,11 @@ from ghn_jax.studies.detection.pictures import Picture
 from ghn_jax.studies.detection.training import DetectionProtocol, DetectorTrainer
 from ghn_jax.studies.train_networks import StudyError
 
-STARTS = tuple(start for start in few_shot.STARTS if start != "body")
+BACKBONE_STARTS = tuple(start for start in few_shot.FEW_SHOT_STARTS if start != "body")
 """Of the backbone, which has no class layers: predicted parameters; random ones; predicted ones with noise; with noise
 and orthogonal weights."""
 
 PAPERS_DETECTOR, PAPERS_PROTOCOL = DetectorConfig(), DetectionProtocol()
-
-Row = dict[str, Any]
-"""A training as it is stored: what it was, average precision and mean losses by number of epochs."""
 
 
 def measure(
@@ -63,11 +61,14 @@ def measure(
       config: how detectors are built.
       protocol: how they are trained.
       seeds: of the permutation of pictures, of random parameters and of the boxes that are learned from.
-      starts: some of `STARTS`.
+      starts: some of `BACKBONE_STARTS`.
       measure_at: numbers of epochs after which detectors are tested, None for all.
       name: of the pictures, which rows are stored with.
       checkpoint: of the hypernetwork, likewise.
       finished: called after every training.
+
+    Returns:
+      A row for every training: what it was, average precision and mean losses by number of epochs.
 
     Raises:
       StudyError: another start or epoch than there is, or too few pictures, or pictures too small for a network.
@@ -79,8 +80,8 @@ def measure(
     if not measure_at <= set(range(1, protocol.epochs + 1)) or not measure_at:
         raise StudyError(f"measure_at={sorted(measure_at)}: expected numbers of epochs from 1 to {protocol.epochs}")
     for start in starts:
-        if start not in STARTS:
-            raise StudyError(f"start={start!r}: expected one of {', '.join(STARTS)}")
+        if start not in BACKBONE_STARTS:
+            raise StudyError(f"start={start!r}: expected one of {', '.join(BACKBONE_STARTS)}")
     about: Row = {"pictures": name, "num_pictures": len(pictures), "checkpoint": checkpoint}
     about |= json_lines.as_stored(dataclasses.asdict(config) | dataclasses.asdict(protocol))
     stored = [

@@ -30,7 +30,7 @@ from ghn_jax.studies.detection.roi_align import roi_align
 from ghn_jax.studies.detection.suppression import suppress
 from ghn_jax.studies.train_networks import StudyError
 
-Params = Mapping[str, Any]
+DetectorParams = Mapping[str, Any]
 """Of the "backbone" by name, of the "proposals" and of the "regions" as Flax has them."""
 
 REGION_SIZE = 7
@@ -132,7 +132,7 @@ class Detector:
         anchors = len(self.config.anchor_sizes) * len(self.config.anchor_ratios)
         return ProposalHead(anchors), RegionHead(self.config.hidden)
 
-    def init(self, params: Mapping[str, np.ndarray], seed: int) -> Params:
+    def init(self, params: Mapping[str, np.ndarray], seed: int) -> DetectorParams:
         """Parameters of the detector: those of the network, and random ones of the heads.
 
         Args:
@@ -158,7 +158,7 @@ class Detector:
 
         return {"backbone": jax.tree.map(jnp.asarray, found), **init_heads(jax.random.key(seed))}
 
-    def losses(self, params: Params, batch: Scenes, key: jax.Array) -> Losses:
+    def losses(self, params: DetectorParams, batch: Scenes, key: jax.Array) -> Losses:
         """The losses of a batch.
 
         Args:
@@ -209,7 +209,7 @@ class Detector:
             _offset_loss(region_offsets, target, are_objects, there),
         )
 
-    def detect(self, params: Params, batch: Scenes) -> Detections:
+    def detect(self, params: DetectorParams, batch: Scenes) -> Detections:
         """What is found on the pictures of a batch, whose boxes are not looked at."""
         config = self.config
         maps = self._features(params, batch)
@@ -226,7 +226,7 @@ class Detector:
 
         return jax.vmap(one)(proposals, offsets, scores, batch.sizes)
 
-    def _features(self, params: Params, batch: Scenes) -> jax.Array:
+    def _features(self, params: DetectorParams, batch: Scenes) -> jax.Array:
         """Of images, normalised and black as the mean colour where there is no picture."""
         rows, columns = (jnp.arange(side)[None] < batch.sizes[:, axis, None] for axis, side in enumerate(self.canvas))
         inside = (rows[:, :, None] & columns[:, None])[..., None]
@@ -238,7 +238,7 @@ class Detector:
         grid = maps.shape[1], maps.shape[2]
         return jnp.asarray(geometry.make_anchors(grid, self.canvas, config.anchor_sizes, config.anchor_ratios))
 
-    def _said(self, params: Params, maps: jax.Array) -> _Said:
+    def _said(self, params: DetectorParams, maps: jax.Array) -> _Said:
         """By the first stage, of all anchors."""
         return self._heads[0].apply({"params": params["proposals"]}, maps)  # pyright: ignore[reportReturnType]
 
@@ -255,7 +255,7 @@ class Detector:
         logits, offsets = found
         return jax.vmap(one)(logits, offsets, batch.sizes)
 
-    def _look_at(self, params: Params, maps: jax.Array, regions: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _look_at(self, params: DetectorParams, maps: jax.Array, regions: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Logits `[B, n, 2]` and offsets `[B, n, 4]` of regions `[B, n, 4]`."""
         cells = np.array([maps.shape[2] / self.canvas[1], maps.shape[1] / self.canvas[0]] * 2, np.float32)
         cut = jax.vmap(functools.partial(roi_align, size=REGION_SIZE))(maps, regions * cells)

@@ -8,7 +8,7 @@ from ghn_jax.studies.detection.pictures import Picture, picture
 
 MOST_PEOPLE = 3
 OTHER_SHAPES = 6
-SMALLEST, LARGEST = 0.3, 0.7
+SMALLEST_PERSON, LARGEST_PERSON = 0.3, 0.7
 """Heights of people, as shares of that of the picture."""
 
 MOST_COVERED = 0.3
@@ -55,7 +55,7 @@ def _picture(name: str, size: int, rng: np.random.Generator) -> Picture:
 
 def _person(y, x, size, rng) -> list[tuple[np.ndarray, np.ndarray]]:
     """The parts of a figure, what they cover and their colors, from back to front."""
-    height = rng.uniform(SMALLEST, LARGEST) * size
+    height = rng.uniform(SMALLEST_PERSON, LARGEST_PERSON) * size
     width, stride = height * rng.uniform(0.1, 0.16), height * rng.uniform(0.02, 0.1)
     top, middle = rng.uniform(0, size - height), rng.uniform(width, size - width)
     legs, skin, coat = _color(rng), _color(rng), _color(rng)

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ghn_jax.studies.detection.boxes import Array, overlaps
+from ghn_jax.networks.primitives import Array
+from ghn_jax.studies.detection.boxes import overlaps
 
 OBJECT, BACKGROUND, NEITHER = 1, 0, -1
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ghn_jax.checks import files
 from ghn_jax.images import ImageError
-from ghn_jax.images.photos import MOST_FILE_BYTES, decode, decode_numbers
+from ghn_jax.images.photos import MOST_FILE_BYTES, decode_numbers, decode_rgb
 from ghn_jax.studies.detection.pictures import Picture, picture
 
 _BOX = re.compile(
@@ -31,7 +31,7 @@ MOST_TEXT_BYTES = 1 << 20
 
 
 class _Files(NamedTuple):
-    """Images by number, for `decode`."""
+    """Images by number, for `decode_rgb`."""
 
     paths: list[Path]
 
@@ -65,7 +65,7 @@ def read(folder: str | os.PathLike[str]) -> list[Picture]:
 
 def _read(path: Path, root: Path) -> Picture:
     mask, annotation = root / "PedMasks" / f"{path.stem}_mask.png", root / "Annotation" / f"{path.stem}.txt"
-    pixels = np.asarray(decode(_Files([path]), 0))
+    pixels = np.asarray(decode_rgb(_Files([path]), 0))
     if mask.parent.is_dir():
         boxes = boxes_of_mask(decode_numbers(_Files([mask]), 0), str(mask), pixels.shape[:2])
     else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from ghn_jax.studies.detection.boxes import Array
+from ghn_jax.networks.primitives import Array
 
 
 def roi_align(features: jax.Array, boxes: Array, size: int = 7, samples: int = 2) -> jax.Array:

@@ -15,14 +15,14 @@ import optax
 
 from ghn_jax.checks import fields
 from ghn_jax.checks.fields import Real, Whole
+from ghn_jax.evaluation.fine_tuning import MOMENTUM
 from ghn_jax.networks.platforms import compiler_options
 from ghn_jax.networks.program import Program
 from ghn_jax.studies.detection.average_precision import AveragePrecision, Found, average_precision
-from ghn_jax.studies.detection.detector import Detector, DetectorConfig, Losses, Params
+from ghn_jax.studies.detection.detector import Detector, DetectorConfig, DetectorParams, Losses
 from ghn_jax.studies.detection.pictures import Picture, Scaling, Scenes, scenes
 from ghn_jax.studies.train_networks import StudyError
 
-MOMENTUM = 0.9
 WARM_UP_FROM = 1e-3
 """Of the rate, at the first step; it is whole at the end of the first epoch, or after `WARM_UP_STEPS`."""
 
@@ -108,8 +108,10 @@ class DetectorTrainer:
         self._step = jax.jit(self._make_step, donate_argnums=(0, 1), compiler_options=options)
         self._detect = jax.jit(self.detector.detect, compiler_options=options)
 
-    def _make_step(self, params: Params, opt_state: optax.OptState, batch: Scenes, key: jax.Array, rate: jax.Array):
-        def total(params: Params) -> tuple[jax.Array, Losses]:
+    def _make_step(
+        self, params: DetectorParams, opt_state: optax.OptState, batch: Scenes, key: jax.Array, rate: jax.Array
+    ):
+        def total(params: DetectorParams) -> tuple[jax.Array, Losses]:
             losses = self.detector.losses(params, batch, key)
             return sum(losses, jnp.float32(0)), losses
 
@@ -122,7 +124,7 @@ class DetectorTrainer:
         start: Mapping[str, np.ndarray],
         seed: int,
         made_step: Callable[[Losses], object] = lambda losses: None,
-    ) -> Iterator[Params]:
+    ) -> Iterator[DetectorParams]:
         """Trains the detector from these parameters of the network; yields its parameters after every epoch.
 
         Args:
@@ -149,7 +151,7 @@ class DetectorTrainer:
                 made_step(losses)
             yield jax.tree.map(jnp.copy, params)
 
-    def find(self, params: Params, indices: np.ndarray) -> list[Found]:
+    def find(self, params: DetectorParams, indices: np.ndarray) -> list[Found]:
         """What a detector finds on pictures, in their own pixels.
 
         Pictures are taken in batches, the last one filled up with the first pictures.
@@ -164,7 +166,7 @@ class DetectorTrainer:
                 found.append(Found(boxes[place][there] / scale, scores[place][there]))
         return found
 
-    def measure(self, params: Params, seed: int) -> AveragePrecision:
+    def measure(self, params: DetectorParams, seed: int) -> AveragePrecision:
         """Average precision on the test pictures of the permutation of this seed."""
         _, test = divided(self._pictures, self._protocol, seed)
         return average_precision([self._pictures[index].boxes for index in test], self.find(params, test))
