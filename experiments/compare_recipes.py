@@ -14,14 +14,11 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import logging
-
 from ghn_jax import images
 from ghn_jax.checks.fields import Real
 from ghn_jax.checks.files import replacing
 from ghn_jax.cli.common import COUNT, INDEX, CommandError, make_parser, of, refuse_foreign
-from ghn_jax.cli.train import read_config
-from ghn_jax.runtime import keep_freed_memory, use_compilation_cache
+from ghn_jax.cli.train import read_config, set_up_process
 from ghn_jax.training import equal_cost
 from ghn_jax.training.config import from_fields
 
@@ -45,10 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if len(args.seeds) != len(set(args.seeds)):
         raise CommandError(f"--seeds {' '.join(map(str, args.seeds))}: expected every seed once")
     refuse_foreign(args.out, equal_cost.COSTS, "recipes.md", "recipes.png")
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)  # Orbax reports every step of a save
-    keep_freed_memory()
-    use_compilation_cache()
+    set_up_process()
     fields = read_config(args.config, [])
     fields |= {"val_networks": args.val_networks, "val_images": args.val_images, "data_dir": args.data_dir}
     base = from_fields(fields)

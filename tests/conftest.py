@@ -7,12 +7,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What one run compiled, the next run (and the other worker) loads.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "d" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-# Programs of tests run once or twice: compiled with little effort they cost half as many CPU-seconds in all.  What is
-# given has the last word.
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false",
-        "--xla_cpu_parallel_codegen_split_count=1",
-        os.environ.get("XLA_FLAGS", ""),
-    ]
+# Programs of tests run once or twice: compiled with little effort they cost half as many CPU-seconds in all.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1",
 )

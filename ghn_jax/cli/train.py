@@ -117,6 +117,14 @@ def _folders() -> tuple[Path, Path]:
     return package / "configs", package.parent / "configs"
 
 
+def set_up_process() -> None:
+    """What a process that trains wants of absl, of the allocator and of JAX."""
+    logging.use_absl_handler()
+    logging.set_verbosity(logging.WARNING)  # Orbax reports every step of a save
+    keep_freed_memory()
+    use_compilation_cache()
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line `ghn-jax train ARGUMENTS`; exits with 128 + the number of a signal that ended the run."""
     with ends_at_once():  # until there is something to save; then `training.signals` listens
@@ -126,10 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _main(arguments: Sequence[str] | None) -> None:
     args, overrides = parse_args(arguments)
     fields = read_config(args.config, overrides)
-    logging.use_absl_handler()
-    logging.set_verbosity(logging.WARNING)  # Orbax reports every step of a save
-    keep_freed_memory()
-    use_compilation_cache()
+    set_up_process()
     parallel.connect(args.coordinator, args.num_processes, args.process)
     config = from_fields(fields)
     print(f"training {config.ghn} on {config.dataset}, {jax.device_count()} {jax.default_backend()} device(s)")

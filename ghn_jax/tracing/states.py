@@ -145,10 +145,8 @@ def uses(equations: Equations, inputs: Collection[int], params: Collection[int])
     for equation in equations.equations:
         reader.read(equation)
     given = (*equations.inputs, *equations.constants)
-    keys, stopped = (
-        only_through(equations, given, RANDOM_OPERATIONS),
-        only_through(equations, given, ("stop_gradient",)),
-    )
+    keys = only_through(equations, given, RANDOM_OPERATIONS)
+    stopped = only_through(equations, given, ("stop_gradient",))
     return Uses(reader.variances, reader.means, keys, stopped, reader.carried)
 
 

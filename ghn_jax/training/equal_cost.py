@@ -15,13 +15,14 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from ghn_jax import images
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import Real
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.results import summary
@@ -29,7 +30,7 @@ from ghn_jax.ghn.config import ConfigError
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset
 from ghn_jax.training import parallel
-from ghn_jax.training.config import TrainConfig, differences, from_fields
+from ghn_jax.training.config import MAY_CHANGE, TrainConfig, differences, from_fields
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import train
 from ghn_jax.training.meta_batches import meta_batches
@@ -88,7 +89,7 @@ def parse_recipes(base: TrainConfig, texts: Sequence[str]) -> dict[str, TrainCon
         name, _, changes = text.partition(":")
         if not name or name in found or name != Path(name).name or name.startswith("."):
             raise ConfigError(f"recipe {text!r}: expected NAME or NAME:FIELD=VALUE,..., every name once")
-        fields = {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+        fields = dict(vars(base))
         for change in changes.split(",") if changes else ():
             field, equals, value = change.partition("=")
             if not equals or field in (*SAME, *SET):
@@ -168,7 +169,8 @@ def compare(
       For every recipe a course for every seed.
 
     Raises:
-      ConfigError: no network to judge by; costs that were measured for other recipes; what `train` raises.
+      ConfigError: no network to judge by; costs that were measured for other recipes, or a damaged file of them; what
+        `train` raises.
       OSError: files that cannot be written.
     """
     out = Path(out)
@@ -181,41 +183,72 @@ def compare(
             cost = costs[name]
             steps = max(times, round(60 * cpu_minutes / cost))
             run = dataclasses.replace(
-                config, seed=seed, steps=steps, workdir=str(out / f"{name}_{seed}"), val_minutes=1e6,
-                val_at=tuple(part / times for part in range(1, times)),
+                config, seed=seed, steps=steps, workdir=str(out / f"{name}_{seed}"), max_minutes=None,
+                val_minutes=1e6, val_at=tuple(part / times for part in range(1, times)),
             )  # fmt: skip
             begins(f"{name}, seed {seed}: {steps:,} steps of {cost:.3f} CPU-seconds")
-            outcome = train(run, dataset)
-            if outcome.signal is not None:
-                raise KeyboardInterrupt
-            found[name].append(_course(Path(run.workdir), steps, cost))
+            course = _course(Path(run.workdir), cost)
+            if course is None or course.steps < steps:
+                if train(run, dataset).signal is not None:
+                    raise KeyboardInterrupt
+                course = _course(Path(run.workdir), cost)
+            assert course is not None and course.steps == steps
+            found[name].append(course)
     return found
 
 
 def _known_costs(recipes: Recipes, dataset: Dataset, out: Path, begins: Callable[[str], None]) -> dict[str, float]:
-    """The costs in a folder, or new ones, which are written there."""
+    """The costs in a folder, or new ones, which are written there.
+
+    New recipes take turns with one whose cost is known: theirs are what it would have been at that time.
+    """
     out.mkdir(parents=True, exist_ok=True)
-    stored: dict[str, dict] = {}
-    if (out / COSTS).exists():
-        stored = files.parse_json(files.read_regular(out / COSTS))
-    for name in stored.keys() & recipes.keys():
-        if different := differences(recipes[name], stored[name]["config"]):
-            raise ConfigError(
-                f"{out / COSTS} is of another recipe {name}: {'; '.join(different)}; choose another --out"
-            )
-    if new := {name: config for name, config in recipes.items() if name not in stored}:
+    stored = _read_costs(out / COSTS, recipes) if (out / COSTS).exists() else {}
+    if new := [name for name in recipes if name not in stored]:
         begins(f"measuring what a step costs: {', '.join(new)}")
-        for name, cost in step_costs(new, dataset).items():
-            stored[name] = {"cpu_seconds": cost, "config": dataclasses.asdict(recipes[name])}
+        known = [name for name in recipes if name in stored][:1]
+        found = step_costs({name: recipes[name] for name in (*known, *new)}, dataset)
+        scale = stored[known[0]]["cpu_seconds"] / found[known[0]] if known else 1.0
+        for name in new:
+            stored[name] = {"cpu_seconds": scale * found[name], "config": dataclasses.asdict(recipes[name])}
         with files.replacing(out / COSTS) as temporary:
             temporary.write_text(json.dumps(stored, indent=1))
     return {name: stored[name]["cpu_seconds"] for name in recipes}
 
 
-def _course(workdir: Path, steps: int, cost: float) -> Course:
+def _read_costs(path: Path, recipes: Recipes) -> dict[str, Any]:
+    """What is known of recipes, which must be those that it was measured for, judged by the same networks and images.
+
+    Raises:
+      ConfigError: they are not, or the file holds something else.
+    """
+    try:
+        stored = files.parse_json(files.read_regular(path))
+        for known in stored.values():
+            Real(0, 1e30, with_low=False).take(known["cpu_seconds"])
+            dict.items(known["config"])
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+        raise ConfigError(f"{path}: expected what steps of recipes cost, choose another folder ({error})") from error
+    for name in stored.keys() & recipes.keys():
+        was, now = stored[name]["config"], recipes[name]
+        different = differences(now, was)
+        different += [
+            f"{field} was {was.get(field)!r}, is {getattr(now, field)!r}"
+            for field in SAME
+            if field in MAY_CHANGE and was.get(field) != getattr(now, field)
+        ]
+        if different:
+            raise ConfigError(f"{path} is of another recipe {name}: {'; '.join(different)}; choose another folder")
+    return stored
+
+
+def _course(workdir: Path, cost: float) -> Course | None:
+    """What a run has made so far, None if it was never judged."""
+    if not (workdir / VALIDATION).exists():
+        return None
     rows = {row["step"]: row["accuracies"] for row in json_lines.read(workdir / VALIDATION, step=int, accuracies=list)}
     at = sorted(rows)
-    return Course(np.array(at) * cost / 60, np.array([rows[step] for step in at]), steps)
+    return Course(np.array(at) * cost / 60, np.array([rows[step] for step in at]), at[-1]) if at else None
 
 
 def table(found: Mapping[str, Sequence[Course]]) -> str:

@@ -56,39 +56,60 @@ def test_texts_that_are_no_recipe(tmp_path, text, named):
         equal_cost.parse_recipes(small_config(tmp_path, val_networks=2), ["a", text])
 
 
-def test_every_recipe_gets_the_steps_that_its_minutes_pay_for(
+def test_a_run_gets_the_steps_that_its_minutes_pay_for(
     tmp_path, monkeypatch, small_hypernetwork, small_networks, judged_by_small_networks, digits
 ):
-    """The runs themselves: steps, when they are judged, by which networks; the second call trains nothing."""
-    base = small_config(tmp_path, val_networks=2, val_images=32)
-    recipes = equal_cost.parse_recipes(base, ["today", "muon:optimizer=muon,average=0.5"])
-    monkeypatch.setattr(equal_cost, "step_costs", lambda recipes, dataset: dict(zip(recipes, (3.0, 2.0), strict=True)))
+    """A run itself: its steps, when it is judged, by which networks; the second call trains and judges nothing."""
+    base = small_config(tmp_path, val_networks=2, val_images=32, max_minutes=1e-6)  # a limit that does not count
+    recipes = equal_cost.parse_recipes(base, ["muon:optimizer=muon,average=0.5"])
+    monkeypatch.setattr(equal_cost, "step_costs", lambda recipes, dataset: {"muon": 3.0})
     told = []
 
     def compare(recipes=recipes):
-        return equal_cost.compare(recipes, digits, tmp_path / "out", cpu_minutes=0.2, times=2, begins=told.append)
+        return equal_cost.compare(
+            recipes, digits, tmp_path / "out", cpu_minutes=0.2, times=2, begins=told.append
+        )["muon"]  # fmt: skip
 
-    found = compare()
-    assert [[course.steps for course in courses] for courses in found.values()] == [[4], [6]]  # of 12 CPU-seconds
-    for courses, cost in zip(found.values(), (3.0, 2.0), strict=True):
-        for course in courses:
-            np.testing.assert_allclose(course.minutes, np.array([course.steps // 2, course.steps]) * cost / 60)
-            assert course.accuracies.shape == (2, 2) and np.all(course.accuracies >= 0)
-    met = [
-        [row["architectures"] for row in json_lines.read(tmp_path / "out" / name / json_lines.METRICS)][:4]
-        for name in ("today_0", "muon_0")
-    ]
-    assert met[0] == met[1]  # the seed alone decides which networks come
+    (course,) = compare()
+    assert course.steps == 4 and "muon, seed 0: 4 steps of 3.000 CPU-seconds" in told  # of 12 CPU-seconds
+    np.testing.assert_allclose(course.minutes, [0.1, 0.2])
+    assert course.accuracies.shape == (2, 2) and np.all(course.accuracies >= 0)
 
     monkeypatch.setattr(equal_cost, "step_costs", lambda recipes, dataset: pytest.fail("measured again"))
-    again = compare()
-    for name, courses in found.items():
-        for one, other in zip(courses, again[name], strict=True):
-            np.testing.assert_array_equal(one.accuracies, other.accuracies)
-    with pytest.raises(ConfigError, match="another recipe muon: average was 0.5, is 0.6"):
-        compare({"muon": dataclasses.replace(recipes["muon"], average=0.6)})
+    monkeypatch.setattr(equal_cost, "train", lambda config, dataset: pytest.fail("trained again"))
+    np.testing.assert_array_equal(compare()[0].accuracies, course.accuracies)
+    for change, named in (
+        ({"average": 0.6}, "average was 0.5, is 0.6"),
+        ({"val_images": 16}, "val_images was 32, is 16"),
+    ):
+        with pytest.raises(ConfigError, match=f"another recipe muon: {named}"):
+            compare({"muon": dataclasses.replace(recipes["muon"], **change)})
     with pytest.raises(ConfigError, match="val_networks=0"):
         compare({"blind": dataclasses.replace(base, val_networks=0)})
+
+
+def test_a_recipe_that_comes_later_costs_what_it_would_have_cost_then(tmp_path, monkeypatch):
+    """The machine has become twice as slow since."""
+    base = small_config(tmp_path, val_networks=2)
+    measured = []
+
+    def step_costs(recipes, dataset):
+        measured.append(list(recipes))
+        return {name: cost * len(measured) for name, cost in (("a", 3.0), ("b", 5.0)) if name in recipes}
+
+    monkeypatch.setattr(equal_cost, "step_costs", step_costs)
+    for recipes in ({"a": base}, {"a": base, "b": base}):
+        costs = equal_cost._known_costs(recipes, None, tmp_path, print)
+    assert costs == {"a": 3.0, "b": 5.0} and measured == [["a"], ["a", "b"]]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[1]", '{"a": 3}', '{"a": {"cpu_seconds": 0, "config": {}}}', '{"a": {"cpu_seconds": 1}}']
+)
+def test_damaged_costs(tmp_path, content):
+    (tmp_path / equal_cost.COSTS).write_text(content)
+    with pytest.raises(ConfigError, match="expected what steps of recipes cost"):
+        equal_cost._known_costs({"a": small_config(tmp_path, val_networks=2)}, None, tmp_path, print)
 
 
 def test_costs_are_of_steps_without_compiling(tmp_path, monkeypatch, small_hypernetwork, small_networks, digits):
