@@ -1,8 +1,9 @@
-"""Trains networks on few images of each class, from predicted and from other parameters.
+"""Trains networks on few images of each class or on all, from predicted and from other parameters.
 
     python experiments/few_shot.py --arch resnet50 vit test/7 --per_class 100 --rates 0.01 0.025 0.05 --out=few_shot
     python experiments/few_shot.py --arch test/15 --per_class 10 50 100 --starts predicted he orthogonal body \\
         --epochs=10 --test_images=1024 --out=few_shot
+    python experiments/few_shot.py --arch test/56 --per_class all --seeds 0 --epochs=5 --out=whole_set
 
 As published: the first images of each class (other seeds draw), batches of 96, 50 epochs, SGD with momentum 0.9 and a
 cosine schedule, weight decay 1e-3; of several rates the best on 200 validation images.  Results are added to
@@ -28,11 +29,16 @@ from ghn_jax.studies import few_shot
 from ghn_jax.studies.few_shot import FEW_SHOT_STARTS
 
 
+def _count_or_all(text: str) -> int | None:
+    return None if text == "all" else COUNT(text)
+
+
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
     add_hypernetwork(parser)
     parser.add_argument("--arch", nargs="+", required=True, help=lookup.HELP)
-    parser.add_argument("--per_class", type=COUNT, nargs="+", default=[10, 50, 100], help="training images a class")
+    parser.add_argument("--per_class", type=_count_or_all, nargs="+", default=[10, 50, 100],
+                        help="training images a class, or all")  # fmt: skip
     parser.add_argument("--starts", nargs="+", default=["predicted", "he"], choices=FEW_SHOT_STARTS)
     parser.add_argument("--seeds", type=INDEX, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=COUNT, default=50)

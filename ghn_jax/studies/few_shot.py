@@ -1,4 +1,4 @@
-"""Networks trained on few images of each class, from predicted and from other parameters.
+"""Networks trained on few images of each class or on all, from predicted and from other parameters.
 
 Source: paper, section 5.3 and appendix (100 images a class of CIFAR-10, the rate tuned on 200 held-out images), and
 Knyazev, "Pretraining a Neural Network before Knowing Its Architecture" (noise and orthogonal weights).
@@ -40,17 +40,19 @@ TUNED_ON = 200
 PAPERS_BATCH_SIZE = 96
 
 
-def few_shot(dataset: Dataset, per_class: int, seed: int = 0) -> Dataset:
+def few_shot(dataset: Dataset, per_class: int | None, seed: int = 0) -> Dataset:
     """A data set with so many training images of each class.
 
     Args:
       dataset: in memory.
-      per_class: how many.
+      per_class: how many; None for all, as they are.
       seed: 0 takes the first ones in their order, as published; another one draws.
 
     Raises:
       StudyError: a class with fewer images, named with their number.
     """
+    if per_class is None:
+        return dataset
     labels = np.asarray(dataset.train.labels)
     order = np.arange(len(labels)) if seed == 0 else np.random.default_rng(seed).permutation(len(labels))
     chosen = []
@@ -89,7 +91,7 @@ def measure(
     dataset: Dataset,
     path: Path,
     *,
-    per_class: Sequence[int],
+    per_class: Sequence[int | None],
     epochs: int = 50,
     seeds: Sequence[int] = (0, 1, 2),
     starts: Collection[str] = ("predicted", "he"),
@@ -107,7 +109,7 @@ def measure(
       networks: by name.
       dataset: what they classify.
       path: a file with a JSON line for every training.
-      per_class: numbers of training images of each class.
+      per_class: numbers of training images of each class; None for all that there are.
       epochs: of every training; accuracy is measured before and after them, and after each fifth of them.
       seeds: of images, random parameters, noise and the order of images.
       starts: some of `FEW_SHOT_STARTS`.
@@ -185,7 +187,7 @@ def table(rows: Iterable[Row]) -> str:
         last = row["accuracy"][str(row["epochs"])]
         cells[row["architecture"], row["start"], row["per_class"]].append(100 * last)
         counts[row["per_class"]] = None
-    lines = [["network", "start", *(f"{count} a class" for count in counts)]]
+    lines = [["network", "start", *("all" if count is None else f"{count} a class" for count in counts)]]
     lines.append(["---"] * len(lines[0]))
     for network, start in dict.fromkeys((network, start) for network, start, _ in cells):
         line = [network, start]
@@ -214,7 +216,7 @@ def plot(path: str | os.PathLike, rows: Sequence[Row], title: str) -> None:
             mean, spread = values.mean(0), values.std(0) / max(1, len(values) - 1) ** 0.5
             axes.plot(epochs, mean, ".-", color=f"C{place}", label=start)
             axes.fill_between(epochs, mean - spread, mean + spread, color=f"C{place}", alpha=0.2, linewidth=0)
-        axes.set(xlabel="epochs", title=f"{count} images a class")
+        axes.set(xlabel="epochs", title="all images" if count is None else f"{count} images a class")
         axes.grid(alpha=0.3)
     panels[0].set(ylabel="test accuracy, %")
     panels[-1].legend(loc="lower right")

@@ -40,6 +40,7 @@ def test_the_first_images_of_each_class_or_others(digits):
     assert np.bincount(other.train.labels).tolist() == [3] * 10
     assert not np.array_equal(other.train.images, few.train.images)
     np.testing.assert_array_equal(other.train.images, few_shot.few_shot(digits, 3, seed=1).train.images)
+    assert few_shot.few_shot(digits, None) is digits
     with pytest.raises(StudyError, match=r"class \d of digits has \d+ training images, expected 5000"):
         few_shot.few_shot(digits, 5000)
 
@@ -92,6 +93,13 @@ def test_measured_once_and_the_best_rate_is_taken(digits, network, tmp_path, mon
     assert len(calls) == 4
     ghn = GHN.init(SMALL, 1)  # He initialization is none of its predictions
     assert measure(rates=[0.1, 0.3, 0.2]) == rows and not calls
+    whole = few_shot.measure(
+        ghn, {"a": network}, digits, path, per_class=[2, None], epochs=5, seeds=[0], starts=["he"], rates=[0.1]
+    )
+    total = len(digits.train.labels)
+    assert [row["per_class"] for row in whole] == [2, None] and calls[-1] == (0.1, len(digits.test.labels), total)
+    assert few_shot.table(whole).splitlines()[0] == "| network | start | 2 a class | all |"
+    few_shot.plot(tmp_path / "whole.png", whole, "a")
     rows[1]["accuracy"]["5"] += 0.02
     assert few_shot.table(rows).splitlines()[2] == "| a | he | 31.5 +- 1.0 | 30.5 +- 0.0 |"
     few_shot.plot(tmp_path / "curves.png", rows, "a")
