@@ -6,8 +6,9 @@
         --trained ghn2_fashion_mnist:results/sgd_fashion_mnist/networks.jsonl
 
 --zero_shot is a hypernetwork, its title, and a file of `experiments/evaluate_splits.py`; --trained a hypernetwork and a
-file of `experiments/train_networks.py`.  Features of networks are added to --features, so the same command goes on
-after an interruption.  `forecast.json` is what the package reads (`ghn_jax/prediction/data`), `forecast.md` the error.
+file of `experiments/train_networks.py`; --models one and a file of `benchmarks/forecast_models.py`.  Features of
+networks are added to --features, so the same command goes on after an interruption.  `forecast.json` is what the
+package reads (`ghn_jax/prediction/data`), `forecast.md` the error.
 """
 
 import ghn_jax.cli.script
@@ -36,12 +37,13 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--zero_shot", action="append", required=True, metavar="WHAT:TITLE:FILE")
     parser.add_argument("--trained", action="append", required=True, metavar="WHAT:FILE")
+    parser.add_argument("--models", action="append", default=[], metavar="WHAT:FILE")
     parser.add_argument("--most", type=COUNT, default=100, help="networks of every split (%(default)s)")
     parser.add_argument("--features", type=Path, required=True, help="a file of features, which grows")
     parser.add_argument("--out", type=Path, required=True, help="folder for results")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     args = parser.parse_args(arguments)
-    for option, parts in (("zero_shot", 3), ("trained", 2)):
+    for option, parts in (("zero_shot", 3), ("trained", 2), ("models", 2)):
         for text in getattr(args, option):
             if len(text.split(":")) != parts:
                 parser.error(f"--{option}={text}: expected {parts} parts with colons between them")
@@ -69,6 +71,8 @@ def examples_of(args: argparse.Namespace) -> list[Example]:
         features = fit_forecast.features_of_networks(networks, {what: ghn_jax.load(what)}, args.features)
         mine = {(split, number): features[split, number, what] for split, number in networks}
         examples += fit_forecast.examples_of(found, helps.get(what, {}), mine, references[what], CHANCE)
+    for what, path in (text.split(":") for text in args.models):
+        examples += fit_forecast.examples_of_models(Path(path), what, ghn_jax.load(what), references[what], CHANCE)
     return examples
 
 

@@ -26,6 +26,9 @@ from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED, StudyError
 TREES, DEPTH, SHRINKAGE = 80, 3, 0.1
 """Number and depth of the trees, and what the value of each is multiplied with."""
 
+MODELS = "public models"
+"""The group of models that are no networks of DeepNets-1M."""
+
 HALF = 0.5
 """Of what networks like those of training reach: below it a prediction counts as poor."""
 
@@ -105,6 +108,35 @@ def examples_of(
             relative = None if accuracy is None else (accuracy - chance) / (reference - chance)
             found = features[split, number]
             examples.append(Example(f"{split}/{number}", split, found, relative, helps.get((split, number))))
+    return examples
+
+
+def examples_of_models(path: Path, what: str, ghn: GHN, reference: float, chance: float) -> list[Example]:
+    """Examples of models that are no networks of DeepNets-1M, of `benchmarks/forecast_models.py`.
+
+    Args:
+      path: a file with a JSON line for every model.
+      what: name of the hypernetwork.
+      ghn: the hypernetwork; lines of others do not count.
+      reference, chance: as for `examples_of`.
+
+    Raises:
+      StudyError: no line of this hypernetwork, or one with features of another number.
+    """
+    about = {"checkpoint": what, json_lines.WEIGHTS: ghn.fingerprint}
+    examples = []
+    for row in json_lines.read(path, model=str, features=list, accuracy=dict):
+        if not json_lines.is_of(row, about):
+            continue
+        if len(row["features"]) != len(FEATURES):
+            raise StudyError(f"{path}: {len(row['features'])} features of {row['model']}, expected {len(FEATURES)}")
+        predicted, own = row["accuracy"][FROM_PREDICTED], row["accuracy"][FROM_HE]
+        last = max(predicted, key=int)
+        relative = (predicted["0"] - chance) / (reference - chance)
+        features = np.array(row["features"], np.float64)
+        examples.append(Example(row["model"], MODELS, features, relative, predicted[last] > own[last]))
+    if not examples:
+        raise StudyError(f"{path}: no model of {what} with the weights that it has now, expected some")
     return examples
 
 

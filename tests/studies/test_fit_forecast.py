@@ -144,6 +144,22 @@ def test_whether_a_prediction_helped():
     assert fit_forecast.helped([row(3, "predicted", **{"0": 0.5}), row(3, "he", **{"10": 0.4})]) == {}
 
 
+def test_models_of_others(tmp_path):
+    ghn, path = GHN.init(SMALL, 0), tmp_path / "models.jsonl"
+    row = {"model": "VGG", "checkpoint": "small", "weights": ghn.fingerprint, "features": [0.25] * len(FEATURES)}
+    accuracy = {"predicted": {"0": 0.4, "100": 0.6}, "he": {"0": 0.1, "100": 0.7}}
+    rows = [row | {"accuracy": accuracy}, row | {"weights": "others", "accuracy": accuracy}]
+    path.write_text("".join(json.dumps(one) + "\n" for one in rows))
+    (example,) = fit_forecast.examples_of_models(path, "small", ghn, reference=0.7, chance=0.1)
+    assert (example.name, example.group, example.helps) == ("VGG", "public models", False)
+    assert example.accuracy == pytest.approx(0.5) and example.features.tolist() == [0.25] * len(FEATURES)
+    with pytest.raises(StudyError, match="no model of another with the weights that it has now"):
+        fit_forecast.examples_of_models(path, "another", ghn, reference=0.7, chance=0.1)
+    path.write_text(json.dumps(row | {"features": [1.0], "accuracy": accuracy}) + "\n")
+    with pytest.raises(StudyError, match="1 features of VGG, expected 11"):
+        fit_forecast.examples_of_models(path, "small", ghn, reference=0.7, chance=0.1)
+
+
 def test_script(tmp_path, capsys):
     """From the files of the two measurements to a score that the package reads."""
     made = examples(48)
