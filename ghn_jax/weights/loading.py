@@ -177,7 +177,8 @@ def provenance(what: str | os.PathLike[str]) -> dict[str, Any]:
 
 def of_published(path: str | os.PathLike[str], published: conversion.Published) -> dict[str, Any]:
     """Provenance of what was read from a file of the original implementation."""
-    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {"converted_from": Path(path).name, "sha256": sha256, "epochs": published.epochs}
 
 
