@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ghn_jax.images import ImageError, cifar, fashion_mnist, load
+from ghn_jax.images.formats import cifar_pickle
 from ghn_jax.images.formats.cifar_pickle import read_python_batch
 from ghn_jax.images.formats.idx import read_idx
 
@@ -352,3 +353,33 @@ def test_incomplete_cifar(tmp_path, write):
     path.unlink()
     with pytest.raises(ImageError, match=f"cifar-10 lacks {path.name} of the files of cifar10"):
         cifar.load(TINY["cifar10"], tmp_path / "cifar-10")
+
+
+def test_pickles_that_make_much_of_little(tmp_path, monkeypatch):
+    path = tmp_path / "batch"
+    monkeypatch.setattr(cifar_pickle, "_MOST_INSTRUCTIONS", 1000)
+    path.write_bytes(b"\x80\x02(" + b"]" * 2000 + b"l.")
+    with pytest.raises(ImageError, match=r"batch \(2005 bytes\) .*: it has more than 1,000 instructions"):
+        read_python_batch(path)
+    # Numbers with one hash: every key of a dictionary of them is compared with all others.
+    path.write_bytes(pickle.dumps({number * (2**61 - 1): 0 for number in range(1, 20)}, 2))
+    with pytest.raises(ImageError, match="a number that no batch has"):
+        read_python_batch(path)
+    monkeypatch.setattr(cifar_pickle, "_MOST_BYTES", 4000)
+    text = b"X" + struct.pack("<I", 500) + b"a" * 500 + b"q\1X\6\0\0\0latin1\x86q\x020"
+    path.write_bytes(b"\x80\x02c_codecs\nencode\nq\x030" + text + b"}(" + b"h\3h\2RK\0" * 20 + b"u.")
+    with pytest.raises(ImageError, match="more than 4,000 bytes"):
+        read_python_batch(path)
+
+
+def test_a_gzipped_file_is_one_piece(tmp_path):
+    whole = idx_bytes(np.arange(3, dtype=np.uint8))
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(whole) + bytes(8))  # as on tapes
+    assert read_idx(path, 1).tolist() == [0, 1, 2]
+    path.write_bytes(gzip.compress(whole) + gzip.compress(b""))
+    with pytest.raises(ImageError, match="labels.gz: damaged gzip file .*more follows after its end"):
+        read_idx(path, 1)
+    path.write_bytes(gzip.compress(whole)[:-1])
+    with pytest.raises(ImageError, match="labels.gz: damaged gzip file .*it was cut"):
+        read_idx(path, 1)

@@ -290,3 +290,20 @@ def test_every_truncation_is_one_error(kind):
 def test_bad_augmentation(fields, message):
     with pytest.raises(ImageError, match=message):
         PhotoAugmentation(**fields)
+
+
+def test_a_photograph_of_thousands_of_scans():
+    class Source:
+        def __init__(self, content):
+            self.content = content
+
+        def read(self, number):
+            return self.content
+
+        def name(self, number):
+            return "photo.jpg"
+
+    content = encoded(Image.new("RGB", (1000, 1000)), "jpeg")
+    assert decode_rgb(Source(content + b"\xff\xda" * 100), 0).size == (1000, 1000)
+    with pytest.raises(ImageError, match=r"photo.jpg .* is damaged: 1000x1000 pixels in 5,001 scans"):
+        decode_rgb(Source(content + b"\xff\xda" * 5000), 0)

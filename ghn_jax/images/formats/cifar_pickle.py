@@ -22,6 +22,12 @@ from ghn_jax.images.errors import ImageError
 _MOST_BYTES = 1 << 28
 """Of a batch; the largest, of CIFAR-100, has 155 million."""
 
+_MOST_INSTRUCTIONS = 1 << 20
+"""Of a pickle; that batch has 300,000, most of them for the names of its images.  Each may make an object."""
+
+_MOST_BITS = 31
+"""Of an integer.  Dictionaries of larger ones can be made so that every entry meets all others."""
+
 
 class _DType:
     """In the place of `numpy.dtype`: the type of single unsigned bytes, for which byte order means nothing."""
@@ -53,19 +59,11 @@ class _Array:
         self.array = np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran_order else "C")
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """In the place of `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}: expected 'latin1'")
-    return text.encode("latin1")
-
-
 _STAND_INS = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("_codecs", "encode"): _encode,
 }
 
 # What the standard library's unpickler raises for bytes that are no pickle, depending on where they go wrong.
@@ -84,21 +82,38 @@ _UNPICKLING_ERRORS = (
 
 
 class _ArrayUnpickler(pickle.Unpickler):
+    _encoded = 0
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """In the place of `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}: expected 'latin1'")
+        self._encoded += len(text)
+        if self._encoded > _MOST_BYTES:  # one text may be encoded any number of times
+            raise pickle.UnpicklingError(f"more than {_MOST_BYTES:,} bytes")
+        return text.encode("latin1")
+
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         if (module, name) not in _STAND_INS:
             raise pickle.UnpicklingError(f"{module}.{name} is not part of an array")
         return _STAND_INS[module, name]
 
 
-def _check_memo(content: bytes) -> None:
+def _check_instructions(content: bytes) -> None:
     """Checks that no instruction asks for a place in the unpickler's memory far beyond those before it.
 
     Raises:
-      ValueError: one does, or the bytes are no pickle.
+      ValueError: one does, there are very many, a number that no batch has, or the bytes are no pickle.
     """
     instructions = 0
     for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
         instructions += 1
+        if instructions > _MOST_INSTRUCTIONS:
+            raise ValueError(f"it has more than {_MOST_INSTRUCTIONS:,} instructions")
+        if isinstance(argument, float) or (isinstance(argument, int) and argument.bit_length() > _MOST_BITS):
+            raise ValueError(f"instruction {instructions} has a number that no batch has")
         if "PUT" in opcode.name and isinstance(argument, int) and argument > 2 * instructions + 1000:
             raise ValueError(f"instruction {instructions} asks for place {argument} of its memory")
 
@@ -111,7 +126,7 @@ def read_python_batch(path: Path) -> dict[str, Any]:
     """
     try:
         content = files.read_regular(path, _MOST_BYTES)
-        _check_memo(content)
+        _check_instructions(content)
         # From memory: of a file, the unpickler would make room for whatever the pickle says is coming.
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         if not isinstance(batch, dict):
