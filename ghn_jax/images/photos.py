@@ -185,3 +185,7 @@ def _check_size(image: Image.Image) -> None:
 def _threads() -> concurrent.futures.ThreadPoolExecutor:
     """Pillow decodes and resizes outside Python's lock, so threads are enough."""
     return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ghn_jax_decode")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # they are not there
