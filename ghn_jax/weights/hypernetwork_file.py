@@ -16,7 +16,7 @@ from ghn_jax.checks import files
 from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
-from ghn_jax.runtime import own_settings
+from ghn_jax.runtime import outside_of_traces
 from ghn_jax.weights import pretrained, safetensors_file
 from ghn_jax.weights.errors import CheckpointError
 
@@ -51,7 +51,7 @@ def write(path: Path, ghn: GHN, provenance: Mapping[str, Any]) -> None:
     safetensors_file.write(path, arrays, {"format": "flax", _ABOUT: text})
 
 
-@own_settings()
+@outside_of_traces()
 def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
     """A hypernetwork and its provenance, from a file ending in `.safetensors`.
 

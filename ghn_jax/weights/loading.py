@@ -13,7 +13,7 @@ from typing import Any, overload
 from ghn_jax.ghn.config import HypernetConfig, title
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET, Task
-from ghn_jax.runtime import own_settings
+from ghn_jax.runtime import outside_of_traces
 from ghn_jax.weights import checkpoint, conversion, hypernetwork_file, pretrained
 from ghn_jax.weights.errors import CheckpointError
 
@@ -90,7 +90,7 @@ def load(what: None = None) -> Shelf: ...
 def load(what: str | os.PathLike[str]) -> GHN: ...
 
 
-@own_settings()
+@outside_of_traces()
 def load(what: str | os.PathLike[str] | None = None) -> GHN | Shelf:
     """A hypernetwork, or without an argument what there is in the package.
 

@@ -26,7 +26,7 @@ from ghn_jax.checks import files
 from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
-from ghn_jax.runtime import own_settings
+from ghn_jax.runtime import outside_of_traces
 from ghn_jax.weights import archive
 from ghn_jax.weights.errors import CheckpointError
 
@@ -75,7 +75,7 @@ def measured_accuracies(provenance: Mapping[str, Any]) -> dict[str, dict[str, fl
     return found
 
 
-@own_settings()
+@outside_of_traces()
 def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
     """A hypernetwork and its provenance.
 
