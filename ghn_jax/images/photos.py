@@ -127,7 +127,7 @@ def _decoded(source: Source, number: int, convert: Callable[[Image.Image], _Deco
         return convert(image)
     except UnidentifiedImageError as error:
         reason, cause = "neither JPEG nor PNG", error
-    except (*_DECODING_ERRORS, MemoryError, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (*_DECODING_ERRORS, MemoryError, Image.DecompressionBombError, Warning) as error:
         reason, cause = str(error), error
     where = f"{source.name(number)} ({len(content)} bytes)"
     raise ImageError(f"{where} is not an image, or is damaged: {reason}") from cause

@@ -361,6 +361,14 @@ def test_pickles_that_make_much_of_little(tmp_path, monkeypatch):
     path.write_bytes(b"\x80\x02(" + b"]" * 2000 + b"l.")
     with pytest.raises(ImageError, match=r"batch \(2005 bytes\) .*: it has more than 1,000 instructions"):
         read_python_batch(path)
+    # Python looks at all of a key, one inside of the other, and has no stack for that.
+    monkeypatch.setattr(cifar_pickle, "_MOST_INSTRUCTIONS", 1 << 20)
+    path.write_bytes(b"\x80\x02})" + b"\x85q\0" * 1100 + b"Ns.")
+    with pytest.raises(ImageError, match="it has more than 1,000 tuples"):
+        read_python_batch(path)
+    path.write_bytes(b"\x80\x02cnumpy\nndarray\n)K\0K\0\x87R.")
+    with pytest.raises(ImageError, match="an array of another class"):
+        read_python_batch(path)
     # Numbers with one hash: every key of a dictionary of them is compared with all others.
     path.write_bytes(pickle.dumps({number * (2**61 - 1): 0 for number in range(1, 20)}, 2))
     with pytest.raises(ImageError, match="a number that no batch has"):
@@ -383,3 +391,9 @@ def test_a_gzipped_file_is_one_piece(tmp_path):
     path.write_bytes(gzip.compress(whole)[:-1])
     with pytest.raises(ImageError, match="labels.gz: damaged gzip file .*it was cut"):
         read_idx(path, 1)
+
+
+def test_an_array_of_nothing_times_much(tmp_path):
+    (tmp_path / "images").write_bytes(b"\0\0\x08\x03" + struct.pack(">LLL", 0, 2**32 - 1, 2**32 - 1))
+    with pytest.raises(ImageError, match="images: nothing is in an array of shape"):
+        read_idx(tmp_path / "images", 3)

@@ -25,19 +25,30 @@ _MOST_BYTES = 1 << 28
 _MOST_INSTRUCTIONS = 1 << 20
 """Of a pickle; that batch has 300,000, most of them for the names of its images.  Each may make an object."""
 
+_MOST_LOOSE_TUPLES = 1000
+"""Tuples that are not at once the arguments or the state of something.  Python crashes at a key of very nested ones."""
+
 _MOST_BITS = 31
 """Of an integer.  Dictionaries of larger ones can be made so that every entry meets all others."""
+
+
+def _check_plain(values: tuple) -> None:
+    """Checks that there are only numbers, texts, bytes and None: tuples could be nested without end."""
+    if any(type(value) not in (int, bool, str, bytes, type(None)) for value in values):
+        raise pickle.UnpicklingError("an array with something else in its description")
 
 
 class _DType:
     """In the place of `numpy.dtype`: the type of single unsigned bytes, for which byte order means nothing."""
 
     def __init__(self, code: str | bytes, align: bool = False, copy: bool = False):
+        _check_plain((code, align, copy))
         if code not in ("u1", b"u1"):
             raise pickle.UnpicklingError(f"an array of dtype {code!r}: expected 'u1', unsigned bytes")
 
     def __setstate__(self, state: tuple) -> None:
         """Takes byte order, alignment and flags, and leaves them."""
+        _check_plain(state)
 
 
 class _Array:
@@ -47,9 +58,13 @@ class _Array:
 
     def __init__(self, kind: type, shape: tuple[int, ...], code: bytes):
         """Takes what describes the empty array, and leaves it."""
+        if kind is not _Array:
+            raise pickle.UnpicklingError("an array of another class")
+        _check_plain((*shape, code))
 
     def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, fortran_order, content = state
+        version, shape, dtype, fortran_order, content = state
+        _check_plain((version, fortran_order))
         if not isinstance(dtype, _DType) or not isinstance(content, bytes):
             raise pickle.UnpicklingError("an array without its dtype or its bytes")
         if type(shape) is not tuple or any(type(size) is not int for size in shape) or len(shape) > 8:
@@ -107,13 +122,19 @@ def _check_instructions(content: bytes) -> None:
     Raises:
       ValueError: one does, there are very many, a number that no batch has, or the bytes are no pickle.
     """
-    instructions = 0
+    instructions = loose_tuples = 0
+    after_tuple = False
     for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
         instructions += 1
         if instructions > _MOST_INSTRUCTIONS:
             raise ValueError(f"it has more than {_MOST_INSTRUCTIONS:,} instructions")
         if isinstance(argument, float) or (isinstance(argument, int) and argument.bit_length() > _MOST_BITS):
             raise ValueError(f"instruction {instructions} has a number that no batch has")
+        if "PUT" not in opcode.name and opcode.name not in ("MEMOIZE", "FRAME"):
+            loose_tuples += after_tuple and opcode.name not in ("REDUCE", "BUILD")
+            if loose_tuples > _MOST_LOOSE_TUPLES:
+                raise ValueError(f"it has more than {_MOST_LOOSE_TUPLES:,} tuples")
+            after_tuple = "TUPLE" in opcode.name
         if "PUT" in opcode.name and isinstance(argument, int) and argument > 2 * instructions + 1000:
             raise ValueError(f"instruction {instructions} asks for place {argument} of its memory")
 

@@ -48,6 +48,8 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     size = start + math.prod(shape)
     if len(content) != size:
         raise ImageError(f"{path}: found {len(content)} bytes (uncompressed), expected {size} for shape {list(shape)}")
+    if 0 in shape:  # the others may be of any size
+        raise ImageError(f"{path}: nothing is in an array of shape {list(shape)}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
