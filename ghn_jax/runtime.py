@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax._src import compilation_cache, xla_bridge
+import numpy as np
+from jax._src import compilation_cache, core, xla_bridge
 from jax._src.compilation_cache_interface import CacheInterface
 
 from ghn_jax.errors import GHNError
@@ -36,7 +37,7 @@ class ForkError(GHNError, RuntimeError):
 
 @contextlib.contextmanager
 def own_settings() -> Iterator[None]:
-    """Within the context JAX computes as this package means it, however strict the settings of its user are.
+    """Within the context JAX and NumPy compute as this package means it, however strict the settings of its user are.
 
     They are those of a thread: what another thread is to do takes them along as `own_settings()(function)`.
     """
@@ -44,9 +45,20 @@ def own_settings() -> Iterator[None]:
         stack.enter_context(jax.numpy_dtype_promotion("standard"))
         stack.enter_context(jax.numpy_rank_promotion("allow"))
         stack.enter_context(jax.transfer_guard("allow"))
+        stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))  # as NumPy begins
         config: Any = jax.config  # whose attributes type checkers do not know
         if config.jax_disable_jit:
             stack.enter_context(jax.disable_jit(False))
+        yield
+
+
+@contextlib.contextmanager
+def outside_of_traces() -> Iterator[None]:
+    """As `own_settings`; and what is computed is no part of a function that JAX may be tracing.
+
+    Such a function may predict too, say as a constant.  What is put aside for later calls must not belong to it.
+    """
+    with own_settings(), core.eval_context():
         yield
 
 
@@ -176,7 +188,9 @@ def _say_once(text: str) -> None:
 
 def say(text: str) -> None:
     """On stderr and not as a warning: even where warnings are errors, nothing is to stop for want of a cache."""
-    print(f"ghn_jax: {text}", file=sys.stderr, flush=True)
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+            print(f"ghn_jax: {text}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -275,13 +275,13 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
 
 def _mark(folder: Path) -> None:
     """Writes down which files are in a folder."""
-    (folder / MARK).write_text("".join(f"{name}\n" for name in sorted(_files(folder))), errors="surrogateescape")
+    (folder / MARK).write_bytes(os.fsencode("".join(f"{name}\n" for name in sorted(_files(folder)))))
 
 
 def _foreign_files(folder: Path) -> list[str] | None:
     """Files in a folder that are not those it was written with, None if it has no mark."""
     try:
-        known = (folder / MARK).read_text(errors="surrogateescape").splitlines()
+        known = os.fsdecode(read_regular(folder / MARK)).splitlines()
     except OSError:
         return None
     return sorted(_files(folder) - {MARK, *known})

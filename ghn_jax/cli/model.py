@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import os
 import sys
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ghn_jax.checks import files
 from ghn_jax.cli.common import CommandError
 from ghn_jax.deepnets import lookup
 from ghn_jax.graphs.graph import Graph
@@ -64,8 +64,8 @@ def parse_arg(text: str) -> tuple[str, Any]:
     if not equals or not name.isidentifier():
         raise CommandError(f"--arg={text}: expected name=value")
     try:
-        return name, json.loads(value.lower() if value in ("True", "False") else value)
-    except json.JSONDecodeError:
+        return name, files.parse_json(value.lower() if value in ("True", "False") else value)
+    except ValueError:
         return name, value
 
 

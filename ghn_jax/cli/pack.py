@@ -20,9 +20,13 @@ from typing import Any
 import numpy as np
 
 import ghn_jax
+from ghn_jax.checks import files
 from ghn_jax.cli.common import CommandError, make_parser, refuse_existing
 from ghn_jax.training.config import MAY_CHANGE
 from ghn_jax.weights import checkpoint, pretrained
+
+_MOST_BYTES = 1 << 24
+"""Of a file of accuracies."""
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -80,11 +84,13 @@ def stored_accuracy(text: str) -> dict[str, Any]:
     """The figures of one title in a file of experiments/evaluate_splits.py."""
     path, _, title = text.rpartition(":")
     try:
-        measured = json.loads(Path(path).read_text())
+        measured = files.parse_json(files.read_regular(path, _MOST_BYTES))
     except (OSError, ValueError) as error:
         raise CommandError(
             f"--accuracy={text}: expected FILE:TITLE, a file of experiments/evaluate_splits.py ({error})"
         ) from error
+    if not isinstance(measured, dict) or not {"what", "accuracy"} <= set(measured):
+        raise CommandError(f"--accuracy={text}: {path} is no file of experiments/evaluate_splits.py")
     if title not in measured["accuracy"]:
         raise CommandError(f"--accuracy={text}: {path} has {', '.join(measured['accuracy'])}")
     return {"what": measured["what"], **measured["accuracy"][title]}

@@ -40,11 +40,11 @@ def find_architecture(text: str, split: str = "val", large_images: bool = False)
     14
     """
     other, slash, number = text.rpartition("/")
-    if slash and other in ALL_SPLITS and number.isdigit():
+    if slash and other in ALL_SPLITS and number.isdecimal():
         split, text = other, number
-    if text.isdigit():
-        index = int(text)
+    if text.isdecimal():
         try:
+            index = int(text)  # of a few thousand digits, Python makes none
             return FoundArchitecture(f"{split}/{index}", index, sample_architecture(split, index, large_images))
         except ValueError as error:
             raise ArchitectureError(str(error)) from None

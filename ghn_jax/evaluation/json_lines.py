@@ -9,13 +9,15 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ghn_jax.checks import files
 from ghn_jax.checks.fields import ByName, Real, Rule
 
 METRICS = "metrics.jsonl"
 """Name of the file in the folder of a training run that has a line for every step."""
+
+_MOST_LINE_BYTES = 1 << 22
 
 Row = dict[str, Any]
 """What a line holds, by field."""
@@ -41,11 +43,21 @@ def read(path: str | os.PathLike, **kinds: type | Rule) -> Iterator[Row]:
       kinds: of fields that a row must have, by name, or rules for them; an integer is a float, True and False are
         neither.
     """
-    with files.open_regular(path) as lines:
-        for line in lines:
+    with files.open_regular(path) as file:
+        for line in _lines(file):
             row = parse(line)
             if row is not None and all(_is(row.get(name), kind) for name, kind in kinds.items()):
                 yield row
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file, but for those that are so long that no result is in them."""
+    while line := file.readline(_MOST_LINE_BYTES):
+        if line.endswith(b"\n") or len(line) < _MOST_LINE_BYTES:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = file.readline(_MOST_LINE_BYTES)
 
 
 def _is(value: Any, kind: type | Rule) -> bool:

@@ -134,7 +134,15 @@ class Programs:
         Raises:
           CompilationError: XLA cannot compile it, naming the recipe.
         """
-        return self._future(recipe).result()[device]
+        future = self._future(recipe)
+        try:
+            return future.result()[device]
+        except BaseException:
+            if future.done() and future.exception() is not None:  # next time there may be enough memory
+                with self._lock:
+                    if self._found.get(recipe) is future:
+                        del self._found[recipe]
+            raise
 
     def submit(self, function: Callable[..., Any], *arguments: Any) -> concurrent.futures.Future[Any]:
         """Compiles something else that belongs to the run, in the same threads."""
@@ -184,6 +192,8 @@ class Programs:
                 try:
                     found.set_result(self._load(key) or self._compile(key, lowered or self._lowered(recipe)[0]))
                 except BaseException as error:
+                    with self._lock:
+                        del self._compiled[key]
                     found.set_exception(error)
                     raise
             programs = found.result()

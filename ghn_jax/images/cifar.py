@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ghn_jax.checks import files
 from ghn_jax.images.augment import Augmentation
 from ghn_jax.images.dataset import Dataset, ImageError, Split
 from ghn_jax.images.formats import tfds
@@ -132,12 +133,15 @@ def _places(cifar: Cifar, data_dir: Path) -> list[tuple[Path, str]]:
 
 def _read_binary(cifar: Cifar, path: Path, num_images: int) -> Split:
     record = cifar.labels_per_image + PIXELS
-    size = path.stat().st_size
-    if size != num_images * record:
+    try:
+        content = files.read_regular(path, 1 << 28)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error}") from error
+    if len(content) != num_images * record:
         raise ImageError(
-            f"{path} has {size} bytes: expected {num_images * record} ({num_images} records of {record} bytes)"
+            f"{path} has {len(content)} bytes: expected {num_images * record} ({num_images} records of {record} bytes)"
         )
-    records = np.fromfile(path, np.uint8).reshape(num_images, record)
+    records = np.frombuffer(content, np.uint8).reshape(num_images, record)
     return _split(cifar, path, records[:, cifar.labels_per_image :], records[:, cifar.labels_per_image - 1])
 
 

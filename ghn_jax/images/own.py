@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from ghn_jax.checks.fields import Whole, taken
 from ghn_jax.errors import extra
 from ghn_jax.images.augment import Augmentation
 from ghn_jax.images.dataset import IMAGE_SIZE, Dataset
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 _SMALLEST_DEVIATION = 1 / 255
+_MOST_CLASSES = 1 << 20
 
 
 def from_arrays(
@@ -55,8 +57,7 @@ def from_arrays(
     _check_lengths(training, "images")
     if num_classes is None:
         num_classes = 1 + int(training.labels.max(initial=0))
-    if num_classes < 2:
-        raise ImageError(f"num_classes={num_classes}: expected at least 2")
+    num_classes = taken(num_classes, Whole(2, _MOST_CLASSES), ImageError, "num_classes")
     counts = np.bincount(training.labels, minlength=num_classes)
     if (counts == 0).any():
         raise ImageError(f"class {int(np.argmin(counts))} of {num_classes} has no image")
@@ -133,6 +134,8 @@ def _as_labels(labels: Any, what: str) -> np.ndarray:
     values = np.asarray(labels)
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or values.min(initial=0) < 0:
         raise ImageError(f"{what} of dtype {values.dtype}, shape {values.shape}: expected integers [n] from 0 on")
+    if values.max(initial=0) >= _MOST_CLASSES:
+        raise ImageError(f"{what} up to {values.max()}: expected at most {_MOST_CLASSES - 1:,}")
     return values.astype(np.int32)
 
 

@@ -30,6 +30,9 @@ MOST_FILE_BYTES = 1 << 28
 MOST_PIXELS = 89_478_485
 """As Pillow's own limit, above which it only warns.  The largest image of ImageNet has 61 million."""
 
+_MOST_SCANS = 50
+"""Of the largest image; one that is sent in steps has about ten."""
+
 
 class Source(Protocol):
     """Encoded images, numbered from 0."""
@@ -119,10 +122,12 @@ def _decoded(source: Source, number: int, convert: Callable[[Image.Image], _Deco
     except OSError as error:
         raise ImageError(f"{source.name(number)} cannot be read: {error}") from error
     try:
-        return convert(Image.open(io.BytesIO(content), formats=FORMATS))
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_scans(image, content)
+        return convert(image)
     except UnidentifiedImageError as error:
         reason, cause = "neither JPEG nor PNG", error
-    except (*_DECODING_ERRORS, Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+    except (*_DECODING_ERRORS, MemoryError, Image.DecompressionBombError, Warning) as error:
         reason, cause = str(error), error
     where = f"{source.name(number)} ({len(content)} bytes)"
     raise ImageError(f"{where} is not an image, or is damaged: {reason}") from cause
@@ -159,6 +164,18 @@ def _numbers(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(np.int64)
 
 
+def _check_scans(image: Image.Image, content: bytes) -> None:
+    """Checks that a JPEG is not decoded thousands of times: a scan of a few bytes may go over the whole image.
+
+    Raises:
+      ValueError: it would be.
+    """
+    # In numbers of pixels this mark cannot be; in what cameras append, it is there by chance.
+    scans = content.count(b"\xff\xda") if image.format in ("JPEG", "MPO") else 1
+    if scans * image.width * image.height > _MOST_SCANS * MOST_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels in {scans:,} scans")
+
+
 def _check_size(image: Image.Image) -> None:
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(f"{image.width}x{image.height} pixels, expected at most {MOST_PIXELS:,}")
@@ -168,3 +185,7 @@ def _check_size(image: Image.Image) -> None:
 def _threads() -> concurrent.futures.ThreadPoolExecutor:
     """Pillow decodes and resizes outside Python's lock, so threads are enough."""
     return concurrent.futures.ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="ghn_jax_decode")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)  # they are not there

@@ -26,6 +26,7 @@ from ghn_jax.graphs.graph import NODE_ID, Graph
 from ghn_jax.networks.architecture import CIFAR10
 from ghn_jax.networks.program_graph import build_graph
 from ghn_jax.prediction.embed import embed
+from ghn_jax.runtime import own_settings
 
 DATA = Path(__file__).parent / "data" / "forecast.json"
 """The fitted models and how well they did on splits that they were not fitted to."""
@@ -146,6 +147,7 @@ class Score(NamedTuple):
         return 1 / (1 + np.exp(-(self.helps[0] * np.asarray(accuracy) + self.helps[1])))
 
 
+@own_settings()
 def features_of(graph: Graph, ghn: GHN, extrapolated: float, left_out: float) -> np.ndarray:
     """The features of a network, `[F]` float64, in the order of `FEATURES`.
 
@@ -208,6 +210,7 @@ def fitted() -> Score:
     return Score(Trees.of(stored["accuracy"]), (slope, at_zero), np.asarray(stored["typical"], np.float64))
 
 
+@own_settings()
 def forecast(features: np.ndarray, score: Score | None = None) -> Forecast:
     """The forecast for a network of these features, `[F]`, by the score in the package or another one."""
     score = fitted() if score is None else score

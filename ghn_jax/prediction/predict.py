@@ -30,7 +30,7 @@ from ghn_jax.graphs.graph import LARGEST_SIZE, Graph, GraphError, Role, Tensor
 from ghn_jax.graphs.tree import ParameterTree
 from ghn_jax.networks.platforms import accelerator, default_device, processors
 from ghn_jax.prediction import on_cpu, on_device
-from ghn_jax.runtime import check_not_forked, own_settings
+from ghn_jax.runtime import check_not_forked, outside_of_traces
 from ghn_jax.weights import pretrained
 
 # Arrays that begin at multiples of this many bytes become JAX arrays without a copy on the CPU.
@@ -55,7 +55,7 @@ def predict_params(
 ) -> list[Any]: ...
 
 
-@own_settings()
+@outside_of_traces()
 def predict_params(
     graph: Graph | Sequence[Graph], ghn: GHN | None = None, *, seed: int = 0, strict: bool = False
 ) -> Any:
@@ -134,8 +134,12 @@ def chosen_ghn(ghn: GHN | None, function: str) -> GHN:
         raise TypeError(f"{function} expected a GHN, got {type(ghn).__name__}")
     if ghn not in _finite:
         for keys, leaf in jax.tree_util.tree_leaves_with_path(ghn.params):
+            name = jax.tree_util.keystr(keys, simple=True, separator="/")
+            if isinstance(leaf, jax.core.Tracer):
+                raise ConfigError(
+                    f"array {name} of the hypernetwork has no values while JAX traces a function: predict outside of it"
+                )
             if not np.isfinite(leaf).all():
-                name = jax.tree_util.keystr(keys, simple=True, separator="/")
                 raise ConfigError(f"array {name} of the hypernetwork has values that are not finite")
         _finite.add(ghn)
     return ghn
@@ -274,7 +278,7 @@ def _as_ordinary(tensor: Tensor, config: HypernetConfig) -> Tensor:
     return dataclasses.replace(tensor, role=ordinary[tensor.role])
 
 
-@own_settings()
+@outside_of_traces()
 def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Graph] = ()) -> None:
     """Compiles ahead what predictions on JAX's default device need, so that none of them has to wait.
 
@@ -309,7 +313,7 @@ def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Grap
         on_device.compile_ahead(ghn.config, buckets, graphs, device)
 
 
-@own_settings()
+@outside_of_traces()
 def embed_nodes(graph: Graph, ghn: GHN) -> np.ndarray:
     """Embeddings of the nodes of a checked graph, `[nodes, hid]`, say to predict properties of networks from."""
     check_not_forked()

@@ -98,7 +98,7 @@ def parse_recipes(base: TrainConfig, texts: Sequence[str]) -> dict[str, TrainCon
                     f"nor of {', '.join(SET)}, which the comparison sets; got {change!r}"
                 )
             with contextlib.suppress(ValueError):
-                value = json.loads(value)
+                value = files.parse_json(value)
             fields[field] = value
         found[name] = from_fields(fields)
     return found

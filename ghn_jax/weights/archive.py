@@ -6,15 +6,23 @@ import collections
 import contextlib
 import os
 import struct
+import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import Any, BinaryIO
 
 from ghn_jax.checks import files
 from ghn_jax.weights.errors import CheckpointError
 
 MOST_ENTRIES = 100_000
 """Of an archive."""
+
+_MOST_AT_ONCE = MOST_ENTRIES * 160
+"""Bytes that a list of so many entries takes, with names of usual length."""
+
+_MOST_COMPRESSED = 50
+"""Times that an archive of numbers may be smaller than they are: random numbers hardly shrink."""
 
 # What the standard library raises on bytes that are no archive.
 _DAMAGE = (
@@ -42,7 +50,10 @@ def opened(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
     with contextlib.ExitStack() as stack:
         with _damage_named(path):
             file = stack.enter_context(files.open_regular(path, most=1 << 40))
-            archive = stack.enter_context(zipfile.ZipFile(file))
+            # zipfile reads the list of entries at once, however long the archive says that it is.
+            limited: Any = _Limited(file)
+            archive = stack.enter_context(zipfile.ZipFile(limited))
+            limited.most = sys.maxsize
         archive.filename = os.fspath(path)
         counts = collections.Counter(archive.namelist())
         if len(counts) > MOST_ENTRIES:
@@ -54,6 +65,31 @@ def opened(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
         if stored > found:
             raise CheckpointError(f"{os.fspath(path)} has {found:,} bytes, its entries claim {stored:,}")
         yield archive
+
+
+class _Limited:
+    """A file that is not read if very much is asked for at once."""
+
+    def __init__(self, file: BinaryIO):
+        self.seek, self.tell, self.seekable, self._read = file.seek, file.tell, file.seekable, file.read
+        self.most = _MOST_AT_ONCE
+
+    def read(self, size: int = -1) -> bytes:
+        if size > self.most:
+            raise ValueError(f"a list of entries of {size:,} bytes, expected at most {self.most:,}")
+        return self._read(size)
+
+
+def check_unpacked(archive: zipfile.ZipFile) -> None:
+    """Checks that the entries of an archive of numbers are not many times as large as the archive.
+
+    Raises:
+      CheckpointError: they say that they are.
+    """
+    claimed = sum(info.file_size for info in archive.infolist())
+    found = sum(info.compress_size for info in archive.infolist())
+    if claimed > _MOST_COMPRESSED * found + (1 << 24):
+        raise CheckpointError(f"{archive.filename} has {found:,} bytes, which claim to unpack to {claimed:,}")
 
 
 def read(archive: zipfile.ZipFile, name: str, limit: int) -> bytes:

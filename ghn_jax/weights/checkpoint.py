@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import stat
@@ -27,6 +28,7 @@ from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import Task
+from ghn_jax.weights import pretrained
 from ghn_jax.weights.errors import CheckpointError
 
 FORMAT = "ghn_jax checkpoint 2"
@@ -49,7 +51,10 @@ _ABOUT = "_CHECKPOINT_METADATA"
 _ENTRIES = frozenset((_ABOUT, "orbax.checkpoint", "commit_success.txt", "metrics", _STATE))
 """All that is in the folder of a checkpoint.  One with anything else is not this program's alone, and stays."""
 
-_MOST_DESCRIPTION_BYTES = 1 << 26
+_MOST_DESCRIPTION_BYTES = 1 << 24
+
+_MOST_COMPRESSED = 50
+"""Times that files of arrays may be smaller than these: those of an optimiser begin as zeros, weights do not shrink."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,6 +165,8 @@ def load_ghn(path: str | os.PathLike) -> GHN:
     """
     path = find(path)
     description = _description(path)
+    entries = len(jax.tree.leaves(_metadata(path).metadata))
+    pretrained.check_size(path, description.ghn, entries, _MOST_COMPRESSED * check_files(path))
     like = jax.eval_shape(lambda: GHN.init(description.ghn, seed=0).params)
     params = load_arrays(path, {"params": like})["params"]
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -191,6 +198,7 @@ def load_arrays(path: str | os.PathLike, like: Any) -> Any:
             raise CheckpointError(f"{path} has no array {name}: is it of another configuration?")
         if tuple(known[name].shape) != tuple(leaf.shape):
             raise CheckpointError(f"{path}: array {name} has shape {tuple(known[name].shape)}, expected {leaf.shape}")
+    check_shapes(path, like)
     wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), like)
     from orbax.checkpoint import v1 as ocp  # slow to import
 
@@ -235,12 +243,30 @@ def newest_intact_step(folder: str | os.PathLike) -> int | None:
     return None
 
 
-def _metadata(path: Path) -> Any:
-    """What Orbax keeps beside the arrays.
+def check_shapes(path: Path, arrays: Any) -> None:
+    """Checks that a folder is not much too small for its arrays: where numbers are missing, Orbax makes zeros.
+
+    Args:
+      path: the folder.
+      arrays: a pytree of their shapes and types.
 
     Raises:
-      CheckpointError: files that are none, or damaged.
+      CheckpointError: it is.
     """
+    leaves: list[Any] = [leaf for leaf in jax.tree.leaves(arrays) if hasattr(leaf, "shape")]
+    claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
+    found = check_files(path)
+    if claimed > _MOST_COMPRESSED * found + (1 << 24):
+        raise CheckpointError(f"{path} is damaged: it has {found:,} bytes, its arrays claim {claimed:,}")
+
+
+def check_files(path: Path) -> int:
+    """Checks that everything in the folder of a checkpoint is a regular file, and returns their bytes.
+
+    Raises:
+      CheckpointError: something else is there, or a description that is too large.
+    """
+    total = 0
     for place, _, names in os.walk(path):
         for name in names:
             file = os.path.join(place, name)
@@ -252,6 +278,17 @@ def _metadata(path: Path) -> Any:
                 raise CheckpointError(f"{path} is damaged: {file} is no regular file")
             if name in (_ABOUT, "_METADATA") and found.st_size > _MOST_DESCRIPTION_BYTES:
                 raise CheckpointError(f"{path} is damaged: {file} has {found.st_size:,} bytes")
+            total += found.st_size
+    return total
+
+
+def _metadata(path: Path) -> Any:
+    """What Orbax keeps beside the arrays.
+
+    Raises:
+      CheckpointError: files that are none, or damaged.
+    """
+    check_files(path)
     from orbax.checkpoint import v1 as ocp  # slow to import
 
     try:

@@ -214,6 +214,10 @@ def _stored(state_dict: Any, size: int) -> dict[str, Stored]:
             raise ConversionError(f"state_dict[{str(entry)[:80]!r}] is no tensor")
         if value.elements > size:
             raise ConversionError(f"{entry[:80]} has {value.elements:,} elements, more than the file has bytes")
+    try:
+        torch_file.check_total(state_dict.values(), size)
+    except CheckpointError as error:
+        raise ConversionError(str(error)) from None
     moved: dict[str, str] = {_FIRST_LAYER + entry: entry for entry in _MOVED}
     if twice := [entry for entry in moved if entry in state_dict and moved[entry] in state_dict]:
         raise ConversionError(f"state_dict has both {twice[0]} and {moved[twice[0]]}")

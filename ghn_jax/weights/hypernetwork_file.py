@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from ghn_jax.checks import files
 from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
-from ghn_jax.runtime import own_settings
+from ghn_jax.runtime import outside_of_traces
 from ghn_jax.weights import pretrained, safetensors_file
 from ghn_jax.weights.errors import CheckpointError
 
@@ -50,7 +51,7 @@ def write(path: Path, ghn: GHN, provenance: Mapping[str, Any]) -> None:
     safetensors_file.write(path, arrays, {"format": "flax", _ABOUT: text})
 
 
-@own_settings()
+@outside_of_traces()
 def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
     """A hypernetwork and its provenance, from a file ending in `.safetensors`.
 
@@ -59,14 +60,16 @@ def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
         of another shape or not finite is named.
     """
     config, provenance = read_about(path)
-    arrays, _ = safetensors_file.read(path)
     expected = pretrained.shapes(config)
-    pretrained.check_names(path, list(arrays), expected)
-    for name, values in arrays.items():
-        if values.shape != expected[name] or values.dtype not in (np.float32, np.float16):
+    # Of the header: what is not to be used is not read either.
+    stored = safetensors_file.read_header(path).entries
+    pretrained.check_names(path, list(stored), expected)
+    for name, entry in stored.items():
+        if entry.shape != expected[name] or entry.dtype not in (np.float32, np.float16):
             raise CheckpointError(
-                f"{os.fspath(path)}: array {name} is {values.dtype} {values.shape}, expected float32 {expected[name]}"
+                f"{os.fspath(path)}: array {name} is {entry.dtype} {entry.shape}, expected float32 {expected[name]}"
             )
+    arrays, _ = safetensors_file.read(path)
     _check_finite(arrays, path)
     flat = {name: jnp.asarray(values, jnp.float32) for name, values in arrays.items()}
     return GHN(config, traverse_util.unflatten_dict(flat, sep="/")), provenance
@@ -78,13 +81,12 @@ def read_about(path: str | os.PathLike[str]) -> tuple[HypernetConfig, dict[str, 
     if _ABOUT not in header.metadata:
         raise CheckpointError(f"{os.fspath(path)} holds no hypernetwork: its metadata has no entry {_ABOUT!r}")
     try:
-        about = json.loads(header.metadata[_ABOUT])
+        about = files.parse_json(header.metadata[_ABOUT])
         config = ghn_config.from_fields(about.pop("ghn"))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{os.fspath(path)} holds no hypernetwork: {str(error)[:300]}") from error
     stored = sum(entry.stop - entry.start for entry in header.entries.values())
-    if max(*config.max_shape, config.num_classes, config.hid) > stored:
-        raise CheckpointError(f"{os.fspath(path)} has {stored:,} bytes of arrays, too few for {config}")
+    pretrained.check_size(path, config, len(header.entries), stored)
     return config, about
 
 

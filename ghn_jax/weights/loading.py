@@ -13,7 +13,7 @@ from typing import Any, overload
 from ghn_jax.ghn.config import HypernetConfig, title
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET, Task
-from ghn_jax.runtime import own_settings
+from ghn_jax.runtime import outside_of_traces
 from ghn_jax.weights import checkpoint, conversion, hypernetwork_file, pretrained
 from ghn_jax.weights.errors import CheckpointError
 
@@ -90,7 +90,7 @@ def load(what: None = None) -> Shelf: ...
 def load(what: str | os.PathLike[str]) -> GHN: ...
 
 
-@own_settings()
+@outside_of_traces()
 def load(what: str | os.PathLike[str] | None = None) -> GHN | Shelf:
     """A hypernetwork, or without an argument what there is in the package.
 
@@ -177,7 +177,8 @@ def provenance(what: str | os.PathLike[str]) -> dict[str, Any]:
 
 def of_published(path: str | os.PathLike[str], published: conversion.Published) -> dict[str, Any]:
     """Provenance of what was read from a file of the original implementation."""
-    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    with open(path, "rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     return {"converted_from": Path(path).name, "sha256": sha256, "epochs": published.epochs}
 
 

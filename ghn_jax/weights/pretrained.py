@@ -26,7 +26,7 @@ from ghn_jax.checks import files
 from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
-from ghn_jax.runtime import own_settings
+from ghn_jax.runtime import outside_of_traces
 from ghn_jax.weights import archive
 from ghn_jax.weights.errors import CheckpointError
 
@@ -75,7 +75,7 @@ def measured_accuracies(provenance: Mapping[str, Any]) -> dict[str, dict[str, fl
     return found
 
 
-@own_settings()
+@outside_of_traces()
 def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
     """A hypernetwork and its provenance.
 
@@ -84,8 +84,11 @@ def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
         shape or type, or not finite is named.
     """
     with archive.opened(path) as zipped:
+        archive.check_unpacked(zipped)
         config, provenance = _about(zipped)
         # Finding the shapes takes longer than reading; the package's own file is checked by its tests.
+        if path != DEFAULT:
+            check_size(path, config, len(zipped.infolist()), sum(info.file_size for info in zipped.infolist()))
         expected = None if path == DEFAULT else shapes(config)
         names = [name.removesuffix(".npy") for name in zipped.namelist() if name != f"{_ABOUT}.npy"]
         if expected is not None:
@@ -165,6 +168,23 @@ def shapes(config: HypernetConfig) -> dict[str, tuple[int, ...]]:
     params = jax.eval_shape(lambda: GHN.init(config, seed=0).params)
     leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     return {name: leaf.shape for name, leaf in leaves.items()}
+
+
+def check_size(path: str | os.PathLike[str], config: HypernetConfig, entries: int, stored: int) -> None:
+    """Checks that a file can hold a hypernetwork at all, before its shapes are found, which takes time and memory.
+
+    Args:
+      path: of the file.
+      config: of the hypernetwork.
+      entries: that the file has.
+      stored: bytes of them.
+
+    Raises:
+      CheckpointError: it cannot.
+    """
+    layers = config.layers if config.hypernet == "graphormer" else 0
+    if layers > entries or max(*config.max_shape, config.num_classes, config.hid) > stored:
+        raise CheckpointError(f"{os.fspath(path)} has {entries:,} arrays of {stored:,} bytes, too few for {config}")
 
 
 def check_names(path: str | os.PathLike[str], names: list[str], expected: Mapping[str, Any]) -> None:

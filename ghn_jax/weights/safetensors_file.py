@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
+from ghn_jax.checks import files
 from ghn_jax.weights.errors import CheckpointError
 
 _TYPES = {
@@ -38,7 +39,8 @@ _TYPES = {
 _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 
 _METADATA = "__metadata__"
-_MOST_HEADER_BYTES = 100_000_000  # as the library has it
+# Some hundred bytes an array; read as JSON, a header takes dozens of times its size.
+_MOST_HEADER_BYTES = 1 << 24
 _ALIGNMENT = 8
 
 
@@ -95,10 +97,13 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
       CheckpointError: no such file, or one that is damaged or of another format.
     """
     header = read_header(path)
+    expected = sum(entry.stop - entry.start for entry in header.entries.values())
     try:
-        content = np.fromfile(path, np.uint8, offset=header.end)
-    except OSError as error:
+        content = np.fromfile(path, np.uint8, count=expected, offset=header.end)
+    except (OSError, MemoryError) as error:
         raise CheckpointError(f"{os.fspath(path)} cannot be read: {error}") from error
+    if len(content) != expected:
+        raise CheckpointError(f"{os.fspath(path)} became shorter while it was read")
     arrays = {}
     for name, entry in header.entries.items():
         stored = content[entry.start : entry.stop].view(entry.dtype.newbyteorder("<"))
@@ -112,16 +117,18 @@ def read_header(path: str | os.PathLike[str]) -> Header:
     if not path.is_file():
         raise CheckpointError(f"no file at {path}")
     try:
-        with open(path, "rb") as file:
+        with files.open_regular(path, 1 << 40) as file:
             size = os.fstat(file.fileno()).st_size
             length = int.from_bytes(file.read(8), "little")
             if size < 8 or length > min(size - 8, _MOST_HEADER_BYTES):
                 raise CheckpointError(f"{path} is no safetensors file, or was cut: it has {size:,} bytes")
             text = file.read(length)
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from None
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     try:
-        fields = json.loads(text)
+        fields = files.parse_json(text)
         if not isinstance(fields, dict):
             raise ValueError("it is no object")
         metadata = fields.pop(_METADATA, {})
@@ -135,7 +142,7 @@ def read_header(path: str | os.PathLike[str]) -> Header:
             end = entry.stop
         if end != size - 8 - length:
             raise ValueError(f"its arrays take {end:,} bytes, the file has {size - 8 - length:,} for them")
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(f"{path} is damaged, or no safetensors file: {str(error)[:300]}") from error
     return Header(dict(entries), metadata, 8 + length)
 

@@ -27,7 +27,7 @@ from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import Graph, Tensor
 from ghn_jax.graphs.torch_layout import from_torch, to_torch
 from ghn_jax.runtime import own_settings
-from ghn_jax.weights import archive, hypernetwork_file, pretrained, safetensors_file, torch_file
+from ghn_jax.weights import archive, checkpoint, hypernetwork_file, pretrained, safetensors_file, torch_file
 from ghn_jax.weights.errors import CheckpointError
 from ghn_jax.weights.torch_pickle import Stored
 
@@ -37,9 +37,6 @@ _TORCH = (".pt", ".pth")
 
 _ORBAX_MARK = "_CHECKPOINT_METADATA"
 """A file that every folder of Orbax has."""
-
-_MOST_COMPRESSED = 50
-"""Times that a file of parameters may be smaller than they are: random numbers hardly shrink."""
 
 
 def save(
@@ -259,24 +256,30 @@ def _read(path: Path, layout: str) -> dict[str, np.ndarray]:
         contents = file.contents
         if not isinstance(contents, dict) or not all(isinstance(value, Stored) for value in contents.values()):
             raise CheckpointError(f"{path} is no state dictionary: expected tensors by name")
+        try:
+            torch_file.check_total(contents.values(), file.size)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
         return {str(name): np.asarray(file.array(tensor)) for name, tensor in contents.items()}
 
 
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with archive.opened(path) as zipped:
-        claimed, found = sum(info.file_size for info in zipped.infolist()), os.path.getsize(path)
-        if claimed > _MOST_COMPRESSED * found + (1 << 24):
-            raise CheckpointError(f"{path} has {found:,} bytes, which claim to unpack to {claimed:,}")
+        archive.check_unpacked(zipped)
         return {name.removesuffix(".npy"): pretrained.any_array(zipped, name) for name in zipped.namelist()}
 
 
 def _read_orbax(path: Path) -> dict[str, np.ndarray]:
     if not (path / _ORBAX_MARK).is_file():
         raise CheckpointError(f"{path} is no folder of Orbax: expected one that ghn_jax.save wrote")
+    checkpoint.check_files(path)
     from orbax.checkpoint import v1 as ocp  # slow to import
 
     try:
+        checkpoint.check_shapes(path, ocp.metadata(os.fspath(path.absolute())).metadata)
         tree: Any = ocp.load(os.fspath(path.absolute()))
+    except CheckpointError:
+        raise
     except Exception as error:
         # Orbax raises a bare Exception where TensorStore could not read an array; what else it raises is a fault.
         if type(error) is not Exception and not isinstance(error, (ValueError, OSError, KeyError)):

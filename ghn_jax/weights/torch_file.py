@@ -9,9 +9,10 @@ Source: `torch/serialization.py` of PyTorch 1.6 and later.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,10 @@ LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _MOST_PICKLE_BYTES = 1 << 20
 
 
+_MOST_SHARED = 16
+"""How many times the size of a file its tensors may take; models use some of theirs several times."""
+
+
 class TorchFile:
     """What `torch.save` wrote to a file that is open.
 
@@ -40,6 +45,7 @@ class TorchFile:
         if any(info.compress_type != zipfile.ZIP_STORED for info in zipped.infolist()):
             raise CheckpointError(f"{zipped.filename} was not written by torch.save: it is compressed")
         self._zipped = zipped
+        self._storages: dict[str, bytes] = {}
         self.size = os.path.getsize(str(zipped.filename))
         self._root = self._find_root()
         self._order: Literal["<", ">"] = self._byte_order()
@@ -57,7 +63,10 @@ class TorchFile:
         """
         name = f"{self._root}data/{tensor.storage}"
         expected = stored_bytes(tensor.kind, tensor.elements)
-        stored = archive.read(self._zipped, name, expected)
+        # Read once, however many tensors are parts of it.
+        if name not in self._storages:
+            self._storages[name] = archive.read(self._zipped, name, expected)
+        stored = self._storages[name]
         if len(stored) != expected:
             raise CheckpointError(
                 f"{self._zipped.filename}: entry {name[:80]!r} has {len(stored):,} bytes, expected {expected:,}"
@@ -96,11 +105,30 @@ def stored_bytes(kind: str, elements: int) -> int:
 def as_array(tensor: Stored, stored: bytes | memoryview, order: Literal["<", ">"]) -> np.ndarray:
     """The values of a tensor, read-only, from all bytes of its storage; those of a bfloat16 are float32."""
     stored_type = _stored_type(tensor.kind)
-    values = np.frombuffer(stored, stored_type.newbyteorder(order)).astype(stored_type, copy=False)
+    numbers = np.frombuffer(stored, stored_type.newbyteorder(order))[tensor.offset :]
+    strides = tuple(stride * numbers.itemsize for stride in tensor.strides)
+    # Only then converted: the storage may be much larger, and have many tensors.
+    values = np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides, writeable=False)
+    values = values.astype(stored_type, copy=False)
     if tensor.kind == "BFloat16Storage":
         values = (values.astype(np.uint32) << 16).view(np.float32)
-    strides = tuple(stride * values.itemsize for stride in tensor.strides)
-    return np.lib.stride_tricks.as_strided(values[tensor.offset :], tensor.shape, strides, writeable=False)
+    values.flags.writeable = False
+    return values
+
+
+def check_total(tensors: Iterable[Stored], size: int) -> None:
+    """Checks that tensors of a file do not share storages so often that they take many times its memory.
+
+    Args:
+      tensors: of the file.
+      size: of the file, in bytes.
+
+    Raises:
+      CheckpointError: they do.
+    """
+    total = sum(math.prod(tensor.shape) * tensor.dtype.itemsize for tensor in tensors)
+    if total > _MOST_SHARED * size + (1 << 24):
+        raise CheckpointError(f"its tensors take {total:,} bytes, but the file has {size:,}")
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from ghn_jax.checks import files
 from ghn_jax.cli import make_deepnets as make_deepnets_command
 from ghn_jax.cli.main import main
 from ghn_jax.deepnets import sampler
+from ghn_jax.deepnets.files import meta_file
 from ghn_jax.deepnets.files import parts as parts_module
 from ghn_jax.deepnets.files.meta_file import MetaError, MetaFile
 from ghn_jax.deepnets.files.nodes import named_nodes, node_labels
@@ -465,3 +466,10 @@ def test_an_entry_that_is_no_network_of_cells(tmp_path):
     meta_path(path).write_text(json.dumps(meta))
     with DeepNetsFile(path) as file, pytest.raises(DeepNetsFileError, match="entry 0 of 'train' is a ResNet: expected"):
         file["train"].architecture(0)
+
+
+def test_meta_files_of_too_many_entries(tmp_path, monkeypatch):
+    monkeypatch.setattr(meta_file, "_MOST_ENTRIES", 50)
+    (tmp_path / "meta.json").write_text('{"train": {"nets": [' + ",".join(["{}"] * 51) + "]}}")
+    with pytest.raises(MetaError, match="meta.json is no JSON, or truncated: 51 architectures, expected at most 50"):
+        MetaFile(tmp_path / "meta.json")

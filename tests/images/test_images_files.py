@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ghn_jax.images import ImageError, cifar, fashion_mnist, load
+from ghn_jax.images.formats import cifar_pickle
 from ghn_jax.images.formats.cifar_pickle import read_python_batch
 from ghn_jax.images.formats.idx import read_idx
 
@@ -352,3 +353,47 @@ def test_incomplete_cifar(tmp_path, write):
     path.unlink()
     with pytest.raises(ImageError, match=f"cifar-10 lacks {path.name} of the files of cifar10"):
         cifar.load(TINY["cifar10"], tmp_path / "cifar-10")
+
+
+def test_pickles_that_make_much_of_little(tmp_path, monkeypatch):
+    path = tmp_path / "batch"
+    monkeypatch.setattr(cifar_pickle, "_MOST_INSTRUCTIONS", 1000)
+    path.write_bytes(b"\x80\x02(" + b"]" * 2000 + b"l.")
+    with pytest.raises(ImageError, match=r"batch \(2005 bytes\) .*: it has more than 1,000 instructions"):
+        read_python_batch(path)
+    # Python looks at all of a key, one inside of the other, and has no stack for that.
+    monkeypatch.setattr(cifar_pickle, "_MOST_INSTRUCTIONS", 1 << 20)
+    path.write_bytes(b"\x80\x02})" + b"\x85q\0" * 1100 + b"Ns.")
+    with pytest.raises(ImageError, match="it has more than 1,000 tuples"):
+        read_python_batch(path)
+    path.write_bytes(b"\x80\x02cnumpy\nndarray\n)K\0K\0\x87R.")
+    with pytest.raises(ImageError, match="an array of another class"):
+        read_python_batch(path)
+    # Numbers with one hash: every key of a dictionary of them is compared with all others.
+    path.write_bytes(pickle.dumps({number * (2**61 - 1): 0 for number in range(1, 20)}, 2))
+    with pytest.raises(ImageError, match="a number that no batch has"):
+        read_python_batch(path)
+    monkeypatch.setattr(cifar_pickle, "_MOST_BYTES", 4000)
+    text = b"X" + struct.pack("<I", 500) + b"a" * 500 + b"q\1X\6\0\0\0latin1\x86q\x020"
+    path.write_bytes(b"\x80\x02c_codecs\nencode\nq\x030" + text + b"}(" + b"h\3h\2RK\0" * 20 + b"u.")
+    with pytest.raises(ImageError, match="more than 4,000 bytes"):
+        read_python_batch(path)
+
+
+def test_a_gzipped_file_is_one_piece(tmp_path):
+    whole = idx_bytes(np.arange(3, dtype=np.uint8))
+    path = tmp_path / "labels.gz"
+    path.write_bytes(gzip.compress(whole) + bytes(8))  # as on tapes
+    assert read_idx(path, 1).tolist() == [0, 1, 2]
+    path.write_bytes(gzip.compress(whole) + gzip.compress(b""))
+    with pytest.raises(ImageError, match="labels.gz: damaged gzip file .*more follows after its end"):
+        read_idx(path, 1)
+    path.write_bytes(gzip.compress(whole)[:-1])
+    with pytest.raises(ImageError, match="labels.gz: damaged gzip file .*it was cut"):
+        read_idx(path, 1)
+
+
+def test_an_array_of_nothing_times_much(tmp_path):
+    (tmp_path / "images").write_bytes(b"\0\0\x08\x03" + struct.pack(">LLL", 0, 2**32 - 1, 2**32 - 1))
+    with pytest.raises(ImageError, match="images: nothing is in an array of shape"):
+        read_idx(tmp_path / "images", 3)

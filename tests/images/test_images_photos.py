@@ -3,6 +3,9 @@
 import colorsys
 import dataclasses
 import io
+import os
+import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -290,3 +293,36 @@ def test_every_truncation_is_one_error(kind):
 def test_bad_augmentation(fields, message):
     with pytest.raises(ImageError, match=message):
         PhotoAugmentation(**fields)
+
+
+def test_a_photograph_of_thousands_of_scans():
+    class Source:
+        def __init__(self, content):
+            self.content = content
+
+        def read(self, number):
+            return self.content
+
+        def name(self, number):
+            return "photo.jpg"
+
+    content = encoded(Image.new("RGB", (1000, 1000)), "jpeg")
+    assert decode_rgb(Source(content + b"\xff\xda" * 100), 0).size == (1000, 1000)
+    with pytest.raises(ImageError, match=r"photo.jpg .* is damaged: 1000x1000 pixels in 5,001 scans"):
+        decode_rgb(Source(content + b"\xff\xda" * 5000), 0)
+
+
+def test_a_forked_process_decodes_with_threads_of_its_own():
+    class Source:
+        def read(self, number):
+            return encoded(Image.new("RGB", (4, 4)))
+
+    photos = Photos(Source(), np.arange(3))
+    assert render(photos, 4, [lambda image: image] * 3).shape == (3, 4, 4, 3)
+    with warnings.catch_warnings(action="ignore"):  # of Python and JAX, about the fork
+        child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        render(photos, 4, [lambda image: image] * 3)
+        os._exit(7)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

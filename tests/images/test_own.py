@@ -48,7 +48,7 @@ def test_grey_and_other_sizes_become_32_pixels_of_three_channels():
         ((some()[0][..., :2], some()[1]), r"images of shape \(60, 32, 32, 2\)"),
         ((some()[0], some()[1][:-1]), "59 labels for 60 images"),
         ((some()[0], some()[1] - 1), "expected integers"),
-        ((some()[0], some()[1] * 0), "num_classes=1: expected at least 2"),
+        ((some()[0], some()[1] * 0), "num_classes=1: expected an integer from 2"),
         ((some()[0], some()[1] * 2), "class 1 of 5 has no image"),
         ((some(3)[0], some(3)[1]), "has a single training image"),
     ],
@@ -95,3 +95,11 @@ def test_what_is_wrong_with_a_folder_is_named(tmp_path):
     (tmp_path / "damaged" / "pear" / "2.png").write_bytes(b"no picture")
     with pytest.raises(ImageError, match=r"2\.png \(10 bytes\) is not an image"):
         images.load("small_images", tmp_path / "damaged")
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 2**31 - 1]), np.array([0, 2**32 + 1], np.uint64)])
+def test_labels_buy_no_memory_and_do_not_wrap(labels):
+    with pytest.raises(ImageError, match=f"labels up to {labels[1]}: expected at most 1,048,575"):
+        from_arrays(np.zeros((2, 32, 32, 3), np.uint8), labels)
+    with pytest.raises(ImageError, match="num_classes=1000000000000: expected an integer from 2 to 1,048,576"):
+        from_arrays(np.zeros((2, 32, 32, 3), np.uint8), np.arange(2), num_classes=10**12)

@@ -1,5 +1,6 @@
 """The package leaves the process it runs in as it was, and works in a strict one."""
 
+import io
 import os
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from random_ghns import SMALL, random_ghn
 
 import ghn_jax
+from ghn_jax import runtime
 from ghn_jax.training.prefetch import prefetch
 
 
@@ -97,6 +100,29 @@ def test_a_cache_that_cannot_be_used_is_said_once(tmp_path):
     script = "from ghn_jax.runtime import use_compilation_cache\nfor _ in range(3):\n    use_compilation_cache()"
     done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True)
     assert done.stderr.count("no compiled programs are kept") == 1
+
+
+def test_a_function_that_jax_traces_predicts_and_leaves_nothing_of_it_behind():
+    graph = ghn_jax.build_graph(ghn_jax.ResNet(depths=(1,), width=8))
+    ghn = random_ghn(SMALL)  # nothing is known of it yet
+    inside = jax.jit(lambda: ghn_jax.predict_params(graph, ghn))()
+    after = ghn_jax.predict_params(graph, ghn)
+    assert all((inside[name] == after[name]).all() for name in after)
+    with pytest.raises(ghn_jax.ConfigError, match="has no values while JAX traces a function: predict outside of it"):
+        jax.jit(lambda params: ghn_jax.predict_params(graph, ghn_jax.GHN(ghn.config, params)))(ghn.params)
+
+
+def test_numpy_that_raises_at_everything():
+    with np.errstate(all="raise"), runtime.own_settings():
+        assert np.float32(1e-30) * np.float32(1e-30) == 0
+
+
+def test_messages_that_nobody_reads(monkeypatch):
+    closed = io.StringIO()
+    closed.close()
+    for stream in (None, closed):
+        monkeypatch.setattr(sys, "stderr", stream)
+        runtime.say("no compiled programs are kept")
 
 
 @pytest.mark.parametrize("words", [{"seed": 0.5}, {"strict": 1}])

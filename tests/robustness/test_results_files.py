@@ -1,10 +1,14 @@
 """Results files with foreign rows, and options of scripts that make no sense: one error of ours, before long work."""
 
 import json
+import os
 
 import pytest
 import scripts
 
+import ghn_jax
+from ghn_jax.cli import model, pack
+from ghn_jax.cli.common import CommandError
 from ghn_jax.deepnets.sampler import SplitError
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
@@ -116,3 +120,33 @@ def test_a_file_without_networks(tmp_path):
     (tmp_path / "networks.jsonl").write_text('{"split": "nope", "number": 1}\n[]\n')
     with pytest.raises(GHNError, match="has no networks: expected rows of train_networks"):
         module.main([str(tmp_path / "networks.jsonl"), f"--out={tmp_path / 'times.json'}"])
+
+
+def test_lines_that_are_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_lines, "_MOST_LINE_BYTES", 32)
+    path = tmp_path / "rows.jsonl"
+    long = '{"a": "' + "x" * 100
+    path.write_text(f'{{"a": 1}}\n{long}"}}\n{{"a": 2}}\n{long}')
+    assert list(json_lines.read(path)) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("text", ["²", "test/²", "9" * 5000, "test/" + "9" * 5000])
+def test_numbers_that_are_none(text):
+    with pytest.raises(ghn_jax.ArchitectureError):
+        ghn_jax.find_architecture(text)
+
+
+def test_arguments_that_json_cannot_read():
+    for value in ("[" * 100_000, "9" * 5000):
+        assert model.parse_arg(f"depth={value}") == ("depth", value)
+
+
+def test_measured_accuracies_of_another_kind(tmp_path):
+    path = tmp_path / "splits.json"
+    os.mkfifo(path)
+    with pytest.raises(CommandError, match="splits.json is a named pipe"):
+        pack.stored_accuracy(f"{path}:GHN-2")
+    path.unlink()
+    path.write_text('{"accuracy": {"GHN-2": {}}}')
+    with pytest.raises(CommandError, match="is no file of experiments/evaluate_splits.py"):
+        pack.stored_accuracy(f"{path}:GHN-2")

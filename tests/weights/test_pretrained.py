@@ -244,3 +244,17 @@ def test_default_is_the_one_in_the_package():
         assert by_default[tensor.name].shape == tensor.shape
         np.testing.assert_array_equal(by_default[tensor.name], by_name[tensor.name])
         assert np.isfinite(by_default[tensor.name]).all()
+
+
+def test_what_a_file_says_of_itself_costs_nothing(tmp_path):
+    path = tmp_path / "ghn.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("__about__.npy", about())
+        archive.writestr("x.npy", bytes(1 << 25))
+    with pytest.raises(CheckpointError, match=r"ghn.npz has .* bytes, which claim to unpack to 33,5"):
+        pretrained.read(path)
+    fields = dataclasses.asdict(HypernetConfig(hypernet="graphormer", decoder="conv3", layers=256))
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("__about__.npy", npy(np.array(json.dumps({"ghn": fields}))))
+    with pytest.raises(CheckpointError, match=r"ghn.npz has 1 arrays of .* bytes, too few for HypernetConfig"):
+        pretrained.read(path)

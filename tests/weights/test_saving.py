@@ -1,6 +1,7 @@
 """Parameters leave the package in every format, and come back as they were."""
 
 import json
+import os
 import resource
 
 import jax
@@ -15,7 +16,7 @@ from torch_files import archived, random_ghn, state_dict
 
 import ghn_jax
 from ghn_jax.ghn.config import HypernetConfig
-from ghn_jax.weights import safetensors_file
+from ghn_jax.weights import checkpoint, safetensors_file
 from ghn_jax.weights.errors import CheckpointError
 
 GRAPH = ghn_jax.build_graph(ghn_jax.ResNet(depths=(1, 1), width=4))
@@ -223,4 +224,45 @@ def test_damage_to_safetensors_is_named(content, message, tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
+        ghn_jax.load_params(path)
+
+
+def test_headers_buy_no_memory(tmp_path, monkeypatch):
+    size = 1 << 39
+    path = tmp_path / "sparse.safetensors"
+
+    def declare(**metadata):
+        entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+        text = json.dumps({"__metadata__": metadata, "a": entry}).encode()
+        with open(path, "wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + size)
+
+    def no_memory(*_, **__):
+        raise MemoryError("Unable to allocate 512 GiB")
+
+    monkeypatch.setattr(np, "fromfile", no_memory)
+    declare()
+    with pytest.raises(CheckpointError, match="sparse.safetensors cannot be read: Unable to allocate 512 GiB"):
+        ghn_jax.load_params(path)
+    declare(ghn_jax=json.dumps({"ghn": {"hid": 8}}))
+    with pytest.raises(CheckpointError, match="sparse.safetensors has no array"):
+        ghn_jax.load(path)
+    declare(ghn_jax=json.dumps({"ghn": {"hypernet": "graphormer", "layers": 200}}))
+    with pytest.raises(CheckpointError, match="has 1 arrays of 549,755,813,888 bytes, too few for"):
+        ghn_jax.load(path)
+    with open(path, "wb") as file:
+        file.write((1 << 25).to_bytes(8, "little"))
+        file.truncate(1 << 26)
+    with pytest.raises(CheckpointError, match="is no safetensors file"):
+        ghn_jax.load_params(path)
+
+
+def test_folders_of_orbax_hold_what_they_declare(tmp_path):
+    path = ghn_jax.save({"a": np.ones(3, np.float32)}, tmp_path / "params")
+    checkpoint.check_shapes(path, {"a": jax.ShapeDtypeStruct((1 << 20,), np.float32)})
+    with pytest.raises(CheckpointError, match=r"it has .* bytes, its arrays claim 4,398,046,511,104"):
+        checkpoint.check_shapes(path, {"a": jax.ShapeDtypeStruct((1 << 40,), np.float32)})
+    os.mkfifo(path / "pipe")
+    with pytest.raises(CheckpointError, match="pipe is no regular file"):
         ghn_jax.load_params(path)

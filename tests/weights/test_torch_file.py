@@ -5,6 +5,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 import zipfile
 
 import numpy as np
@@ -28,6 +29,7 @@ from torch_files import (
     zipped,
 )
 
+import ghn_jax
 from ghn_jax.weights import torch_file, torch_pickle
 from ghn_jax.weights.errors import CheckpointError
 
@@ -439,3 +441,46 @@ def test_damaged_pickles_are_refused_or_read(tmp_path_factory, changes, cut, ins
     damaged = edited(GOOD_PICKLE, changes, cut, inserted)
     path.write_bytes(zipped({"ghn/data.pkl": damaged, **STORAGE, "ghn/version": b"3\n"}))
     load_or_refuse(path)
+
+
+# Storages that many tensors share
+
+
+def test_a_storage_is_read_once(tmp_path):
+    found = read(tmp_path, {name: tensor("0", "FloatStorage", (12,), 12) for name in "abc"})
+    assert np.shares_memory(found["a"], found["b"]) and np.shares_memory(found["a"], found["c"])
+
+
+def test_a_small_part_of_a_storage_takes_little_memory():
+    stored = np.zeros(1 << 21, "<u2")
+    stored[-1] = 0x3F80
+    part = torch_pickle.Stored("0", "BFloat16Storage", 1 << 21, 0, (2,), ((1 << 21) - 1,))
+    tracemalloc.start()
+    try:
+        found = torch_file.as_array(part, stored.data.cast("B"), "<")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    finally:
+        tracemalloc.stop()
+    assert found.tolist() == [0, 1] and found.dtype == np.float32 and not found.flags.writeable
+
+
+def test_tensors_that_share_a_storage_too_often(tmp_path):
+    count = 1 << 18
+    tensors = {f"layer{number}": tensor("0", "FloatStorage", (count,), count) for number in range(40)}
+    (tmp_path / "file.pt").write_bytes(archived(tensors, {"ghn/data/0": bytes(4 * count)}))
+    graph = ghn_jax.build_graph(ghn_jax.ResNet(depths=(1,), width=8))
+    with pytest.raises(CheckpointError, match=r"file.pt: its tensors take 41,943,040 bytes, but the file has 1,05"):
+        ghn_jax.load_params(tmp_path / "file.pt", graph, layout="torch")
+
+
+def test_a_list_of_entries_that_is_too_long(tmp_path):
+    size = 1 << 25
+    with open(tmp_path / "file.pt", "wb") as file:
+        file.truncate(size)
+        file.seek(size)
+        file.write(struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 1, 1, size, 0, 0))
+    with (
+        pytest.raises(CheckpointError, match="a list of entries of 33,554,432 bytes"),
+        torch_file.opened(tmp_path / "file.pt"),
+    ):
+        pass

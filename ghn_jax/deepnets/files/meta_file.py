@@ -12,9 +12,11 @@ from ghn_jax.checks import files
 from ghn_jax.errors import GHNError
 
 _BLOCK = 1 << 22
-_MOST_BYTES = 1 << 36
+_MOST_BYTES = 1 << 32
 _MOST_ENTRY_BYTES = 1 << 20
-_MOST_SKELETON_BYTES = 1 << 26
+_MOST_SKELETON_BYTES = 1 << 24
+_MOST_ENTRIES = 1 << 21
+"""Twice as many as DeepNets-1M has; each takes more memory than the bytes of an empty one."""
 _ENTRY_DEPTH = 3
 """Braces around an entry, its own included: the file, its split, the entry."""
 
@@ -119,6 +121,8 @@ def _entry_spans(path: Path) -> tuple[np.ndarray, np.ndarray]:
             offset += len(block)
     if depth:
         raise ValueError(f"{depth} braces are never closed")
+    if (count := sum(map(len, starts))) > _MOST_ENTRIES:
+        raise ValueError(f"{count:,} architectures, expected at most {_MOST_ENTRIES:,}")
     first, last = (np.concatenate(places or [np.zeros(0, int)]) for places in (starts, ends))
     if len(first) != len(last):
         raise ValueError("braces are closed before they are opened")

@@ -22,16 +22,33 @@ from ghn_jax.images.errors import ImageError
 _MOST_BYTES = 1 << 28
 """Of a batch; the largest, of CIFAR-100, has 155 million."""
 
+_MOST_INSTRUCTIONS = 1 << 20
+"""Of a pickle; that batch has 300,000, most of them for the names of its images.  Each may make an object."""
+
+_MOST_LOOSE_TUPLES = 1000
+"""Tuples that are not at once the arguments or the state of something.  Python crashes at a key of very nested ones."""
+
+_MOST_BITS = 31
+"""Of an integer.  Dictionaries of larger ones can be made so that every entry meets all others."""
+
+
+def _check_plain(values: tuple) -> None:
+    """Checks that there are only numbers, texts, bytes and None: tuples could be nested without end."""
+    if any(type(value) not in (int, bool, str, bytes, type(None)) for value in values):
+        raise pickle.UnpicklingError("an array with something else in its description")
+
 
 class _DType:
     """In the place of `numpy.dtype`: the type of single unsigned bytes, for which byte order means nothing."""
 
     def __init__(self, code: str | bytes, align: bool = False, copy: bool = False):
+        _check_plain((code, align, copy))
         if code not in ("u1", b"u1"):
             raise pickle.UnpicklingError(f"an array of dtype {code!r}: expected 'u1', unsigned bytes")
 
     def __setstate__(self, state: tuple) -> None:
         """Takes byte order, alignment and flags, and leaves them."""
+        _check_plain(state)
 
 
 class _Array:
@@ -41,9 +58,13 @@ class _Array:
 
     def __init__(self, kind: type, shape: tuple[int, ...], code: bytes):
         """Takes what describes the empty array, and leaves it."""
+        if kind is not _Array:
+            raise pickle.UnpicklingError("an array of another class")
+        _check_plain((*shape, code))
 
     def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, fortran_order, content = state
+        version, shape, dtype, fortran_order, content = state
+        _check_plain((version, fortran_order))
         if not isinstance(dtype, _DType) or not isinstance(content, bytes):
             raise pickle.UnpicklingError("an array without its dtype or its bytes")
         if type(shape) is not tuple or any(type(size) is not int for size in shape) or len(shape) > 8:
@@ -53,19 +74,11 @@ class _Array:
         self.array = np.frombuffer(content, np.uint8).reshape(shape, order="F" if fortran_order else "C")
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    """In the place of `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
-    if encoding != "latin1":
-        raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}: expected 'latin1'")
-    return text.encode("latin1")
-
-
 _STAND_INS = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _DType,
     ("numpy.core.multiarray", "_reconstruct"): _Array,
     ("numpy._core.multiarray", "_reconstruct"): _Array,
-    ("_codecs", "encode"): _encode,
 }
 
 # What the standard library's unpickler raises for bytes that are no pickle, depending on where they go wrong.
@@ -84,21 +97,44 @@ _UNPICKLING_ERRORS = (
 
 
 class _ArrayUnpickler(pickle.Unpickler):
+    _encoded = 0
+
+    def _encode(self, text: str, encoding: str) -> bytes:
+        """In the place of `_codecs.encode`, with which Python 3 writes bytes for Python 2."""
+        if encoding != "latin1":
+            raise pickle.UnpicklingError(f"bytes in encoding {encoding!r}: expected 'latin1'")
+        self._encoded += len(text)
+        if self._encoded > _MOST_BYTES:  # one text may be encoded any number of times
+            raise pickle.UnpicklingError(f"more than {_MOST_BYTES:,} bytes")
+        return text.encode("latin1")
+
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("_codecs", "encode"):
+            return self._encode
         if (module, name) not in _STAND_INS:
             raise pickle.UnpicklingError(f"{module}.{name} is not part of an array")
         return _STAND_INS[module, name]
 
 
-def _check_memo(content: bytes) -> None:
+def _check_instructions(content: bytes) -> None:
     """Checks that no instruction asks for a place in the unpickler's memory far beyond those before it.
 
     Raises:
-      ValueError: one does, or the bytes are no pickle.
+      ValueError: one does, there are very many, a number that no batch has, or the bytes are no pickle.
     """
-    instructions = 0
+    instructions = loose_tuples = 0
+    after_tuple = False
     for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
         instructions += 1
+        if instructions > _MOST_INSTRUCTIONS:
+            raise ValueError(f"it has more than {_MOST_INSTRUCTIONS:,} instructions")
+        if isinstance(argument, float) or (isinstance(argument, int) and argument.bit_length() > _MOST_BITS):
+            raise ValueError(f"instruction {instructions} has a number that no batch has")
+        if "PUT" not in opcode.name and opcode.name not in ("MEMOIZE", "FRAME"):
+            loose_tuples += after_tuple and opcode.name not in ("REDUCE", "BUILD")
+            if loose_tuples > _MOST_LOOSE_TUPLES:
+                raise ValueError(f"it has more than {_MOST_LOOSE_TUPLES:,} tuples")
+            after_tuple = "TUPLE" in opcode.name
         if "PUT" in opcode.name and isinstance(argument, int) and argument > 2 * instructions + 1000:
             raise ValueError(f"instruction {instructions} asks for place {argument} of its memory")
 
@@ -111,7 +147,7 @@ def read_python_batch(path: Path) -> dict[str, Any]:
     """
     try:
         content = files.read_regular(path, _MOST_BYTES)
-        _check_memo(content)
+        _check_instructions(content)
         # From memory: of a file, the unpickler would make room for whatever the pickle says is coming.
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         if not isinstance(batch, dict):

@@ -6,8 +6,6 @@ then the elements.  Source: http://yann.lecun.com/exdb/mnist/.
 
 from __future__ import annotations
 
-import gzip
-import io
 import math
 import struct
 import zlib
@@ -36,12 +34,8 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
         raise ImageError(f"{path} cannot be read: {error}") from error
     if content.startswith(_GZIP):
         try:
-            with gzip.open(io.BytesIO(content)) as unpacked:
-                # No more than the array has by its own header, and a byte that should not be there.
-                start = unpacked.read(4 + 4 * axes)
-                shape = struct.unpack_from(f">{axes}I", start, 4) if len(start) == 4 + 4 * axes else ()
-                content = start + unpacked.read(min(math.prod(shape), _MOST_BYTES) + 1)
-        except (OSError, EOFError, zlib.error) as error:
+            content = _unpacked(content, axes)
+        except (EOFError, zlib.error) as error:
             raise ImageError(f"{path}: damaged gzip file of {len(content)} bytes ({error})") from error
     start = 4 + 4 * axes
     magic = bytes([0, 0, 8, axes])
@@ -54,4 +48,25 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
     size = start + math.prod(shape)
     if len(content) != size:
         raise ImageError(f"{path}: found {len(content)} bytes (uncompressed), expected {size} for shape {list(shape)}")
+    if 0 in shape:  # the others may be of any size
+        raise ImageError(f"{path}: nothing is in an array of shape {list(shape)}")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _unpacked(packed: bytes, axes: int) -> bytes:
+    """What was gzipped, but no more than the array has by its own header, and a byte that should not be there.
+
+    A file of one piece is expected: there could be millions of empty ones.
+
+    Raises:
+      EOFError, zlib.error: it is damaged.
+    """
+    unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    start = unpacker.decompress(packed, 4 + 4 * axes)
+    shape = struct.unpack_from(f">{axes}I", start, 4) if len(start) == 4 + 4 * axes else ()
+    content = start + unpacker.decompress(unpacker.unconsumed_tail, min(math.prod(shape), _MOST_BYTES) + 1)
+    if len(content) <= 4 + 4 * axes + math.prod(shape) and not unpacker.eof:
+        raise EOFError("it was cut")
+    if unpacker.unused_data.strip(b"\0"):
+        raise EOFError("more follows after its end")
+    return content

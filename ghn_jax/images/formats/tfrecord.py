@@ -208,7 +208,7 @@ def _entry(cursor: _Cursor, end: int) -> ImageRecord:
                 if not isinstance(value, range):
                     continue
                 if number == 1:
-                    key = cursor.take(len(value))
+                    key = cursor.take(len(value)) if len(value) <= _MOST_NAME_BYTES else b""
                 elif key == b"image":
                     image = _first_bytes(cursor, value.stop)
                 elif key == b"label":
