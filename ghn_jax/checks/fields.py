@@ -230,8 +230,13 @@ def check(instance: Any, error: type[Exception], title: str | None = None, /, **
       error: naming the field, its value and what was expected.
     """
     for name, rule in rules.items():
-        value = taken(getattr(instance, name), rule, error, f"{title or type(instance).__name__}.{name}")
-        object.__setattr__(instance, name, value)
+        value = getattr(instance, name)
+        try:
+            kept = rule.take(value)
+        except (TypeError, ValueError, OverflowError):
+            raise _refused(value, rule, error, f"{title or type(instance).__name__}.{name}") from None
+        if kept is not value:
+            object.__setattr__(instance, name, kept)
 
 
 def taken(value: Any, rule: Rule, error: type[Exception], title: str) -> Any:
@@ -239,7 +244,11 @@ def taken(value: Any, rule: Rule, error: type[Exception], title: str) -> Any:
     try:
         return rule.take(value)
     except (TypeError, ValueError, OverflowError):
-        raise error(f"{title}={shown(value)}: expected {rule.expected}") from None
+        raise _refused(value, rule, error, title) from None
+
+
+def _refused(value: Any, rule: Rule, error: type[Exception], title: str) -> Exception:
+    return error(f"{title}={shown(value)}: expected {rule.expected}")
 
 
 def construct(kind: Any, values: Any, error: type[Exception]) -> Any:

@@ -17,7 +17,6 @@ from collections import Counter
 
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, Task
 from ghn_jax.networks.lowering import lower
-from ghn_jax.networks.primitives import Primitive
 from ghn_jax.networks.program import Program
 
 SHARES = {"train": 24, "search": 3, "val": 1, "test": 1, "deep": 1, "dense": 1, "bnfree": 1}
@@ -50,16 +49,10 @@ def inventory(program: Program) -> Inventory:
     distinct = {id(primitive): primitive for primitive in primitives}
     counts: Counter[NodeKind] = Counter()
     for identity, count in Counter(map(id, primitives)).items():
-        for kind in _kinds(distinct[identity]):
-            counts[kind] += count
+        for kind in distinct[identity].node_kinds:
+            if kind[0] not in _LEFT_OUT:
+                counts[kind] += count
     return tuple(sorted(counts.items()))
-
-
-def _kinds(primitive: Primitive) -> tuple[NodeKind, ...]:
-    if primitive.node_type is None or primitive.node_type in _LEFT_OUT:
-        return ()
-    kinds = ((primitive.node_type, *primitive.extent),)
-    return (*kinds, ("bias", 1, 1)) if primitive.separate_bias and len(primitive.parameters) > 1 else kinds
 
 
 def _hash(found: Inventory) -> int:

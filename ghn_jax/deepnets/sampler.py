@@ -9,7 +9,7 @@ Splits share no structure (see `ownership`), but "wide" has the networks of "tes
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -181,11 +181,11 @@ class _Draws:
     """
 
     def __init__(self, *key: int):
-        self._word = np.random.PCG64(np.random.SeedSequence(key)).random_raw
+        self._words = _words(np.random.PCG64(np.random.SeedSequence(key)))
 
     def below(self, count: int) -> int:
         """An integer from 0 to `count - 1`."""
-        return ((self._word() >> 32) * count) >> 32
+        return ((next(self._words) >> 32) * count) >> 32
 
     def between(self, first: int, last: int) -> int:
         """An integer from `first` to `last`, both included."""
@@ -198,6 +198,12 @@ class _Draws:
     def chance(self, numerator: int, denominator: int) -> bool:
         """True in `numerator` of `denominator` cases."""
         return self.below(denominator) < numerator
+
+
+def _words(generator: np.random.PCG64) -> Iterator[int]:
+    """The raw words of a bit generator, taken by the dozen: one at a time takes longer."""
+    while True:
+        yield from generator.random_raw(48).tolist()
 
 
 def sample_architecture(split: str, index: int, large_images: bool = False) -> AnyArchitecture:

@@ -189,7 +189,7 @@ def paths_along(successors: Sequence[Sequence[int]], cutoff: int) -> np.ndarray:
     num_nodes = len(successors)
     # Backwards through the order, a node is one step further from everything than the nearest of its successors.
     distances = np.full((num_nodes, num_nodes), 2**14, np.int16)
-    rows, one = list(distances), np.int16(1)
+    rows, one = list(distances), np.ones((), np.int16)  # NumPy converts its own scalars slowly
     for node in range(num_nodes - 1, -1, -1):
         row, nearest = rows[node], successors[node]
         if nearest:

@@ -143,20 +143,23 @@ def _checked_edges(field: str, edges: Any) -> tuple[Edge, ...]:
         raise ArchitectureError(f"Genotype.{field} needs two edges per step and 1 to {MOST_STEPS} steps, got {count}")
     checked = []
     for position, edge in enumerate(edges):
-        place = f"Genotype.{field}[{position}]"
         if not isinstance(edge, (tuple, list)) or len(edge) != 2:
+            place = f"Genotype.{field}[{position}]"
             raise ArchitectureError(f"{place}={fields.shown(edge)}: expected a primitive and the state that it reads")
         name, index = edge
         if name not in CELL_PRIMITIVES:
             raise ArchitectureError(
-                f"{place}: unknown primitive {fields.shown(name)}; known are {', '.join(CELL_PRIMITIVES)}"
+                f"Genotype.{field}[{position}]: unknown primitive {fields.shown(name)}; "
+                f"known are {', '.join(CELL_PRIMITIVES)}"
             )
         step = position // 2
-        index = fields.taken(index, _ANY_STATE, ArchitectureError, f"{place}, state")
-        if not 0 <= index < 2 + step:
-            raise ArchitectureError(
-                f"{place}: step {step} reads state {index}, but only states 0..{1 + step} exist before it"
-            )
+        if type(index) is not int or not 0 <= index < 2 + step:
+            place = f"Genotype.{field}[{position}]"
+            index = fields.taken(index, _ANY_STATE, ArchitectureError, f"{place}, state")
+            if not 0 <= index < 2 + step:
+                raise ArchitectureError(
+                    f"{place}: step {step} reads state {index}, but only states 0..{1 + step} exist before it"
+                )
         checked.append((name, index))
     return tuple(checked)
 
@@ -277,7 +280,7 @@ def to_json(architecture: AnyArchitecture) -> dict[str, Any]:
     """A dictionary of plain JSON values from which `from_json` makes an equal architecture."""
     if isinstance(architecture, ResNet):
         return {"kind": "resnet", "depths": list(architecture.depths), "width": architecture.width}
-    return {"kind": "cells", **json.loads(json.dumps(dataclasses.asdict(architecture)))}
+    return {"kind": "cells", **json.loads(json.dumps({**vars(architecture), "genotype": vars(architecture.genotype)}))}
 
 
 # Entries of the published meta files describe the stored graph too.

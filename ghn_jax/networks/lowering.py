@@ -76,27 +76,6 @@ def _chain(operation: str, inputs: int, channels: int, stride: int, norm: str | 
 _ADD, _CONCAT, _DROP_PATH = ops.Add(), ops.Concat(), DropPath()
 
 
-class _Chain(NamedTuple):
-    """Layers with the shapes of their outputs, and the number of their parameters."""
-
-    layers: tuple[tuple[ops.Primitive, str, ops.Shape], ...]
-    shapes: tuple[ops.Shape, ...]
-    num_params: int
-    empty: bool
-
-
-@functools.cache
-def _shaped(operation: str, inputs: int, channels: int, stride: int, norm: str | None, shape: ops.Shape) -> _Chain:
-    """The layers of `_chain` after an activation of this shape."""
-    layers = []
-    for primitive, end in _chain(operation, inputs, channels, stride, norm):
-        shape = primitive.output_shape((shape,))
-        layers.append((primitive, end, shape))
-    num_params = sum(primitive.num_params for primitive, _, _ in layers)
-    empty = any(min(shape) < 1 for _, _, shape in layers)
-    return _Chain(tuple(layers), tuple(shape for _, _, shape in layers), num_params, empty)
-
-
 class _Builder:
     """Collects instructions; a state is a register or None ('none' edges leave no state)."""
 
@@ -119,45 +98,49 @@ class _Builder:
             return None
         shape = primitive.known_output_shape(shapes)
         if min(shape) < 1:
-            raise self._too_small(scope or type(primitive).__name__, shape)
+            self.refuse_empty(scope, primitive, shape)
         self.instructions.append(Instruction(primitive, inputs, scope, shape))
         known.append(shape)
         return len(self.instructions)
 
-    def _too_small(self, layer: str, shape: ops.Shape) -> ArchitectureError:
-        return ArchitectureError(
-            f"{layer}: {self.task.image_size}x{self.task.image_size} images are too small, an activation of shape "
-            f"{shape} would be empty"
+    def refuse_empty(self, scope: str, primitive: ops.Primitive, shape: ops.Shape) -> None:
+        """Raises ArchitectureError: an activation without pixels."""
+        raise ArchitectureError(
+            f"{scope or type(primitive).__name__}: {self.task.image_size}x{self.task.image_size} images are too small, "
+            f"an activation of shape {shape} would be empty"
         )
 
-    def chain(self, x: int | None, scope: str, *operation) -> int | None:
-        """Adds the layers of `_chain(*operation)`, one after the other."""
+    def operation(self, x: int | None, scope: str, *operation) -> int | None:
+        """Adds the layers of `_block(*operation)`, which read `x`."""
+        block = _block(*operation, None if x is None else self.shapes[x])
         if x is None:
-            self.unfed.extend((primitive, f"{scope}{end}") for primitive, end in _chain(*operation))
+            self.unfed += [(primitive, scope + end if end is not None else "") for primitive, end in block.unfed]
             return None
-        chain = _shaped(*operation, self.shapes[x])
-        if chain.empty:
-            primitive, end, shape = next(layer for layer in chain.layers if min(layer[-1]) < 1)
-            raise self._too_small(f"{scope}{end}" or type(primitive).__name__, shape)
-        instructions = self.instructions
-        for primitive, end, shape in chain.layers:
-            instructions.append(Instruction(primitive, (x,), f"{scope}{end}", shape))
-            x = len(instructions)
-        self.shapes += chain.shapes
-        return x
+        instructions, before = self.instructions, len(self.instructions)
+        for primitive, inputs, end, shape in block.layers:
+            if len(inputs) == 1:  # nearly all layers
+                inputs = (inputs[0] + before if inputs[0] else x,)
+            else:
+                inputs = tuple([register + before if register else x for register in inputs])
+            instructions.append(Instruction(primitive, inputs, scope + end if end is not None else "", shape))
+        if block.empty:
+            layer = next(layer for layer in instructions[before:] if min(layer.shape) < 1)
+            self.refuse_empty(layer.scope, layer.primitive, layer.shape)
+        self.shapes += block.shapes
+        return len(instructions)
 
     def finish(self, output: int | None) -> Program:
         if output is None:
             raise ArchitectureError("disconnected network: no path leads from the images to the logits")
+        read = {register for instruction in self.instructions for register in instruction.inputs} - {None}
+        if len(read) == output == len(self.instructions):  # every register but the output is read: nothing is dead
+            return Program(self.task, tuple(self.instructions), tuple(self.unfed))
         live = [False] * output + [True]
         for register in range(output, INPUT, -1):
             if live[register]:
-                for read in self.instructions[register - 1].inputs:
-                    if read is not None:
-                        live[read] = True
-        live[INPUT] = True
-        if all(live):
-            return Program(self.task, tuple(self.instructions), tuple(self.unfed))
+                for before in self.instructions[register - 1].inputs:
+                    if before is not None:
+                        live[before] = True
         renumber: dict[int | None, int | None] = {None: None, INPUT: INPUT}
         kept, dead = [], self.unfed
         for register, (primitive, inputs, scope, shape) in enumerate(self.instructions, start=1):
@@ -184,14 +167,118 @@ class _Counter(_Builder):
         self.shapes.append(primitive.known_output_shape(shapes))
         return len(self.shapes) - 1
 
-    def chain(self, x: int | None, scope: str, *operation) -> int | None:
+    def operation(self, x: int | None, scope: str, *operation) -> int | None:
+        block = _block(*operation, None if x is None else self.shapes[x])
+        self.num_params += block.num_params
         if x is None:
-            self.num_params += sum([primitive.num_params for primitive, _ in _chain(*operation)])
             return None
-        chain = _shaped(*operation, self.shapes[x])
-        self.num_params += chain.num_params
-        self.shapes.append(chain.shapes[-1])
+        self.shapes.append(block.shapes[-1])
         return len(self.shapes) - 1
+
+
+class _Block(NamedTuple):
+    """The layers of an operation of a cell: made once and copied to wherever the operation is.
+
+    Attributes:
+      layers: primitives with their inputs, the end of their scope (None: they have no scope) and the shape of their
+        output; input 0 is that of the block, `i` is the output of its layer `i - 1`.
+      unfed: primitives with the end of their scope; all of them, if the block has no input.
+      shapes: of the layers' outputs.
+      num_params: of all primitives together.
+      empty: a shape has no pixels.
+    """
+
+    layers: tuple[tuple[ops.Primitive, tuple[int | None, ...], str | None, ops.Shape], ...]
+    unfed: tuple[tuple[ops.Primitive, str | None], ...]
+    shapes: tuple[ops.Shape, ...]
+    num_params: int
+    empty: bool
+
+
+class _BlockBuilder(_Builder):
+    """Collects the layers of a block; whether an activation is empty is for the network to say that has the block."""
+
+    def __init__(self, shape: ops.Shape | None):
+        super().__init__(Task())
+        self.shapes = [] if shape is None else [shape]
+
+    def refuse_empty(self, scope: str, primitive: ops.Primitive, shape: ops.Shape) -> None:
+        pass
+
+
+_HERE = "@"
+"""Stands for the scope of a block while it is made."""
+
+
+@functools.cache
+def _block(
+    operation: str, inputs: int, channels: int, stride: int, norm: str | None, shape: ops.Shape | None
+) -> _Block:
+    """An operation after an activation of this shape, or after none."""
+    builder = _BlockBuilder(shape)
+    x = None if shape is None else INPUT
+    match operation:
+        case "skip_connect":
+            _factorized_reduce(builder, x, _HERE, inputs, channels, norm)
+        case "msa":
+            _transformer(builder, x, _HERE, channels)
+        case "cse":
+            _channel_excitation(builder, x, _HERE, channels, stride)
+        case _:
+            for primitive, end in _chain(operation, inputs, channels, stride, norm):
+                x = builder.add(primitive, x, scope=f"{_HERE}{end}")
+
+    def end(scope: str) -> str | None:
+        return scope.removeprefix(_HERE) if scope else None
+
+    layers = [(primitive, inputs, end(scope), shape) for primitive, inputs, scope, shape in builder.instructions]
+    unfed = [(primitive, end(scope)) for primitive, scope in builder.unfed]
+    return _Block(
+        tuple(layers),
+        tuple(unfed),
+        tuple(builder.shapes[1:]),
+        sum(primitive.num_params for primitive, *_ in (*layers, *unfed)),
+        any(min(shape) < 1 for _, _, _, shape in layers),
+    )
+
+
+def _factorized_reduce(builder: _Builder, x, scope, inputs, channels, norm):
+    """Halves the size by two strided 1x1 convolutions, over the even and over the odd pixels."""
+    even, odd = (
+        builder.add(
+            _conv(inputs, channels // 2, 1, stride=2, relu=True, skip_first=half == 2), x, scope=f"{scope}.conv_{half}"
+        )
+        for half in (1, 2)
+    )
+    x = builder.add(_CONCAT, even, odd)
+    for primitive, end in _norm(norm, channels, ".bn"):
+        builder.add(primitive, x, scope=f"{scope}{end}")
+
+
+def _transformer(builder: _Builder, x, scope, channels):
+    """A pre-norm transformer layer over the pixels (Dosovitskiy et al. 2021)."""
+    add = builder.add
+    normed = add(_same(ops.LayerNorm, channels), x, scope=f"{scope}.ln1")
+    qkv = add(_same(ops.Linear, channels, 3 * channels, bias=False), normed, scope=f"{scope}.to_qkv")
+    out = add(_same(ops.Attention, arch.ATTENTION_HEADS), qkv)
+    out = add(_same(ops.Linear, channels, channels), out, scope=f"{scope}.to_out.0")
+    out = None if x is None else add(_ADD, out, x)
+    hidden = add(_same(ops.LayerNorm, channels), out, scope=f"{scope}.ln2")
+    hidden = add(_same(ops.Linear, channels, channels), hidden, scope=f"{scope}.ff.net.0")
+    hidden = add(_same(ops.Linear, channels, channels, activation="gelu"), hidden, scope=f"{scope}.ff.net.3")
+    if x is not None:
+        add(_ADD, hidden, out)
+
+
+def _channel_excitation(builder: _Builder, x, scope, channels, stride):
+    """Squeeze-and-excitation with a reduction ratio of 2."""
+    add = builder.add
+    excitation = add(_same(ops.Squeeze), x)
+    squeezed = channels // 2
+    excitation = add(_same(ops.Linear, channels, squeezed), excitation, scope=f"{scope}.fc1")
+    excitation = add(_same(ops.Linear, squeezed, channels, activation="relu"), excitation, scope=f"{scope}.fc2")
+    if x is not None:
+        add(_same(ops.Excite, stride), x, excitation)
 
 
 def lower(architecture: AnyArchitecture, task: Task) -> Program:
@@ -280,7 +367,7 @@ class _Cells:
 
     def relu_conv_norm(self, x, scope, inputs, channels):
         """A 1x1 convolution at the input of a cell."""
-        return self.builder.chain(x, scope, "conv_1x1", inputs, channels, 1, self.arch.norm)
+        return self.builder.operation(x, scope, "conv_1x1", inputs, channels, 1, self.arch.norm)
 
     def stem(self) -> tuple[int | None, int | None]:
         """The stem's two outputs, the inputs of the first cell."""
@@ -317,7 +404,7 @@ class _Cells:
         scope = f"cells.{index}"
         if a.preproc:
             if reduced_before:
-                s0 = self.factorized_reduce(s0, f"{scope}.preprocess0", inputs[0], channels)
+                s0 = self.builder.operation(s0, f"{scope}.preprocess0", "skip_connect", inputs[0], channels, 2, a.norm)
             else:
                 s0 = self.relu_conv_norm(s0, f"{scope}.preprocess0", inputs[0], channels)
             s1 = self.relu_conv_norm(s1, f"{scope}.preprocess1", inputs[1], channels)
@@ -344,46 +431,11 @@ class _Cells:
 
     def edge(self, primitive, x, scope, channels, stride) -> int | None:
         """One operation of a cell; `x` may be absent, then its tensors count as unused."""
-        match primitive:
-            case "none":
-                return None
-            case "skip_connect":
-                return x if stride == 1 else self.factorized_reduce(x, scope, channels, channels)
-            case "msa":
-                return self.transformer(x, scope, channels)
-            case "cse":
-                return self.channel_excitation(x, scope, channels, stride)
-        return self.builder.chain(x, scope, primitive, channels, channels, stride, self.arch.norm)
-
-    def factorized_reduce(self, x, scope, inputs, channels):
-        """Halves the size by two strided 1x1 convolutions, over the even and over the odd pixels."""
-        even, odd = (
-            self.conv(x, f"{scope}.conv_{half}", inputs, channels // 2, 1, stride=2, relu=True, skip_first=half == 2)
-            for half in (1, 2)
-        )
-        return self.norm(self.builder.add(_CONCAT, even, odd), f"{scope}.bn", channels)
-
-    def transformer(self, x, scope, channels):
-        """A pre-norm transformer layer over the pixels (Dosovitskiy et al. 2021)."""
-        add = self.builder.add
-        normed = add(_same(ops.LayerNorm, channels), x, scope=f"{scope}.ln1")
-        qkv = add(_same(ops.Linear, channels, 3 * channels, bias=False), normed, scope=f"{scope}.to_qkv")
-        out = add(_same(ops.Attention, arch.ATTENTION_HEADS), qkv)
-        out = add(_same(ops.Linear, channels, channels), out, scope=f"{scope}.to_out.0")
-        out = None if x is None else add(_ADD, out, x)
-        hidden = add(_same(ops.LayerNorm, channels), out, scope=f"{scope}.ln2")
-        hidden = add(_same(ops.Linear, channels, channels), hidden, scope=f"{scope}.ff.net.0")
-        hidden = add(_same(ops.Linear, channels, channels, activation="gelu"), hidden, scope=f"{scope}.ff.net.3")
-        return None if x is None else add(_ADD, hidden, out)
-
-    def channel_excitation(self, x, scope, channels, stride):
-        """Squeeze-and-excitation with a reduction ratio of 2."""
-        add = self.builder.add
-        excitation = add(_same(ops.Squeeze), x)
-        squeezed = channels // 2
-        excitation = add(_same(ops.Linear, channels, squeezed), excitation, scope=f"{scope}.fc1")
-        excitation = add(_same(ops.Linear, squeezed, channels, activation="relu"), excitation, scope=f"{scope}.fc2")
-        return None if x is None else add(_same(ops.Excite, stride), x, excitation)
+        if primitive == "none":
+            return None
+        if primitive == "skip_connect" and stride == 1:
+            return x
+        return self.builder.operation(x, scope, primitive, channels, channels, stride, self.arch.norm)
 
     def auxiliary_head(self, x) -> int:
         """Logits of a small network of its own."""

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from ghn_jax.graphs.graph import NODE_ID, Role, oihw
+from ghn_jax.graphs.graph import NODE_ID, NODE_TYPES, Role, oihw
 from ghn_jax.networks.blocking import blocks
 from ghn_jax.networks.convolution import Size, Window, convolve, convolve_depthwise, linear, native_operations, pool
 
@@ -93,6 +93,11 @@ class Primitive:
         owned = parameters[:1] if self.separate_bias else parameters
         first = GraphNode(NODE_ID[self.node_type], self.node_shape, owned)
         return first, *(GraphNode(NODE_ID["bias"], oihw(p.role, p.shape), (p,)) for p in parameters[len(owned) :])
+
+    @functools.cached_property
+    def node_kinds(self) -> tuple[tuple[str, int, int], ...]:
+        """Type of each of its nodes, with the height and width of the node's shape."""
+        return tuple((NODE_TYPES[node.type], *node.shape[2:]) for node in self.nodes)
 
     @property
     def needs_key(self) -> bool:

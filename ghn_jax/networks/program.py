@@ -72,12 +72,12 @@ class Program:
         never change the logits and are not predicted."""
         return tuple(tensor for primitive, scope in self.dead for tensor in tensors_of(primitive, scope))
 
-    @property
+    @functools.cached_property
     def num_params(self) -> int:
         """Number of parameters that matter."""
         return sum([instruction.primitive.num_params for instruction in self.instructions])
 
-    @property
+    @functools.cached_property
     def num_params_with_unused(self) -> int:
         """Number of parameters as the original counts them."""
         return self.num_params + sum([primitive.num_params for primitive, _ in self.dead])

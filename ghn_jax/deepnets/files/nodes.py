@@ -6,6 +6,7 @@ is called by its parameter without the cell ("_ops.1.op.2.weight"), or by its ty
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,15 +38,22 @@ def named_nodes(graph: Graph, num_cells: int) -> list[NamedNode]:
     """
     nodes, cell = [], 0
     for node_type, name in _types_and_names(graph):
-        if name.startswith("cells."):
-            _, number, name = name.split(".", 2)
-            cell = int(number)
-        elif name.startswith("classifier"):
-            cell = num_cells - 1
-        elif name.startswith(("stem", "pos_enc")):
-            cell = 0
+        own, name = _cell_and_operation(name)
+        if own is not None:
+            cell = num_cells - 1 if own < 0 else own
         nodes.append(NamedNode(node_type, cell, name))
     return nodes
+
+
+@functools.lru_cache(maxsize=1 << 15)  # a few thousand names recur in all networks
+def _cell_and_operation(name: str) -> tuple[int | None, str]:
+    """The cell of a node, -1 for the last and None if its name does not say; and the name without the cell."""
+    if name.startswith("cells."):
+        _, number, name = name.split(".", 2)
+        return int(number), name
+    if name.startswith("classifier"):
+        return -1, name
+    return (0 if name.startswith(("stem", "pos_enc")) else None), name
 
 
 def spelled_out(
