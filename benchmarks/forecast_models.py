@@ -119,6 +119,7 @@ def main() -> None:
     ghn, dataset = ghn_jax.load(args.checkpoint), images.load("fashion_mnist", args.data_dir)
     test = Split(dataset.test.images[: args.test_images], dataset.test.labels[: args.test_images])
     about = {"checkpoint": args.checkpoint, json_lines.WEIGHTS: ghn.fingerprint}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     stored = {row["model"]: row for row in json_lines.resume(args.out, model=str) if json_lines.is_of(row, about)}
     for name in tqdm(MODELS, unit="model"):
         if name not in stored:

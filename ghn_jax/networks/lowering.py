@@ -210,7 +210,7 @@ _HERE = "@"
 """Stands for the scope of a block while it is made."""
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1 << 14)
 def _block(
     operation: str, inputs: int, channels: int, stride: int, norm: str | None, shape: ops.Shape | None
 ) -> _Block:
