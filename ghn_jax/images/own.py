@@ -55,18 +55,17 @@ def from_arrays(
     """
     training = Split(_as_images(images, "images"), _as_labels(labels, "labels"))
     _check_lengths(training, "images")
-    if num_classes is None:
-        num_classes = 1 + int(training.labels.max(initial=0))
-    num_classes = taken(num_classes, Whole(2, _MOST_CLASSES), ImageError, "num_classes")
-    counts = np.bincount(training.labels, minlength=num_classes)
+    given = 1 + int(training.labels.max(initial=0)) if num_classes is None else num_classes
+    classes: int = taken(given, Whole(2, _MOST_CLASSES), ImageError, "num_classes")
+    counts = np.bincount(training.labels, minlength=classes)
     if (counts == 0).any():
-        raise ImageError(f"class {int(np.argmin(counts))} of {num_classes} has no image")
+        raise ImageError(f"class {int(np.argmin(counts))} of {classes} has no image")
     if test is None:
         training, reported = hold_out(training)
     else:
         reported = Split(_as_images(test[0], "test images"), _as_labels(test[1], "test labels"))
         _check_lengths(reported, "test images")
-    return _dataset(name, num_classes, training, reported, augmentation)
+    return _dataset(name, classes, training, reported, augmentation)
 
 
 def load_folder(data_dir: Path | None = None) -> Dataset:

@@ -228,11 +228,11 @@ def _block(
             for primitive, end in _chain(operation, inputs, channels, stride, norm):
                 x = builder.add(primitive, x, scope=f"{_HERE}{end}")
 
-    def end(scope: str) -> str | None:
+    def end_of(scope: str) -> str | None:
         return scope.removeprefix(_HERE) if scope else None
 
-    layers = [(primitive, inputs, end(scope), shape) for primitive, inputs, scope, shape in builder.instructions]
-    unfed = [(primitive, end(scope)) for primitive, scope in builder.unfed]
+    layers = [(primitive, inputs, end_of(scope), shape) for primitive, inputs, scope, shape in builder.instructions]
+    unfed = [(primitive, end_of(scope)) for primitive, scope in builder.unfed]
     return _Block(
         tuple(layers),
         tuple(unfed),

@@ -135,7 +135,7 @@ def chosen_ghn(ghn: GHN | None, function: str) -> GHN:
     if ghn not in _finite:
         for keys, leaf in jax.tree_util.tree_leaves_with_path(ghn.params):
             name = jax.tree_util.keystr(keys, simple=True, separator="/")
-            if isinstance(leaf, jax.core.Tracer):
+            if isinstance(leaf, core.Tracer):
                 raise ConfigError(
                     f"array {name} of the hypernetwork has no values while JAX traces a function: predict outside of it"
                 )
