@@ -42,8 +42,6 @@ SMALL = dict(num_classes=10, small_images=True)
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "ResNet-8": lambda: resnet.ResNet((1, 1, 1), resnet.BasicBlock, num_filters=32, **SMALL),
     "ResNet-14": lambda: resnet.ResNet((2, 2, 2), resnet.BasicBlock, num_filters=16, **SMALL),
-    "ResNet-18": lambda: resnet.ResNet((2, 2, 2, 2), resnet.BasicBlock, num_filters=64, num_classes=10),
-    "ResNet-29 of bottlenecks": lambda: resnet.ResNet((3, 3, 3), resnet.BottleneckBlock, num_filters=16, **SMALL),
     "WideResNet-10-2": lambda: resnet.WideResNet(depth=10, width=2),
     "DenseNet-22": lambda: densenet.DenseNet((2, 3, 4), growth=16, num_classes=10),
     "VGG of 4 convolutions": lambda: vgg.VGG((32, "M", 64, "M", 128, 128, "M"), num_classes=10, width=256),
@@ -54,11 +52,9 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "MobileNetV3": lambda: mobilenet.MobileNetV3(num_classes=10),
     "EfficientNet, half": lambda: mobilenet.EfficientNet(num_classes=10, width=0.5, depth=0.5),
     "ConvNeXt, 4 blocks": lambda: convnext.ConvNeXt((1, 1, 1, 1), (32, 64, 128, 256), num_classes=10),
-    "ConvNeXt, 8 blocks": lambda: convnext.ConvNeXt((2, 2, 2, 2), (48, 96, 192, 384), num_classes=10),
     "ViT, 3 blocks": lambda: vit.ViT(patch=4, dim=96, depth=3, heads=4, num_classes=10),
     "ViT, 6 blocks": lambda: vit.ViT(patch=4, dim=192, depth=6, heads=6, num_classes=10),
     "MLP-Mixer, 3 blocks": lambda: vit.MlpMixer(patch=4, dim=96, depth=3, num_classes=10),
-    "MLP-Mixer, 6 blocks": lambda: vit.MlpMixer(patch=4, dim=192, depth=6, num_classes=10),
 }
 
 

@@ -253,7 +253,10 @@ def _header(stored: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ValueError(f"its header cannot be read: {text[:80]!r}")
     dtype, fortran_order, shape = (part.decode() for part in found.groups())
     sizes = tuple(int(size) for size in shape.replace(" ", "").split(",") if size)
-    return sizes, fortran_order == "True", np.dtype(dtype)
+    try:
+        return sizes, fortran_order == "True", np.dtype(dtype)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 _HEADER = re.compile(

@@ -19,6 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from ghn_jax.checks import files
+from ghn_jax.weights import archive
 from ghn_jax.weights.errors import CheckpointError
 
 _TYPES = {
@@ -134,6 +135,8 @@ def read_header(path: str | os.PathLike[str]) -> Header:
         metadata = fields.pop(_METADATA, {})
         if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
             raise ValueError(f"{_METADATA} does not hold texts")
+        if len(fields) > archive.MOST_ENTRIES:
+            raise ValueError(f"it has {len(fields):,} arrays, expected at most {archive.MOST_ENTRIES:,}")
         entries = sorted(((name, _entry(name, field)) for name, field in fields.items()), key=lambda e: e[1].start)
         end = 0
         for name, entry in entries:

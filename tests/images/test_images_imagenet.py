@@ -313,6 +313,15 @@ def test_broken_records(tmp_path):
         read_index([])
 
 
+def test_a_record_of_nothing_but_fields(tmp_path):
+    path = tmp_path / "records"
+    path.write_bytes(tfrecords([field(2, 1) * 9_000 + example(1, "a.JPEG", b"x")]))
+    assert [found.label for found in image_records(path)] == [1]
+    path.write_bytes(tfrecords([field(2, 1) * 11_000 + example(1, "a.JPEG", b"x")]))
+    with pytest.raises(ImageError, match="record at byte 0: it has more than 10,000 fields"):
+        list(image_records(path))
+
+
 @pytest.fixture
 def prepared(tmp_path):
     """What TFDS writes for imagenet2012, in two files for each part and in an order of its own."""

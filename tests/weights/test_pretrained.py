@@ -152,6 +152,10 @@ BAD_ENTRIES = {
     ),
     "header": ({"norm/bias.npy": header("{'descr': '<f2', 'fortran_order': False, 'shape': (8,")}, "is damaged"),
     "escape": ({"norm/bias.npy": header("{'descr': '\\d', 'fortran_order': False, 'shape': (8,)}")}, "is damaged"),
+    "no type": (
+        {"norm/bias.npy": header("{'descr': '<f99999999', 'fortran_order': False, 'shape': (8,), }")},
+        "is damaged",
+    ),
     "deep header": ({"norm/bias.npy": header("(" * 110)}, "is damaged"),
     "no provenance": ({"__about__.npy": None}, "it has no entry __about__"),
     "provenance of numbers": ({"__about__.npy": npy(3)}, "expected a text"),

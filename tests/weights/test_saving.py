@@ -251,6 +251,10 @@ def test_headers_buy_no_memory(tmp_path, monkeypatch):
     declare(ghn_jax=json.dumps({"ghn": {"hypernet": "graphormer", "layers": 200}}))
     with pytest.raises(CheckpointError, match="has 1 arrays of 549,755,813,888 bytes, too few for"):
         ghn_jax.load(path)
+    entries = ",".join(f'"{number}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}' for number in range(100_001))
+    path.write_bytes((len(entries) + 2).to_bytes(8, "little") + b"{" + entries.encode() + b"}")
+    with pytest.raises(CheckpointError, match="it has 100,001 arrays, expected at most 100,000"):
+        ghn_jax.load_params(path)
     with open(path, "wb") as file:
         file.write((1 << 25).to_bytes(8, "little"))
         file.truncate(1 << 26)

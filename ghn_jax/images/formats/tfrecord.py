@@ -28,6 +28,7 @@ _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5
 _HEADER, _CHECKSUM = 12, 4
 _MOST_BYTES = 1 << 40
 _MOST_NAME_BYTES = 1024
+_MOST_FIELDS = 10_000  # of a record; an example of ImageNet has a dozen
 _THREADS = 16
 """They wait for the disk, not for a processor."""
 
@@ -116,7 +117,7 @@ def image_records(path: Path) -> Iterator[ImageRecord]:
                 raise ImageError(
                     f"{path} has {cursor.size} bytes: expected at least {end + _CHECKSUM}, it ends within a record"
                 )
-            cursor.position = start
+            cursor.position, cursor.fields_left = start, _MOST_FIELDS
             try:
                 yield _entry(cursor, end)
             except ValueError as error:
@@ -144,6 +145,7 @@ class _Cursor:
         self._buffer, self._first = b"", 0
         self.size = os.fstat(descriptor).st_size
         self.position = 0
+        self.fields_left = 0
 
     def take(self, count: int) -> bytes:
         """The next bytes."""
@@ -173,6 +175,9 @@ def _fields(cursor: _Cursor, end: int) -> Iterator[tuple[int, int | range]]:
     The cursor is at the start of a text or message, and may be left anywhere.
     """
     while cursor.position < end:
+        cursor.fields_left -= 1
+        if cursor.fields_left < 0:
+            raise ValueError(f"it has more than {_MOST_FIELDS:,} fields")
         number, kind = divmod(cursor.varint(), 8)
         if kind == _VARINT:
             yield number, cursor.varint()
