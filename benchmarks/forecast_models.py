@@ -49,8 +49,6 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
         (32, 32, "M", 64, 64, "M", 128, 128, "M", 256, 256, "M"), num_classes=10, width=256
     ),
     "MobileNetV2": lambda: mobilenet.MobileNetV2(num_classes=10),
-    "MobileNetV3": lambda: mobilenet.MobileNetV3(num_classes=10),
-    "EfficientNet, half": lambda: mobilenet.EfficientNet(num_classes=10, width=0.5, depth=0.5),
     "ConvNeXt, 4 blocks": lambda: convnext.ConvNeXt((1, 1, 1, 1), (32, 64, 128, 256), num_classes=10),
     "ViT, 3 blocks": lambda: vit.ViT(patch=4, dim=96, depth=3, heads=4, num_classes=10),
     "ViT, 6 blocks": lambda: vit.ViT(patch=4, dim=192, depth=6, heads=6, num_classes=10),
