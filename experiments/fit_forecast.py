@@ -6,9 +6,9 @@
         --trained ghn2_fashion_mnist:results/sgd_fashion_mnist/networks.jsonl
 
 --zero_shot is a hypernetwork, its title, and a file of `experiments/evaluate_splits.py`; --trained a hypernetwork and a
-file of `experiments/train_networks.py`; --models one and a file of `benchmarks/forecast_models.py`.  Features of
-networks are added to --features, so the same command goes on after an interruption.  `forecast.json` is what the
-package reads (`ghn_jax/prediction/data`), `forecast.md` the error.
+file of `experiments/train_networks.py`; --models one and a file of `benchmarks/forecast_models.py`, whose models judge
+and are not fitted to.  Features of networks are added to --features, so the same command goes on after an interruption.
+`forecast.json` is what the package reads (`ghn_jax/prediction/data`), `forecast.md` the error.
 """
 
 import ghn_jax.cli.script
@@ -85,10 +85,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     examples = examples_of(args)
     accuracy = fit_forecast.leave_one_group_out(examples, fit_forecast.fit_trees)
     text = fit_forecast.table(examples, accuracy)
+    fitted = [example for example in examples if example.group != fit_forecast.MODELS]
     with replacing(args.out / "forecast.md") as temporary:
         temporary.write_text(text)
     with replacing(args.out / "forecast.json") as temporary:
-        temporary.write_text(json.dumps(fit_forecast.stored(fit_forecast.fit(examples))) + "\n")
+        temporary.write_text(json.dumps(fit_forecast.stored(fit_forecast.fit(fitted))) + "\n")
     print(f"{len(examples)} examples, each judged by a fit to the other splits\n\n{text}\nwritten: {args.out}")
 
 

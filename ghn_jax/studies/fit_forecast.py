@@ -27,7 +27,7 @@ TREES, DEPTH, SHRINKAGE = 80, 3, 0.1
 """Number and depth of the trees, and what the value of each is multiplied with."""
 
 MODELS = "public models"
-"""The group of models that are no networks of DeepNets-1M."""
+"""The group of models that are no networks of DeepNets-1M; they judge, and nothing is fitted to them."""
 
 HALF = 0.5
 """Of what networks like those of training reach: below it a prediction counts as poor."""
@@ -247,7 +247,7 @@ def leave_one_group_out(
         raise StudyError(f"all examples are of {', '.join(groups)}: expected at least 2 groups")
     values = np.zeros(len(examples))
     for group in groups:
-        fitted = fit([example for example in examples if example.group != group])
+        fitted = fit([example for example in examples if example.group not in (group, MODELS)])
         places = [place for place, example in enumerate(examples) if example.group == group]
         values[places] = fitted(np.stack([examples[place].features for place in places]))
     return values

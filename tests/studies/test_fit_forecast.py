@@ -144,6 +144,16 @@ def test_whether_a_prediction_helped():
     assert fit_forecast.helped([row(3, "predicted", **{"0": 0.5}), row(3, "he", **{"10": 0.4})]) == {}
 
 
+def test_public_models_are_judged_and_not_fitted_to():
+    found = examples(80)
+    others = [one._replace(group="public models", accuracy=5.0) for one in examples(8, seed=2)]
+    alone = fit_forecast.leave_one_group_out(found, fit_forecast.fit_trees)
+    both = fit_forecast.leave_one_group_out([*found, *others], fit_forecast.fit_trees)
+    np.testing.assert_array_equal(both[: len(found)], alone)
+    trees = fit_forecast.fit_trees(found)
+    np.testing.assert_array_equal(both[len(found) :], trees(np.stack([one.features for one in others])))
+
+
 def test_models_of_others(tmp_path):
     ghn, path = GHN.init(SMALL, 0), tmp_path / "models.jsonl"
     row = {"model": "VGG", "checkpoint": "small", "weights": ghn.fingerprint, "features": [0.25] * len(FEATURES)}
