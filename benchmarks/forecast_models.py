@@ -35,6 +35,7 @@ from ghn_jax.evaluation.fine_tuning import Protocol  # noqa: E402
 from ghn_jax.images import Dataset, Split  # noqa: E402
 from ghn_jax.prediction.forecast import forecast  # noqa: E402
 from ghn_jax.runtime import use_compilation_cache  # noqa: E402
+from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED  # noqa: E402
 
 STEPS, BATCH, SEED = 100, 32, 0
 PROTOCOL = Protocol(STEPS, BATCH)
@@ -90,7 +91,7 @@ def measure(name: str, ghn: ghn_jax.GHN, dataset: Dataset, test: Split) -> dict[
         return right / len(test.labels)
 
     found = {}
-    for start, params in (("predicted", ghn_jax.predict_params(graph, ghn)), ("he", own["params"])):
+    for start, params in ((FROM_PREDICTED, ghn_jax.predict_params(graph, ghn)), (FROM_HE, own["params"])):
         params = jax.tree.map(jax.numpy.array, params)  # steps use them up
         found[start] = {"0": accuracy(params)}
         state = optimizer.init(params)
@@ -123,7 +124,8 @@ def main() -> None:
     for name in MODELS:
         row = stored[name]
         cells = [
-            " ".join(f"{100 * value:.1f}" for value in row["accuracy"][start].values()) for start in ("predicted", "he")
+            " ".join(f"{100 * value:.1f}" for value in row["accuracy"][start].values())
+            for start in (FROM_PREDICTED, FROM_HE)
         ]
         print(f"| {name} | {forecast(np.array(row['features'])).helps:.2f} | {' | '.join(cells)} |")
 

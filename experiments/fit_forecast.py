@@ -47,6 +47,12 @@ def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
         for text in getattr(args, option):
             if len(text.split(":")) != parts:
                 parser.error(f"--{option}={text}: expected {parts} parts with colons between them")
+    known = {text.split(":")[0] for text in args.zero_shot}
+    for text in args.models:
+        if text.split(":")[0] not in known:
+            parser.error(
+                f"--models={text}: expected one of the hypernetworks of --zero_shot, {', '.join(sorted(known))}"
+            )
     return args
 
 
