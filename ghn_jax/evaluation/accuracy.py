@@ -117,7 +117,7 @@ def accuracies(
 @own_settings()
 def measure_accuracy(
     architecture: AnyArchitecture,
-    params: Mapping[str, np.ndarray],
+    params: Mapping[str, Any],
     dataset: str | Dataset = "fashion_mnist",
     num_images: int | None = None,
     data_dir: str | None = None,

@@ -124,6 +124,7 @@ class Plan:
       dtype: of activations.
       label_smoothing: of the loss; None for a network that is only run forwards, without dropout.
       auxiliary: what the loss of the auxiliary head counts, None without one (`lowering.lower_regularized`).
+      teacher_share: of the loss, by a teacher's probabilities (`recipes.LossOf`).
     """
 
     program: Program
@@ -131,6 +132,7 @@ class Plan:
     dtype: str = "float32"
     label_smoothing: float | None = None
     auxiliary: float | None = None
+    teacher_share: float = 0.0
 
     @property
     def training(self) -> bool:
@@ -205,7 +207,8 @@ class Plan:
     @property
     def _loss_of(self) -> LossOf:
         assert self.label_smoothing is not None
-        return LossOf(self.program.task.num_classes, self.batch, self.dtype, self.label_smoothing, self.auxiliary)
+        classes = self.program.task.num_classes
+        return LossOf(classes, self.batch, self.dtype, self.label_smoothing, self.auxiliary, self.teacher_share)
 
     def recipes(self) -> Iterator[Any]:
         """What the network needs compiled, in the order in which it is needed."""
@@ -278,7 +281,7 @@ def value_and_grad(
     network: Runnable,
     parameters: Parameters,
     images: Images,
-    labels: Images,
+    labels: Any,
     dropout_key: jax.Array,
     drop_path: float = 0.0,
 ) -> Loss:
@@ -286,7 +289,7 @@ def value_and_grad(
 
     Args:
       network, parameters, images: as for `logits`, with a plan for training.
-      labels: int32 `[B]`.
+      labels: int32 `[B]`, or `TaughtLabels` for a plan with a `teacher_share`.
       dropout_key: the instruction that writes register r uses it folded with r.
       drop_path: share of paths that are dropped, where the network has any to drop.
     """

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ghn_jax.networks.losses import cross_entropy
+from ghn_jax.networks.losses import TaughtLabels, cross_entropy, distillation
 from ghn_jax.networks.primitives import Primitive, Shape
 from ghn_jax.networks.program import INPUT, Instruction, Program
 
@@ -165,7 +165,8 @@ class Loss(NamedTuple):
 class LossOf:
     """The recipe of the loss: (logits, labels) -> `Loss`, gradient of the logits.
 
-    With an auxiliary head, its logits stand behind those of the network; their loss counts `auxiliary` times.
+    With an auxiliary head, its logits stand behind those of the network; their loss counts `auxiliary` times.  With a
+    `teacher_share`, labels are `TaughtLabels`, and that share of every loss is the one of the teacher's probabilities.
     """
 
     classes: int
@@ -173,25 +174,37 @@ class LossOf:
     dtype: str
     label_smoothing: float
     auxiliary: float | None = None
+    teacher_share: float = 0.0
     donated = ()
 
     @property
     def arguments(self):
         columns = self.classes if self.auxiliary is None else 2 * self.classes
         logits = jax.ShapeDtypeStruct((self.batch, columns), self.dtype)
-        return logits, jax.ShapeDtypeStruct((self.batch,), jnp.int32)
+        labels = jax.ShapeDtypeStruct((self.batch,), jnp.int32)
+        if not self.teacher_share:
+            return logits, labels
+        return logits, TaughtLabels(labels, jax.ShapeDtypeStruct((self.batch, self.classes), jnp.float32))
 
     def __call__(self, logits, labels):
         logits = logits.astype(jnp.float32)
 
+        true = labels.labels if self.teacher_share else labels
+
+        def of_head(logits):
+            loss = cross_entropy(logits, true, self.label_smoothing)
+            if not self.teacher_share:
+                return loss
+            return (1 - self.teacher_share) * loss + self.teacher_share * distillation(logits, labels.taught)
+
         def total(logits):
-            loss = cross_entropy(logits[:, : self.classes], labels, self.label_smoothing)
+            loss = of_head(logits[:, : self.classes])
             if self.auxiliary is not None:
-                loss += self.auxiliary * cross_entropy(logits[:, self.classes :], labels, self.label_smoothing)
+                loss += self.auxiliary * of_head(logits[:, self.classes :])
             return loss
 
         loss, bar = jax.value_and_grad(total)(logits)
-        correct = jnp.sum(jnp.argmax(logits[:, : self.classes], -1) == labels, dtype=jnp.int32)
+        correct = jnp.sum(jnp.argmax(logits[:, : self.classes], -1) == true, dtype=jnp.int32)
         return Loss(loss, correct), bar.astype(self.dtype)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -22,10 +22,10 @@ _NOISE_STREAM = 1
 
 
 class Batch(NamedTuple):
-    """Normalised images, float32 [batch, size, size, 3], and their labels, int32 [batch]."""
+    """Normalised images, float32 [batch, size, size, 3], and their labels, int32 [batch] or `losses.TaughtLabels`."""
 
     images: np.ndarray
-    labels: np.ndarray
+    labels: Any
 
 
 def steps_per_epoch(dataset: Dataset, batch_size: int) -> int:

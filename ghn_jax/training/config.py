@@ -59,6 +59,9 @@ class TrainConfig:
       start: what the hypernetwork starts from: "random" weights, or whatever `ghn_jax.load` takes: the name of one in
         the package ("ghn2_fashion_mnist"), a checkpoint folder, a file.
       label_smoothing: see `losses.cross_entropy`.
+      teacher: a file that `training.teacher.save` wrote, of a network trained for the same images; every network of a
+        step learns from its probabilities too.  None for none.
+      teacher_share: of the loss, which goes by them; the rest goes by the labels.
       small_images: in the first steps images are scaled down to so many pixels, which costs a fraction; None for full
         size from the start.
       small_until: share of the run after which images have their full size.
@@ -102,6 +105,8 @@ class TrainConfig:
     network_clip_norm: float | None = None
     start: str = "random"
     label_smoothing: float = 0.0
+    teacher: str | None = None
+    teacher_share: float = 0.4
     small_images: int | None = None
     small_until: float = 0.6
     compute_dtype: str = "float32"
@@ -174,6 +179,8 @@ _RULES = {
     "network_clip_norm": Maybe(_SOME),
     "start": Text(),
     "label_smoothing": Real(0, 1, with_high=False),
+    "teacher": Maybe(Text()),
+    "teacher_share": Real(0, 1, with_low=False),
     "small_images": Maybe(Whole(1, 1 << 13)),
     "small_until": Real(0, 1),
     "compute_dtype": OneOf("float32", "bfloat16"),

@@ -19,6 +19,7 @@ from ghn_jax.ghn.programs import Decode, PullBackChunk, decoder_params
 from ghn_jax.ghn.rows import Table
 from ghn_jax.images.augment import smaller
 from ghn_jax.images.batches import Batch
+from ghn_jax.networks.losses import TaughtLabels
 from ghn_jax.networks.network import Network
 from ghn_jax.runtime import own_settings
 from ghn_jax.training import parallel
@@ -153,7 +154,7 @@ class Engine:
         )
 
     def step(
-        self, state: TrainState, prepared: Prepared, images: np.ndarray, labels: np.ndarray
+        self, state: TrainState, prepared: Prepared, images: np.ndarray, labels: np.ndarray | TaughtLabels
     ) -> tuple[TrainState, Metrics]:
         """The state after an update, and its metrics, both replicated; may return before they are computed.
 
@@ -161,7 +162,7 @@ class Engine:
           state: replicated; its arrays are used up by the update, and only then.
           prepared: from `prepare`.
           images: float32 `[config.images_of_step, H, W, 3]`, normalised; scaled down for networks of smaller ones.
-          labels: int32 `[config.images_of_step]`.
+          labels: int32 `[config.images_of_step]`, with a teacher `TaughtLabels`.
 
         Raises:
           CompilationError: naming an operation.
@@ -184,7 +185,7 @@ class Engine:
         return self._mapped.update(state, pull_back, parallel.join(found, like=nodes), prepared.graphs)
 
     def _begin(
-        self, device: int, share: Share, state: TrainState, nodes: jax.Array, images: np.ndarray, labels: np.ndarray
+        self, device: int, share: Share, state: TrainState, nodes: jax.Array, images: np.ndarray, labels: Any
     ) -> list[concurrent.futures.Future[tuple[Any, Loss, jax.Array]]]:
         """Begins to run the networks of a device; futures are in the order of the share."""
         params = parallel.part_of_device(decoder_params(state.params), device)
@@ -212,10 +213,11 @@ class Engine:
         futures = {number: self._workers[device].submit(own_settings()(run), number) for number in share.first}
         return [futures[number] for number in range(len(share.positions))]
 
-    def _batch(self, device: int, images: np.ndarray, labels: np.ndarray, size: int, number: int) -> Batch:
+    def _batch(self, device: int, images: np.ndarray, labels: Any, size: int, number: int) -> Batch:
         """Images and labels number `number` of a step on a device, scaled down to `size` pixels."""
         chosen = slice(number * self._config.batch_size, (number + 1) * self._config.batch_size)
-        return jax.device_put(Batch(smaller(images[chosen], size), labels[chosen]), self.programs.devices[device])
+        labels = jax.tree.map(lambda array: array[chosen], labels)
+        return jax.device_put(Batch(smaller(images[chosen], size), labels), self.programs.devices[device])
 
 
 def _dropout_key(step: jax.Array, seed: int, position: int) -> jax.Array:

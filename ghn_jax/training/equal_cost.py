@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ghn_jax import images
 from ghn_jax.checks import files
 from ghn_jax.checks.fields import Real
 from ghn_jax.errors import extra
@@ -29,7 +28,7 @@ from ghn_jax.evaluation.results import summary
 from ghn_jax.ghn.config import ConfigError
 from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Dataset
-from ghn_jax.training import parallel
+from ghn_jax.training import parallel, teacher
 from ghn_jax.training.config import MAY_CHANGE, TrainConfig, differences, from_fields
 from ghn_jax.training.engine import Engine
 from ghn_jax.training.loop import train
@@ -125,13 +124,14 @@ class _Rehearsal:
     """The first steps of a run, made once to compile them: one after another, so that each finds what others kept."""
 
     def __init__(self, config: TrainConfig, dataset: Dataset, stack: contextlib.ExitStack):
-        self._config, self._dataset = config, dataset
+        self._config = config
         ghn, optimizer = config.hypernetwork(dataset.task), make_optimizer(config)
         self._engine = stack.enter_context(contextlib.closing(Engine(config, ghn, optimizer)))
         params = GHN.init(ghn, seed=0).params
         self._state = parallel.replicate(init_state(params, optimizer, average=config.average is not None))
         drawn = itertools.islice(meta_batches(config, dataset.task), -(-MEASURED // config.meta_batch))
         self.prepared = [self._engine.prepare(self._state, one.targets) for one in drawn]
+        self._batch_of = teacher.batches(config, dataset, self._engine.programs)
         self.train(0, MEASURED)
 
     def train(self, first: int, last: int) -> None:
@@ -139,7 +139,7 @@ class _Rehearsal:
         config = self._config
         for step, inputs in enumerate(self.prepared):
             if first <= step * config.meta_batch < last:
-                batch = images.train_batch(self._dataset, config.images_of_step, config.seed, step)
+                batch = self._batch_of(step)
                 self._state, metrics = self._engine.step(self._state, inputs, batch.images, batch.labels)
                 jax.block_until_ready(metrics)
 

@@ -26,7 +26,7 @@ from ghn_jax.ghn.model import GHN
 from ghn_jax.images import Batch, Dataset
 from ghn_jax.networks.architecture import Task
 from ghn_jax.runtime import own_settings
-from ghn_jax.training import parallel
+from ghn_jax.training import parallel, teacher
 from ghn_jax.training.config import TrainConfig, differences
 from ghn_jax.training.engine import Engine, Prepared
 from ghn_jax.training.inputs import shares
@@ -164,6 +164,7 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Outcome:
     images.steps_per_epoch(dataset, config.images_of_step)  # an error now rather than at the first step
     task = dataset.task
     hypernet = config.hypernetwork(task)
+    teacher.check(config, task)
     parallel.check_same_everywhere(json.dumps(dataclasses.asdict(config), sort_keys=True))
     shares([0.0] * config.meta_batch, parallel.num_devices())
     workdir = Path(config.workdir)
@@ -318,7 +319,7 @@ class _Run:
         saved = validated = time.monotonic()
         with (
             contextlib.closing(prefetch(self._upcoming(engine))) as upcoming,
-            contextlib.closing(prefetch(self._batches(dataset), BATCHES_AHEAD)) as batches,
+            contextlib.closing(prefetch(self._batches(dataset, engine), BATCHES_AHEAD)) as batches,
         ):
             while self.progress.step < config.steps:
                 asked = time.monotonic()
@@ -384,10 +385,10 @@ class _Run:
         for targets, after in itertools.islice(drawn, left):
             yield _Upcoming(engine.prepare(self.state, targets), after)
 
-    def _batches(self, dataset: Dataset) -> Iterator[Batch]:
+    def _batches(self, dataset: Dataset, engine: Engine) -> Iterator[Batch]:
         """The images of every step to come."""
-        for step in range(self.progress.step, self.config.steps):
-            yield images.train_batch(dataset, self.config.images_of_step, self.config.seed, step)
+        batch_of = teacher.batches(self.config, dataset, engine.programs)
+        yield from map(batch_of, range(self.progress.step, self.config.steps))
 
     def _note(self, metrics: Metrics, minutes: float, after: int) -> None:
         """Moves on by a step."""

@@ -17,7 +17,13 @@ LOOK_AHEAD = 64
 
 def plan_of(target: Network, config: TrainConfig) -> Plan:
     """How a network is run in training."""
-    return Plan(target.program, config.batch_size, config.compute_dtype, config.label_smoothing)
+    return Plan(
+        target.program,
+        config.batch_size,
+        config.compute_dtype,
+        config.label_smoothing,
+        teacher_share=config.teacher_share if config.teacher is not None else 0.0,
+    )
 
 
 def check_first_networks(config: TrainConfig, task: Task) -> None:

@@ -1,0 +1,158 @@
+"""Distillation: a trained network says what it thinks of the images of a step, and the networks of the step learn that.
+
+A label says of an image what it is; the probabilities of a trained network also say what it resembles.  The loss of a
+network is then (1 - share) times the one by labels plus share times the one by these probabilities.
+
+Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 2015, section 2, at temperature 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ghn_jax import images
+from ghn_jax.checks import files
+from ghn_jax.errors import GHNError
+from ghn_jax.evaluation.accuracy import ByOperation
+from ghn_jax.execution import whole
+from ghn_jax.execution.compiling import Programs
+from ghn_jax.ghn.config import ConfigError
+from ghn_jax.images import Batch, Dataset
+from ghn_jax.networks.architecture import AnyArchitecture, Task, from_json, to_json
+from ghn_jax.networks.losses import TaughtLabels
+from ghn_jax.networks.lowering import lower
+from ghn_jax.networks.program import Program
+from ghn_jax.training.config import TrainConfig
+from ghn_jax.weights import safetensors_file
+from ghn_jax.weights.errors import CheckpointError
+
+ARCHITECTURE = "architecture"
+"""Entry of a teacher's file: which network its parameters are of."""
+
+
+class Teacher(NamedTuple):
+    """A trained network.
+
+    Attributes:
+      architecture: of it.
+      program: the same for the images of a task.
+      params: its parameters by name.
+    """
+
+    architecture: AnyArchitecture
+    program: Program
+    params: Mapping[str, np.ndarray]
+
+
+def save(
+    path: str | os.PathLike[str],
+    architecture: AnyArchitecture,
+    params: Mapping[str, Any],
+    overwrite: bool = False,
+) -> None:
+    """Writes a trained network as a file of safetensors that says which network it is.
+
+    Args:
+      path: ends in `.safetensors`.
+      architecture: of the network.
+      params: by name, as `predict_params` has them.
+      overwrite: replace a file that is there.
+
+    Raises:
+      CheckpointError: another ending.
+      FileError: there is something that may not be replaced.
+      OSError: the system cannot write.
+
+    >>> from ghn_jax.training import teacher
+    >>> network = ghn_jax.ResNet(depths=(1,), width=8)
+    >>> params = ghn_jax.predict_params(ghn_jax.build_graph(network))
+    >>> teacher.save('teacher.safetensors', network, params)
+    >>> teacher.load('teacher.safetensors', ghn_jax.CIFAR10).architecture == network
+    True
+    """
+    check_name(path)
+    arrays = {name: np.asarray(values, np.float32) for name, values in params.items()}
+    metadata = {"format": "flax", "layout": "jax", ARCHITECTURE: json.dumps(to_json(architecture))}
+    with files.replacing(path, refuse_existing=not overwrite) as temporary:
+        safetensors_file.write(temporary, arrays, metadata)
+
+
+def check_name(path: str | os.PathLike[str]) -> None:
+    """Raises CheckpointError for a name that does not end as a teacher's does."""
+    if os.path.splitext(path)[1] != ".safetensors":
+        raise CheckpointError(f"{os.fspath(path)}: expected a name ending in .safetensors")
+
+
+def load(path: str | os.PathLike[str], task: Task) -> Teacher:
+    """A trained network that `save` wrote.
+
+    Raises:
+      CheckpointError: no such file, a damaged one, one that does not say of which network it is, or parameters of
+        another network, for another number of classes, or that are not finite.
+    """
+    arrays, metadata = safetensors_file.read(path)
+    if ARCHITECTURE not in metadata:
+        raise CheckpointError(f"{path} does not say of which network it is: expected a file of training.teacher.save")
+    try:
+        architecture = from_json(files.parse_json(metadata[ARCHITECTURE]))
+        program = lower(architecture, task)
+        whole.check_params(program, arrays)
+    except (GHNError, ValueError) as error:
+        raise CheckpointError(f"{path} is no network for {task.num_classes} classes: {error}") from error
+    for name, values in arrays.items():
+        if values.dtype != np.float32 or not np.isfinite(values).all():
+            raise CheckpointError(f"{path}: expected finite numbers of type float32 in array {name}")
+    return Teacher(architecture, program, arrays)
+
+
+def check(config: TrainConfig, task: Task) -> None:
+    """Checks the teacher of a run, if it has one.
+
+    Raises:
+      ConfigError: as `load`.
+    """
+    _of_run(config, task)
+
+
+def batches(config: TrainConfig, dataset: Dataset, programs: Programs) -> Callable[[int], Batch]:
+    """The images and labels of a step, by its number; a teacher sees images at full size, all of a step as one batch.
+
+    Args:
+      config: of the run.
+      dataset: its images.
+      programs: whose programs a teacher uses and adds to.
+
+    Raises:
+      ConfigError: as `load`.
+    """
+    teacher = _of_run(config, dataset.task)
+    size = config.images_of_step
+
+    def plain(step: int) -> Batch:
+        return images.train_batch(dataset, size, config.seed, step)
+
+    if teacher is None:
+        return plain
+    logits = ByOperation(size, programs)(teacher.program, teacher.params)
+
+    def taught(step: int) -> Batch:
+        batch = plain(step)
+        probabilities = np.asarray(jax.nn.softmax(logits(batch.images)), np.float32)
+        return Batch(batch.images, TaughtLabels(batch.labels, probabilities))
+
+    return taught
+
+
+def _of_run(config: TrainConfig, task: Task) -> Teacher | None:
+    if config.teacher is None:
+        return None
+    try:
+        return load(config.teacher, task)
+    except GHNError as error:
+        raise ConfigError(f"config.teacher={config.teacher!r}: {error}") from error
