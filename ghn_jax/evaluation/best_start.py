@@ -54,27 +54,40 @@ class Start:
       name: "predicted", "random", "seen tensors", "body" or "orthogonal".
       params: the parameters at the start, in the structure of the model's own.
       losses: of all starts, mean over the last quarter of the batches, each before its step; inf where it diverged.
+      accuracies: of all starts of an architecture (0..1), on the same batches; none for a model of your own.
 
-    >>> start = ghn_jax.Start('predicted', {}, {'predicted': 0.9, 'random': 1.2})
+    >>> start = ghn_jax.Start('predicted', {}, {'predicted': 0.9, 'random': 1.2}, {'predicted': 0.75, 'random': 0.5})
     >>> print(start)
-    predicted: loss 0.900 on the last batches, against 1.200 (random)
+    predicted: top-1 75.0%, loss 0.900 on the last batches, against 50.0%, 1.200 (random)
     """
 
     name: str
     params: Any
     losses: Mapping[str, float]
+    accuracies: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def __str__(self) -> str:
-        others = sorted((loss, name) for name, loss in self.losses.items() if name != self.name)
-        against = ", ".join(f"{loss:.3f} ({name})" for loss, name in others)
-        return f"{self.name}: loss {self.losses[self.name]:.3f} on the last batches, against {against}"
+        def shown(name: str, what: str = "", loss: str = "") -> str:
+            top1 = f"{what}{self.accuracies[name]:.1%}, " if self.accuracies else ""
+            return f"{top1}{loss}{self.losses[name]:.3f}"
+
+        others = [f"{shown(name)} ({name})" for name in self.losses if name != self.name]
+        chosen = shown(self.name, "top-1 ", "loss ")
+        return f"{self.name}: {chosen} on the last batches, against {', '.join(others) or 'no other'}"
+
+
+class _Before(NamedTuple):
+    """What there was on a batch before its step: the loss, and the share of right answers where labels are known."""
+
+    loss: float
+    accuracy: float | None = None
 
 
 class _Candidate(NamedTuple):
-    """Parameters at the start, and a function that makes a step on a batch and returns the loss before it."""
+    """Parameters at the start, and a function that makes a step on a batch."""
 
     params: Any
-    step: Callable[[Any], float]
+    step: Callable[[Any], _Before]
 
 
 @own_settings()
@@ -90,8 +103,10 @@ def best_start(
 ) -> Start:
     """Tries predicted, partly predicted and random parameters on a few batches, and takes the best.
 
-    Every start is trained with SGD (momentum 0.9, clipping to a norm of 5) on all batches in their order; the mean loss
-    on the last quarter of them, each before its step, decides.
+    Every start is trained with SGD (momentum 0.9, clipping to a norm of 5) on all batches in their order.  For an
+    architecture the accuracy on the last quarter of them, each before its step, decides: random parameters without
+    normalisation have losses of hundreds at first, and may learn well nevertheless.  For a model of your own, whose
+    answers nobody knows, the mean loss there decides.
 
     Args:
       model: an architecture, or the graph of a model of your own from `ghn_jax.trace`.
@@ -132,22 +147,25 @@ def best_start(
     else:
         candidates = _of_an_architecture(model, batches, ghn, rate, seed)
     judged = max(1, len(batches) // 4)
-    losses, tried = {}, {}
+    losses, accuracies, tried = {}, {}, {}
     for name, make in candidates:
         if starts is not None and name not in starts:
             continue
         candidate = make()
         tried[name] = candidate.params
-        values = np.array([candidate.step(batch) for batch in batches])[-judged:]
-        losses[name] = float(values.mean()) if np.isfinite(values).all() else float("inf")
+        last = [candidate.step(batch) for batch in batches][-judged:]
+        loss_there = float(np.mean([before.loss for before in last]))
+        losses[name] = loss_there if np.isfinite(loss_there) else float("inf")
+        if answers := [before.accuracy for before in last if before.accuracy is not None]:
+            accuracies[name] = float(np.mean(answers))
     if not losses:
         raise StartError(f"starts={starts}: none of them differs from another start of this network")
-    best = min(losses, key=losses.__getitem__)
+    best = min(losses, key=lambda name: (losses[name] == float("inf"), -accuracies.get(name, 0.0), losses[name]))
     if losses[best] == float("inf"):
         raise StartError(
             f"no start has a finite loss after {len(batches)} steps: expected a lower learning_rate={rate}"
         )
-    return Start(best, tried[best], losses)
+    return Start(best, tried[best], losses, accuracies)
 
 
 def _of_an_architecture(
@@ -168,10 +186,11 @@ def _of_an_architecture(
     def candidate(params: Mapping[str, Any]) -> _Candidate:
         training, steps = trainer.begin(network.program, params), itertools.count()
 
-        def step(batch: Any) -> float:
+        def step(batch: Any) -> _Before:
             pixels, labels = (np.asarray(batch[0], np.float32), np.asarray(batch[1], np.int32))
             key = jax.random.fold_in(jax.random.key(seed), next(steps))
-            return float(training.step(Batch(pixels, labels), key).loss)
+            before = training.step(Batch(pixels, labels), key)
+            return _Before(float(before.loss), int(before.correct) / len(labels))
 
         return _Candidate(params, step)
 
@@ -227,9 +246,9 @@ def _of_a_model(
     def candidate(params: Any) -> _Candidate:
         held = [params, optimizer.init(params)]
 
-        def step(batch: Any) -> float:
+        def step(batch: Any) -> _Before:
             held[0], held[1], value = update(held[0], held[1], batch)
-            return float(value)
+            return _Before(float(value))
 
         return _Candidate(params, step)
 

@@ -1,4 +1,4 @@
-"""The best start: what is tried, that the least loss wins, and that losses are those of training."""
+"""The best start: what is tried, what decides, and that losses and accuracies are those of training."""
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from ghn_jax import images
 from ghn_jax.evaluation import best_start as module
 from ghn_jax.evaluation.best_start import StartError, best_start
 from ghn_jax.evaluation.fine_tuning import FineTuner, Protocol
+from ghn_jax.execution.recipes import Loss
 from ghn_jax.networks.architecture import CIFAR10, Architecture, Genotype
 from ghn_jax.networks.initialization import he_init
 from ghn_jax.networks.lowering import lower
@@ -38,8 +39,9 @@ def batches(digits):
 def test_architecture(digits, batches):
     start = best_start(NETWORK, batches, seed=3)
     assert set(start.losses) == {"predicted", "random", "body"}
-    assert start.losses[start.name] == min(start.losses.values())
-    assert str(start).startswith(f"{start.name}: loss {start.losses[start.name]:.3f}")
+    assert start.accuracies.keys() == start.losses.keys()
+    assert start.accuracies[start.name] == max(start.accuracies.values())
+    assert str(start).startswith(f"{start.name}: top-1 {start.accuracies[start.name]:.1%}, loss ")
     program = lower(NETWORK, CIFAR10)
     random = he_init(program, 3)
     losses = []
@@ -52,6 +54,35 @@ def test_architecture(digits, batches):
             random if start.name == "random" or (start.name == "body" and name in list(predicted)[-2:]) else predicted
         )
         np.testing.assert_array_equal(values, mine[name])
+
+
+def test_accuracy_decides_and_then_the_loss(batches, monkeypatch):
+    """Each start answers the last two of eight batches, of 16 images, as it is told."""
+    told = {"predicted": [(0.5, 8), (0.5, 8)], "random": [(90.0, 9), (70.0, 9)], "body": [(9.0, 18), (80.0, 0)]}
+    names = iter(["predicted", "random", "body"])
+
+    class Trainer:
+        def __init__(self, protocol):
+            pass
+
+        def begin(self, program, params):
+            return InTraining(told[next(names)])
+
+    class InTraining:
+        def __init__(self, last):
+            self.answers = iter([(1.0, 0)] * 6 + last)
+
+        def step(self, batch, key):
+            return Loss(*next(self.answers))
+
+    monkeypatch.setattr(module, "Trainer", Trainer)
+    start = best_start(NETWORK, batches)
+    assert start.losses == {"predicted": 0.5, "random": 80.0, "body": 44.5}
+    assert start.accuracies == {"predicted": 0.5, "random": 18 / 32, "body": 18 / 32}
+    assert start.name == "body" and start.params is not None
+    assert str(start) == (
+        "body: top-1 56.2%, loss 44.500 on the last batches, against 50.0%, 0.500 (predicted), 56.2%, 80.000 (random)"
+    )
 
 
 def test_a_start_that_diverges_is_not_taken(batches, monkeypatch):
@@ -85,6 +116,7 @@ def test_model(batches):
         return optax.softmax_cross_entropy_with_integer_labels(logits, batch.labels).mean()
 
     start = best_start(graph, batches, loss=loss)
+    assert start.accuracies == {} and str(start).startswith(f"{start.name}: loss {start.losses[start.name]:.3f} on")
     assert {"predicted", "random", "body", "orthogonal"} <= set(start.losses)
     assert start.losses[start.name] == min(start.losses.values())
     assert jax.tree.structure(start.params) == jax.tree.structure(params)
