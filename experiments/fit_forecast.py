@@ -94,8 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fitted = [example for example in examples if example.group != fit_forecast.MODELS]
     with replacing(args.out / "forecast.md") as temporary:
         temporary.write_text(text)
+    ghns = [ghn_jax.load(what) for what in dict.fromkeys(text.split(":")[0] for text in args.zero_shot)]
     with replacing(args.out / "forecast.json") as temporary:
-        temporary.write_text(json.dumps(fit_forecast.stored(fit_forecast.fit(fitted))) + "\n")
+        temporary.write_text(json.dumps(fit_forecast.stored(fit_forecast.fit(fitted), ghns)) + "\n")
     print(f"{len(examples)} examples, each judged by a fit to the other splits\n\n{text}\nwritten: {args.out}")
 
 

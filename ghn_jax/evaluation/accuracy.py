@@ -44,7 +44,7 @@ Logits = Callable[[Program, Mapping[str, np.ndarray]], Callable[[np.ndarray], np
 def as_a_whole(program: Program, params: Mapping[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
     """Compiles the network as one program of its own: the fastest for one network and many images."""
     compiled = _compiled(program)
-    there = {name: jnp.asarray(values) for name, values in params.items()}
+    there = jax.device_put(dict(params))
     return lambda images: np.asarray(compiled(there, images))
 
 
@@ -68,10 +68,12 @@ class ByOperation:
     def __call__(self, program: Program, params: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndarray]:
         whole.check_params(program, params)
         network = Plan(program, self._batch_size).prepare(self._programs)
-        given = Given(program, jax.device_put(dict(params), self._programs.devices[0]))
+        device = self._programs.devices[0]
+        given = Given(program, jax.device_put(dict(params), device))
 
         def logits(images: np.ndarray) -> np.ndarray:
-            return np.asarray(operations.logits(network, given, jnp.asarray(images, jnp.float32)))
+            pixels = jax.device_put(np.asarray(images, np.float32), device)
+            return np.asarray(operations.logits(network, given, pixels))
 
         return logits
 
@@ -157,7 +159,7 @@ def _checked(program: Program, params: Any) -> dict[str, Any]:
     for name, values in params.items():
         if not jnp.issubdtype(getattr(values, "dtype", object), jnp.floating):
             raise ExecutionError(f"parameter {name!r} is a {type(values).__name__}: expected an array of floats")
-        found[name] = jnp.asarray(values, jnp.float32)
+        found[name] = np.asarray(values, np.float32)
         if not np.isfinite(found[name]).all():
             raise ExecutionError(f"parameter {name!r} has values that are not finite")
     try:

@@ -19,7 +19,7 @@ from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.json_lines import Row
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.program_graph import build_graph
-from ghn_jax.prediction.forecast import FEATURES, Score, Trees
+from ghn_jax.prediction.forecast import FEATURES, Score, Trees, references
 from ghn_jax.prediction.report import report
 from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED, StudyError
 
@@ -253,9 +253,10 @@ def leave_one_group_out(
     return values
 
 
-def stored(score: Score) -> dict[str, Any]:
-    """What `ghn_jax.prediction.forecast` reads, as JSON takes it."""
+def stored(score: Score, ghns: Iterable[GHN] = ()) -> dict[str, Any]:
+    """What `ghn_jax.prediction.forecast` reads, as JSON takes it; of these hypernetworks also what they have seen."""
     trees = score.accuracy
+    seen = {ghn.fingerprint: [list(map(_short, one)) for one in references(ghn)] for ghn in ghns}
     return {
         "accuracy": {
             "bias": round(trees.bias, 6),
@@ -265,7 +266,13 @@ def stored(score: Score) -> dict[str, Any]:
         },
         "helps": list(score.helps),
         "typical": score.typical.tolist(),
+        "references": seen,
     }
+
+
+def _short(value: np.float32) -> float:
+    """The number of fewest digits that is the same as float32."""
+    return float(str(np.float32(value)))
 
 
 class Curve(NamedTuple):

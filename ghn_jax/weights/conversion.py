@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from ghn_jax.ghn import config as hypernet_config
@@ -240,7 +240,9 @@ def params_from_torch(state_dict: Mapping[str, np.ndarray], config: HypernetConf
         tree = params
         for key in entry.path[:-1]:
             tree = tree.setdefault(key, {})
-        tree[entry.path[-1]] = jnp.asarray(entry.layout(values))
+        tree[entry.path[-1]] = jax.device_put(
+            np.array(entry.layout(values))
+        )  # a copy: what it is made of stays its owner's
     return params
 
 

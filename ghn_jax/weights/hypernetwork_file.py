@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from flax import traverse_util
 
@@ -71,7 +71,7 @@ def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
             )
     arrays, _ = safetensors_file.read(path)
     _check_finite(arrays, path)
-    flat = {name: jnp.asarray(values, jnp.float32) for name, values in arrays.items()}
+    flat = {name: jax.device_put(values.astype(np.float32)) for name, values in arrays.items()}
     return GHN(config, traverse_util.unflatten_dict(flat, sep="/")), provenance
 
 

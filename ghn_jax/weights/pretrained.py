@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -218,7 +217,7 @@ def _array(zipped: zipfile.ZipFile, name: str, expected: tuple[int, ...] | None)
         raise CheckpointError(f"{where} is damaged: {error}") from error
     if not np.isfinite(values).all():
         raise CheckpointError(f"{where} has values that are not finite")
-    return jnp.asarray(values, jnp.float32)
+    return jax.device_put(values.astype(np.float32))  # jnp.asarray compiles something for every shape
 
 
 def any_array(zipped: zipfile.ZipFile, name: str) -> np.ndarray:

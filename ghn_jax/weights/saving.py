@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -122,10 +121,10 @@ def load_params(path: str | os.PathLike[str], graph: Graph | None = None, *, lay
     if layout == "torch":
         arrays = _from_torch(arrays, graph, path)
     if graph is None:
-        return {name: jnp.asarray(values) for name, values in arrays.items()}
+        return {name: jax.device_put(values) for name, values in arrays.items()}
     expected = _expected(graph)
     _check_same(arrays, expected, os.fspath(path))
-    leaves = [jnp.asarray(arrays[name], dtype) for name, (_, dtype) in expected.items()]
+    leaves = [jax.device_put(arrays[name].astype(dtype)) for name, (_, dtype) in expected.items()]
     return dict(zip(expected, leaves, strict=True)) if graph.tree is None else graph.tree.rebuild(leaves)
 
 

@@ -43,6 +43,18 @@ def test_distance_is_that_from_training_networks():
     assert 0.5 < np.mean([forecast.distance(one, ghn) for one in found]) < 1.1
 
 
+def test_those_of_the_package_are_stored(monkeypatch):
+    """As they are computed for another hypernetwork; and without embedding anything."""
+    names = sorted(ghn_jax.load())
+    ghns = [ghn_jax.load(name) for name in names]
+    computed = [forecast.references(ghn) for ghn in ghns]
+    monkeypatch.setattr(forecast, "embed", None)
+    for name, ghn, (mean, deviation) in zip(names, ghns, computed, strict=True):
+        found = forecast._references(ghn)
+        np.testing.assert_allclose(found[0], mean, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(found[1], deviation, rtol=1e-3, err_msg=name)
+
+
 def test_networks_like_those_of_training_are_forecast_best():
     """Mean accuracies relative to the test split are 1.0, 0.6 (wide) and 0.35 (bnfree); ViT has 0.15."""
     means = {

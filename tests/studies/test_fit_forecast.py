@@ -8,6 +8,7 @@ import pytest
 import scripts
 from small_runs import SMALL
 
+import ghn_jax
 from ghn_jax.ghn.model import GHN
 from ghn_jax.prediction import forecast
 from ghn_jax.prediction.forecast import FEATURES, Trees
@@ -197,6 +198,8 @@ def test_script(tmp_path, capsys):
     assert "48 examples" in output and "| deep | 16 |" in output
     stored = json.loads((tmp_path / "out" / "forecast.json").read_text())
     assert stored["helps"][0] > 0 and len(stored["typical"]) == len(FEATURES)
+    ghn = ghn_jax.load("ghn2_cifar10")
+    np.testing.assert_array_equal(np.float32(stored["references"][ghn.fingerprint]), forecast.references(ghn))
     assert np.array(stored["accuracy"]["value"]).shape == (fit_forecast.TREES, 2**fit_forecast.DEPTH)
     with pytest.raises(SystemExit):
         script.main(["--zero_shot=a:b", "--trained=a:b", "--features=f", "--out=o"])

@@ -12,6 +12,7 @@ import ghn_jax
 from ghn_jax.ghn.config import HypernetConfig, ghn2
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import CIFAR10, IMAGENET, Task
+from ghn_jax.runtime import counted
 from ghn_jax.weights import checkpoint, conversion, loading, pretrained, run_checkpoints
 from ghn_jax.weights.errors import CheckpointError
 
@@ -135,3 +136,23 @@ def test_nothing_of_pytorch_or_the_hub_is_imported():
         "assert not {'torch', 'huggingface_hub'} & set(sys.modules); assert 'load' in dir(ghn_jax)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_loading_compiles_nothing(tmp_path):
+    """Neither weights of the package nor those of other formats, nor parameters of another type than the network's."""
+    network = ghn_jax.ResNet(depths=(1,), width=24)  # of shapes that no other test has
+    graph = ghn_jax.build_graph(network)
+    ghn = GHN.init(HypernetConfig(max_shape=(24, 24, 3, 3), weight_norm=True, ve=True, layernorm=True, hid=24), 0)
+    params = {tensor.name: np.ones(tensor.shape, np.float16) for tensor in graph.tensors}
+    names = [tmp_path / name for name in ("ghn.npz", "ghn.safetensors", "params.npz", "params.safetensors", "params")]
+    for path in names[:2]:
+        ghn_jax.save(ghn, path)
+    for path in names[2:]:
+        ghn_jax.save(params, path)
+    with counted() as compilations:
+        for path in names[:2]:
+            same(ghn_jax.load(path), ghn)
+        for path in names[2:]:
+            assert ghn_jax.load_params(path, graph)[graph.tensors[0].name].dtype == np.float32
+            assert ghn_jax.load_params(path)[graph.tensors[0].name].dtype == np.float16
+    assert not compilations
