@@ -85,9 +85,15 @@ class Hypernetwork(nn.Module):
 
     def embed(self, graphs: jraph.GraphsTuple) -> jax.Array:
         """Embeddings of the nodes, `[G, N, hid]`; those of padding nodes mean nothing."""
+        return self._embed(graphs, self.gnn)
+
+    def embed_without_gradient(self, graphs: jraph.GraphsTuple) -> jax.Array:
+        """The same, where nothing is to be differentiated."""
+        return self._embed(graphs, getattr(self.gnn, "without_gradient", self.gnn))
+
+    def _embed(self, graphs: jraph.GraphsTuple, gnn: Callable[..., jax.Array]) -> jax.Array:
         given = padding.node_features(graphs)
-        features = self.node_type(given["type"]) + self.shape_encoder(given["shape"])
-        features = self.gnn(features, graphs)
+        features = gnn(self.node_type(given["type"]) + self.shape_encoder(given["shape"]), graphs)
         return self.norm(features) if self.config.layernorm else features
 
     def decode(self, table: Table, nodes: jax.Array, positions: jax.Array | np.ndarray) -> jax.Array:

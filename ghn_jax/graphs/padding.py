@@ -24,16 +24,16 @@ NODE_BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2304)
 """Numbers of nodes that graphs are padded to."""
 
 
-def bucket(num_nodes: int) -> int:
-    """The smallest of `NODE_BUCKETS` that holds `num_nodes` real nodes and one node of padding.
+def bucket(num_nodes: int, sizes: Sequence[int] = NODE_BUCKETS) -> int:
+    """The smallest of `sizes` that holds `num_nodes` real nodes and one node of padding.
 
     Raises:
       GraphError: there is none.
     """
-    for size in NODE_BUCKETS:
+    for size in sizes:
         if num_nodes < size:
             return size
-    raise GraphError(f"a graph of {num_nodes} nodes is too large: expected at most {NODE_BUCKETS[-1] - 1} nodes")
+    raise GraphError(f"a graph of {num_nodes} nodes is too large: expected at most {sizes[-1] - 1} nodes")
 
 
 def edge_bucket(nodes: int) -> int:

@@ -1,8 +1,8 @@
 """Prediction on CPUs: embeddings of nodes and decoded rows, by programs that no architecture is compiled for.
 
-There is a program for every size of graph (`padding.NODE_BUCKETS`), and one for chunks of rows of every table.  Rows of
-dense tensors, the most work, have a second one, which decodes only the first half of both channels: narrow networks
-need no more.  Programs are compiled when they are first met, several at once.
+There is a program for every size of graph (`embedders.sizes_to_predict`), and one for chunks of rows of every table.
+Rows of dense tensors, the most work, have a second one, which decodes only the first half of both channels: narrow
+networks need no more.  Programs are compiled when they are first met, several at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ghn_jax.execution.compiling import Executable, Programs, Recipe, lower_for_
 from ghn_jax.ghn.chunks import decode_rows
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.decoders import decoder
+from ghn_jax.ghn.embedders import sizes_to_predict
 from ghn_jax.ghn.hypernetwork import DECODER_MODULES, Hypernetwork
 from ghn_jax.ghn.rows import FORMS, Placement, Rows, Table
 from ghn_jax.graphs import padding
@@ -50,7 +51,7 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 def embed_nodes(graph: Graph, ghn: GHN, device: Any) -> np.ndarray:
     """Embeddings of the nodes of a graph that was checked, `[nodes, hid]`."""
     programs = _programs_of(ghn, device)
-    nodes = padding.bucket(graph.num_nodes)
+    nodes = padding.bucket(graph.num_nodes, sizes_to_predict(ghn.config.hypernet))
     padded = padding.pad_checked([graph], nodes, ghn.config.max_distance)
     return np.asarray(programs.embed(nodes)(programs.params, padded))[0, : graph.num_nodes]
 
@@ -190,7 +191,7 @@ class Embed:
         return _structs(self.shapes), jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), padded)
 
     def __call__(self, params: Any, graphs: jraph.GraphsTuple):
-        return Hypernetwork(self.config).apply({"params": params}, graphs, method="embed")
+        return Hypernetwork(self.config).apply({"params": params}, graphs, method="embed_without_gradient")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Predicting all parameters of a network.
 
 On CPUs nothing is compiled for a new architecture: the node embeddings are compiled once for every size of graph
-(`padding.NODE_BUCKETS`), the decoders for chunks of a fixed number of rows, and the tensors of the target's own shapes
-are made with NumPy, each element written once.  On an accelerator `predict_on_device` keeps everything there.
+(`embedders.sizes_to_predict`), the decoders for chunks of a fixed number of rows, and the tensors of the target's own
+shapes are made with NumPy, each element written once.  On an accelerator `predict_on_device` keeps everything there.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from jax._src.interpreters import pxla
 
 from ghn_jax.checks.fields import Flag, Whole, taken
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
+from ghn_jax.ghn.embedders import sizes_to_predict
 from ghn_jax.ghn.fit import fit_into
 from ghn_jax.ghn.model import GHN
 from ghn_jax.ghn.rows import Placement, Table, request
@@ -228,7 +229,8 @@ def _predict_on_cpu(targets: Sequence[_Named | _Model], ghn: GHN) -> list[Any]:
     for first in range(0, len(targets), _TOGETHER):
         group = targets[first : first + _TOGETHER]
         graphs = [target.graph for target in group]
-        buckets = [padding.bucket(graph.num_nodes) for graph in graphs]
+        sizes = sizes_to_predict(ghn.config.hypernet)
+        buckets = [padding.bucket(graph.num_nodes, sizes) for graph in graphs]
         requests, placements = request(graphs, max(buckets), ghn.config)
         on_cpu.begin(requests, dict.fromkeys(buckets), ghn, device)
         embeddings = np.zeros((len(graphs), max(buckets), ghn.config.hid), np.float32)
@@ -303,9 +305,10 @@ def warm_up(ghn: GHN | None = None, max_nodes: int = 1023, graphs: Sequence[Grap
     for graph in graphs:
         padding.check_graph(graph)
     max_nodes = taken(max_nodes, Whole(1, LARGEST_SIZE), GraphError, "max_nodes")
-    largest = padding.bucket(max([max_nodes, *(graph.num_nodes for graph in graphs)]))
-    buckets = [nodes for nodes in padding.NODE_BUCKETS if nodes <= largest]
     device = accelerator()
+    sizes = padding.NODE_BUCKETS if device is not None else sizes_to_predict(ghn.config.hypernet)
+    largest = padding.bucket(max([max_nodes, *(graph.num_nodes for graph in graphs)]), sizes)
+    buckets = [nodes for nodes in sizes if nodes <= largest]
     if device is None:
         on_cpu.compile_ahead(ghn, buckets, default_device())
     else:

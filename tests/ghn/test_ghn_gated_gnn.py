@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ from at_once import at_once
 from example_graphs import random_graph, reorder
 
 from ghn_jax.ghn import config as hypernet_config
-from ghn_jax.ghn.embedders.gated_gnn import GatedGNN, Weights, propagate
+from ghn_jax.ghn.embedders.gated_gnn import GatedGNN, Weights, propagate, propagate_real
 from ghn_jax.ghn.layers import Affine
 from ghn_jax.graphs import padding
 
@@ -94,6 +96,33 @@ def test_padding_changes_nothing():
     both = at_once(gnn.apply, variables, x, batch)
     alone = at_once(gnn.apply, variables, x[:1], padding.stack([padding.pad(graph, 64, CUTOFF)]))
     np.testing.assert_allclose(both[0, :50], alone[0, :50], atol=2e-6)
+
+
+@pytest.mark.parametrize(("real", "nodes"), [(3, 64), (20, 37), (31, 64), (32, 64), (45, 256), (63, 64), (100, 128)])
+@pytest.mark.parametrize("virtual_edges", [True, False])
+def test_without_gradient_only_real_nodes_are_walked(real, nodes, virtual_edges):
+    """What it gives for them is what is given with padding walked too, whatever is in the padding."""
+    graph, weights, features = random_graph(real, real), random_weights(virtual_edges), initial_features(real)
+    distances = padding.pad(graph, nodes, CUTOFF).nodes["distances"]
+    filled = np.full((nodes, HID), np.nan, np.float32)
+    filled[:real] = features
+    filled[real : -(-real // 32) * 32] = 7.0  # of the last block
+    found = np.asarray(at_once(propagate_real, weights, filled, distances, np.int32(real)))
+    np.testing.assert_allclose(found[:real], run(weights, graph, features, nodes), atol=2e-6)
+    if nodes % 32 == 0:
+        assert np.isnan(found[-(-real // 32) * 32 :]).all()  # as they were
+
+
+def test_without_gradient_every_graph_has_its_own_length():
+    gnn = GatedGNN(hypernet_config.HypernetConfig(hid=HID, ve=True))
+    batch = padding.stack([padding.pad(random_graph(seed, nodes), 64, CUTOFF) for seed, nodes in ((5, 20), (6, 63))])
+    x = np.stack([initial_features(64, seed) for seed in (0, 1)])
+    variables = at_once(gnn.init, jax.random.key(0), x, batch)
+    walked = at_once(gnn.apply, variables, x, batch)
+    real = at_once(functools.partial(gnn.apply, method="without_gradient"), variables, x, batch)
+    for number, nodes in enumerate((20, 63)):
+        np.testing.assert_allclose(real[number, :nodes], walked[number, :nodes], atol=2e-6)
+    assert GatedGNN.padded_to[-1] == padding.NODE_BUCKETS[-1]  # no graph is too large for one and not for the other
 
 
 def test_topological_order_changes_nothing():

@@ -15,6 +15,7 @@ Source: Knyazev et al. 2021, equations 3 and 4; Zhang et al., ICLR 2019.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -29,6 +30,8 @@ from ghn_jax.graphs import padding
 
 # Nodes in a block; the numbers of nodes in `padding.NODE_BUCKETS` are multiples of it.
 _BLOCK = 32
+
+_PADDED_TO = (256, 512, 1024, 2304)
 
 
 class Weights(NamedTuple):
@@ -58,11 +61,60 @@ def propagate(weights: Weights, features: jax.Array, distances: jax.Array) -> ja
 
     # A loop, so that both walks are compiled once.  Each leaves the nodes in the order of the other one.
     orders, rows = jnp.stack([nodes, nodes[::-1]]), jnp.stack([distances.T, distances[::-1]])
-    coefficients = [rows == 1]
+    return lax.scan(walk, features, (orders, _coefficients(weights, rows)))[0]
+
+
+def propagate_real(weights: Weights, features: jax.Array, distances: jax.Array, real: jax.Array) -> jax.Array:
+    """As `propagate`, but only blocks with real nodes are walked: what padding costs is little, whatever its size.
+
+    JAX cannot differentiate it, since the number of blocks is only known when it runs.
+
+    Args:
+      weights, features, distances: as for `propagate`.
+      real: int32, number of the first nodes that are no padding.
+    """
+    nodes, hid = features.shape
+    size = math.gcd(nodes, _BLOCK)
+    blocks = (real + size - 1) // size
+    node_step = _node_step(weights)
+
+    def walk(direction, features):
+        backwards = direction == 1
+        order = jnp.where(backwards, jnp.arange(size)[::-1], jnp.arange(size))  # of the nodes of a block
+        all_hidden_gates = weights.gru_hidden(features)
+
+        def block_step(number, carry):
+            sent, updated = carry
+            begin = jnp.where(backwards, blocks - 1 - number, number) * size
+            into = lax.dynamic_slice_in_dim(distances, begin, size, axis=1).T
+            out_of = lax.dynamic_slice_in_dim(distances, begin, size, axis=0)
+            coefficients = _coefficients(weights, jnp.where(backwards, out_of, into))
+            received = jnp.einsum("ink,nkh->ih", coefficients, sent, precision=PRECISION)
+            within = lax.dynamic_slice_in_dim(coefficients, begin, size, axis=1)
+            own, hidden_gates = (lax.dynamic_slice_in_dim(x, begin, size) for x in (features, all_hidden_gates))
+            inputs = (order, *(x[order] for x in (received, within, own, hidden_gates)))
+            start = jnp.zeros((size, *sent.shape[1:]), features.dtype)
+            sent_within, new = lax.scan(node_step, start, inputs)
+            sent = lax.dynamic_update_slice(sent, sent_within, (begin, 0, 0))
+            return sent, lax.dynamic_update_slice(updated, new[order], (begin, 0))
+
+        start = jnp.zeros((nodes, _kinds(weights), hid), features.dtype)
+        return lax.fori_loop(0, blocks, block_step, (start, features))[1]
+
+    return lax.fori_loop(0, 2, walk, features)
+
+
+def _kinds(weights: Weights) -> int:
+    """Kinds of messages: along edges, and along virtual edges."""
+    return 1 if weights.message_ve is None else 2
+
+
+def _coefficients(weights: Weights, distances: jax.Array) -> jax.Array:
+    """What messages of every kind count, with a last axis of kinds."""
+    found = [distances == 1]
     if weights.message_ve is not None:
-        coefficients.append(jnp.where(rows > 0, 1 / jnp.maximum(rows, 1), 0))
-    coefficients = jnp.stack(coefficients, axis=-1).astype(features.dtype)  # [2, N, N, kinds]
-    return lax.scan(walk, features, (orders, coefficients))[0]
+        found.append(jnp.where(distances > 0, 1 / jnp.maximum(distances, 1), 0))
+    return jnp.stack(found, axis=-1).astype(weights.gru_input.kernel.dtype)
 
 
 def _walk(weights: Weights, features: jax.Array, order: jax.Array, coefficients: jax.Array) -> jax.Array:
@@ -75,19 +127,9 @@ def _walk(weights: Weights, features: jax.Array, order: jax.Array, coefficients:
     nodes, hid = features.shape
     size = math.gcd(nodes, _BLOCK)
     blocks = nodes // size
-    kinds = coefficients.shape[-1]
+    kinds = _kinds(weights)
     coefficients = coefficients.reshape(blocks, size, nodes, kinds)
-    first, second = _side_by_side(weights)
-
-    # Carried are the outputs of the MLPs, `[nodes, kinds, hid]`.  A node that has not been reached has none, and sends
-    # nothing.  Differentiation keeps only `[hid]`-sized values of every node, since sending is linear.
-    def node_step(sent, inputs):
-        node, received, coefficients, feature, hidden_gates = inputs
-        # Not a matrix product: XLA on the CPU is several times faster at a batch of such small sums.
-        message = received + jnp.sum(coefficients[:, :, None] * sent, axis=(0, 1))
-        feature = gru_cell(weights.gru_input(message), hidden_gates, feature)
-        sending = nn.relu(second(nn.relu(first(feature))))
-        return lax.dynamic_update_slice(sent, sending.reshape(1, kinds, hid), (node, 0, 0)), feature
+    node_step = _node_step(weights)
 
     def block_step(sent, inputs):
         numbers, coefficients, features, hidden_gates = inputs
@@ -103,6 +145,25 @@ def _walk(weights: Weights, features: jax.Array, order: jax.Array, coefficients:
     inputs = (order.reshape(blocks, size), coefficients, features.reshape(blocks, size, hid), hidden_gates)
     start = jnp.zeros((nodes, kinds, hid), features.dtype)
     return lax.scan(block_step, start, inputs)[1].reshape(nodes, hid)
+
+
+def _node_step(weights: Weights) -> Callable[[jax.Array, tuple[jax.Array, ...]], tuple[jax.Array, jax.Array]]:
+    """The update of a node within its block, for `lax.scan`.
+
+    Carried are the outputs of the MLPs, `[nodes, kinds, hid]`.  A node that has not been reached has none, and sends
+    nothing.  Differentiation keeps only `[hid]`-sized values of every node, since sending is linear.
+    """
+    first, second = _side_by_side(weights)
+
+    def node_step(sent, inputs):
+        node, received, coefficients, feature, hidden_gates = inputs
+        # Not a matrix product: XLA on the CPU is several times faster at a batch of such small sums.
+        message = received + jnp.sum(coefficients[:, :, None] * sent, axis=(0, 1))
+        feature = gru_cell(weights.gru_input(message), hidden_gates, feature)
+        sending = nn.relu(second(nn.relu(first(feature))))
+        return lax.dynamic_update_slice(sent, sending.reshape(1, *sent.shape[1:]), (node, 0, 0)), feature
+
+    return node_step
 
 
 def _side_by_side(weights: Weights) -> tuple[Affine, Affine]:
@@ -142,6 +203,7 @@ class GatedGNN(nn.Module):
     """The network over a meta-batch of padded graphs: `[G, N, hid]` -> `[G, N, hid]`."""
 
     config: HypernetConfig
+    padded_to = _PADDED_TO
 
     def setup(self):
         hid = self.config.hid
@@ -153,10 +215,20 @@ class GatedGNN(nn.Module):
         self.gru_hidden = LinearLayer(hid, 3 * hid)
 
     def __call__(self, features: jax.Array, graphs: jraph.GraphsTuple) -> jax.Array:
-        weights = Weights(
+        distances = padding.node_features(graphs)["distances"]
+        return jax.vmap(propagate, in_axes=(None, 0, 0))(self._weights(), features, distances)
+
+    def without_gradient(self, features: jax.Array, graphs: jraph.GraphsTuple) -> jax.Array:
+        """The same for real nodes, where nothing is to be differentiated."""
+        weights, distances = self._weights(), padding.node_features(graphs)["distances"]
+        # Not `vmap`, which would let every graph wait for the longest.
+        found = [propagate_real(weights, *one) for one in zip(features, distances, graphs.n_node[:, 0], strict=True)]
+        return jnp.stack(found)
+
+    def _weights(self) -> Weights:
+        return Weights(
             message=self.message.weights(),
             message_ve=self.message_ve.weights() if self.config.ve else None,
             gru_input=self.gru_input.weights(),
             gru_hidden=self.gru_hidden.weights(),
         )
-        return jax.vmap(propagate, in_axes=(None, 0, 0))(weights, features, padding.node_features(graphs)["distances"])
