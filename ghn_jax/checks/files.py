@@ -63,7 +63,11 @@ def open_regular(path: str | os.PathLike[str], most: int = MOST_BYTES) -> Binary
 def read_regular(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     """The content of a file, which must be one and have at most `most` bytes; raises as `open_regular`."""
     with open_regular(path, most) as file:
-        return file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)  # not `most`: Python makes room for all that it is asked for, before it reads
+    if len(content) > size:
+        raise FileError(f"{os.fspath(path)} has more than the {size:,} bytes that it says, or grew while it was read")
+    return content
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -82,12 +86,22 @@ def parse_json(text: str | bytes) -> Any:
     """What a JSON text holds.
 
     Raises:
-      ValueError: it is no JSON, or is nested too deeply for a reader.
+      ValueError: it is no JSON, is nested too deeply for a reader, or an object in it has a name twice.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_by_name)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _by_name(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of two values under one name, Python would take the last and other readers the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"it has {twice[:80]!r} twice")
+    return found
 
 
 def refuse_to_replace(path: str | os.PathLike[str]) -> None:
