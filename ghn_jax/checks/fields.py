@@ -120,12 +120,12 @@ class Text:
 
     @property
     def expected(self) -> str:
-        return f"a text of at most {self.most:,} characters"
+        return f"a text of at most {self.most:,} characters, none of them zero"
 
     def take(self, value: Any) -> str:
         if not isinstance(value, str):
             raise TypeError
-        if len(value) > self.most:
+        if len(value) > self.most or "\0" in value:  # no path may have one
             raise ValueError
         return value
 

@@ -110,7 +110,7 @@ def refuse_to_replace(path: str | os.PathLike[str]) -> None:
     Raises:
       FileError: that is neither a regular file nor a folder that `replacing` wrote and in which nothing was put since.
     """
-    path = Path(os.path.realpath(path))
+    path = _resolved(path)
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -132,7 +132,7 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
     Raises:
       FileError: it cannot.
     """
-    place = Path(os.path.realpath(path)).parent
+    place = _resolved(path).parent
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
@@ -157,7 +157,7 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
       FileError: what is at `path` may not be replaced; see `refuse_to_replace`.
       OSError: of the system.
     """
-    path = Path(os.path.realpath(path))
+    path = _resolved(path)
     refuse_to_replace(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -183,6 +183,14 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
             if before.is_dir() and not os.path.lexists(path):
                 before.rename(path)
             raise
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """What a path leads to.  Raises FileError for a name that nothing can have."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise FileError(f"{os.fspath(path)!r} can be no file: {error}") from None
 
 
 def _prefix(path: Path) -> str:
