@@ -88,7 +88,7 @@ class Description:
 def saved_steps(folder: str | os.PathLike) -> list[int]:
     """Steps of the complete checkpoints in a folder, in order; what this program did not write is none."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     return sorted(int(path.name) for path in folder.iterdir() if _is_step(path.name) and _is_checkpoint(path))
 
@@ -117,11 +117,11 @@ def find(path: str | os.PathLike) -> Path:
       CheckpointError: there is none.
     """
     path = Path(path).absolute()
-    if (path / FOLDER).is_dir():
+    if os.path.isdir(path / FOLDER):
         path = path / FOLDER
     steps = saved_steps(path)
     if not steps:
-        if (path / _STATE).is_dir():
+        if os.path.isdir(path / _STATE):
             return path
         raise CheckpointError(f"no checkpoint at {path}: expected the workdir of a run of experiments/train.py")
     accuracies = {}

@@ -235,6 +235,8 @@ def test_names_that_no_file_can_have(tmp_path):
         for ending, layout in ((".safetensors", "jax"), (".npz", "jax"), ("", "jax"), (".pt", "torch")):
             with pytest.raises(CheckpointError):
                 ghn_jax.load_params(tmp_path / f"{name}{ending}", GRAPH, layout=layout)
+        with pytest.raises(CheckpointError, match="no checkpoint at"):
+            checkpoint.describe(tmp_path / name)
 
 
 def test_files_of_another_model_or_layout_are_named(tmp_path):
