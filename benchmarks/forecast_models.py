@@ -30,15 +30,24 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import ghn_jax  # noqa: E402
 from examples.models import convnext, densenet, mobilenet, resnet, vgg, vit  # noqa: E402
 from ghn_jax import images  # noqa: E402
+from ghn_jax.checks.fields import ByName, Rule  # noqa: E402
+from ghn_jax.cli.common import COUNT  # noqa: E402
 from ghn_jax.evaluation import json_lines  # noqa: E402
 from ghn_jax.evaluation.fine_tuning import Protocol  # noqa: E402
 from ghn_jax.images import Dataset, Split  # noqa: E402
-from ghn_jax.prediction.forecast import forecast  # noqa: E402
+from ghn_jax.prediction.forecast import FEATURES, forecast  # noqa: E402
 from ghn_jax.runtime import use_compilation_cache  # noqa: E402
 from ghn_jax.studies.train_networks import FROM_HE, FROM_PREDICTED  # noqa: E402
 
 STEPS, BATCH, SEED = 100, 32, 0
 PROTOCOL = Protocol(STEPS, BATCH)
+
+STARTS = {FROM_PREDICTED, FROM_HE}
+ROW: dict[str, Rule] = {
+    "features": json_lines.numbers(len(FEATURES), len(FEATURES)),
+    "accuracy": ByName(json_lines.ACCURACIES),
+}
+"""Fields of a stored row, beside the name of the model."""
 
 SMALL = dict(num_classes=10, small_images=True)
 MODELS: dict[str, Callable[[], nn.Module]] = {
@@ -107,7 +116,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="ghn2_fashion_mnist", help="the hypernetwork")
     parser.add_argument("--data_dir", help="where Fashion-MNIST is")
-    parser.add_argument("--test_images", type=int, default=512)
+    parser.add_argument("--test_images", type=COUNT, default=512)
     parser.add_argument("--out", type=Path, required=True, help="a file of JSON lines, which grows")
     args = parser.parse_args()
     use_compilation_cache()
@@ -115,7 +124,8 @@ def main() -> None:
     test = Split(dataset.test.images[: args.test_images], dataset.test.labels[: args.test_images])
     about = {"checkpoint": args.checkpoint, json_lines.WEIGHTS: ghn.fingerprint}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    stored = {row["model"]: row for row in json_lines.resume(args.out, model=str) if json_lines.is_of(row, about)}
+    rows = json_lines.resume(args.out, model=str, **ROW)
+    stored = {row["model"]: row for row in rows if json_lines.is_of(row, about) and STARTS <= row["accuracy"].keys()}
     for name in tqdm(MODELS, unit="model"):
         if name not in stored:
             stored[name] = {"model": name, **about, **measure(name, ghn, dataset, test)}

@@ -120,12 +120,12 @@ class Text:
 
     @property
     def expected(self) -> str:
-        return f"a text of at most {self.most:,} characters"
+        return f"a text of at most {self.most:,} characters, none of them zero"
 
     def take(self, value: Any) -> str:
         if not isinstance(value, str):
             raise TypeError
-        if len(value) > self.most:
+        if len(value) > self.most or "\0" in value:  # no path may have one
             raise ValueError
         return value
 
@@ -196,9 +196,14 @@ class ByName:
     def take(self, value: Any) -> dict[str, Any]:
         if not isinstance(value, Mapping) or not all(isinstance(name, str) for name in value):
             raise TypeError
-        if self.numbered and not all(name.isascii() and name.isdecimal() and len(name) < 20 for name in value):
+        if self.numbered and not all(map(_is_number, value)):
             raise ValueError
         return {name: self.rule.take(item) for name, item in value.items()}
+
+
+def _is_number(name: str) -> bool:
+    """Whether a text is a whole number as it is usually written: 0100 is another name than 100, but no other number."""
+    return name.isascii() and name.isdecimal() and len(name) < 20 and (name == "0" or name[0] != "0")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,6 +218,22 @@ class Is:
 
     def take(self, value: Any) -> Any:
         if not isinstance(value, self.kind):
+            raise TypeError
+        return value
+
+
+class Either:
+    """An object of one of a few classes."""
+
+    def __init__(self, *kinds: type):
+        self.kinds = kinds
+
+    @property
+    def expected(self) -> str:
+        return " or ".join(f"a {kind.__name__}" for kind in self.kinds)
+
+    def take(self, value: Any) -> Any:
+        if not isinstance(value, self.kinds):
             raise TypeError
         return value
 

@@ -63,7 +63,11 @@ def open_regular(path: str | os.PathLike[str], most: int = MOST_BYTES) -> Binary
 def read_regular(path: str | os.PathLike[str], most: int = MOST_BYTES) -> bytes:
     """The content of a file, which must be one and have at most `most` bytes; raises as `open_regular`."""
     with open_regular(path, most) as file:
-        return file.read(most + 1)
+        size = os.fstat(file.fileno()).st_size
+        content = file.read(size + 1)  # not `most`: Python makes room for all that it is asked for, before it reads
+    if len(content) > size:
+        raise FileError(f"{os.fspath(path)} has more than the {size:,} bytes that it says, or grew while it was read")
+    return content
 
 
 def expand(path: str | os.PathLike[str]) -> Path:
@@ -82,12 +86,22 @@ def parse_json(text: str | bytes) -> Any:
     """What a JSON text holds.
 
     Raises:
-      ValueError: it is no JSON, or is nested too deeply for a reader.
+      ValueError: it is no JSON, is nested too deeply for a reader, or an object in it has a name twice.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_by_name)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+
+
+def _by_name(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; of two values under one name, Python would take the last and other readers the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise ValueError(f"it has {twice[:80]!r} twice")
+    return found
 
 
 def refuse_to_replace(path: str | os.PathLike[str]) -> None:
@@ -96,7 +110,7 @@ def refuse_to_replace(path: str | os.PathLike[str]) -> None:
     Raises:
       FileError: that is neither a regular file nor a folder that `replacing` wrote and in which nothing was put since.
     """
-    path = Path(os.path.realpath(path))
+    path = _resolved(path)
     try:
         mode = path.lstat().st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -118,7 +132,7 @@ def refuse_unwritable(path: str | os.PathLike[str]) -> None:
     Raises:
       FileError: it cannot.
     """
-    place = Path(os.path.realpath(path)).parent
+    place = _resolved(path).parent
     while not place.exists() and place != place.parent:
         place = place.parent
     try:
@@ -143,7 +157,7 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
       FileError: what is at `path` may not be replaced; see `refuse_to_replace`.
       OSError: of the system.
     """
-    path = Path(os.path.realpath(path))
+    path = _resolved(path)
     refuse_to_replace(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path)
@@ -169,6 +183,14 @@ def replacing(path: str | os.PathLike[str], refuse_existing: bool = False) -> It
             if before.is_dir() and not os.path.lexists(path):
                 before.rename(path)
             raise
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """What a path leads to.  Raises FileError for a name that nothing can have."""
+    try:
+        return Path(os.path.realpath(path))
+    except ValueError as error:
+        raise FileError(f"{os.fspath(path)!r} can be no file: {error}") from None
 
 
 def _prefix(path: Path) -> str:

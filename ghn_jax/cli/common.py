@@ -71,7 +71,7 @@ def _fail(message: str) -> NoReturn:
         _flush()
     except OSError:
         _end_output()
-    sys.exit(message)
+    sys.exit(cut(message, _MOST_MESSAGE))
 
 
 def _flush() -> None:
@@ -92,6 +92,19 @@ def _end_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_MOST_MESSAGE = 4000
+
+
+def cut(text: str, most: int = 200) -> str:
+    """A text for a message, however long it is."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(cut(message, _MOST_MESSAGE))
+
+
 def make_parser(description: str, command: str | None = None) -> argparse.ArgumentParser:
     """A parser whose help is a module's docstring.
 
@@ -99,7 +112,7 @@ def make_parser(description: str, command: str | None = None) -> argparse.Argume
       description: the docstring.
       command: what is typed after `ghn-jax`, None for a script.
     """
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=None if command is None else f"ghn-jax {command}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,

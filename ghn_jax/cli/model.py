@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from ghn_jax.checks import files
-from ghn_jax.cli.common import CommandError
+from ghn_jax.cli.common import CommandError, cut
 from ghn_jax.deepnets import lookup
 from ghn_jax.graphs.graph import Graph
 from ghn_jax.networks.architecture import Task
@@ -51,10 +51,13 @@ def parse_input(text: str) -> jax.ShapeDtypeStruct:
         shape = tuple(int(size) for size in sizes.split(",")) if sizes else ()
         if min(shape, default=1) < 1:
             raise ValueError
-        return jax.ShapeDtypeStruct(shape, np.dtype(dtype or "float32"))
-    except (TypeError, ValueError):
+        kind = np.dtype(dtype or "float32")
+        if kind.kind in "OSUMm" or kind.type is np.void:
+            raise ValueError
+        return jax.ShapeDtypeStruct(shape, kind)
+    except (TypeError, ValueError, SyntaxError):  # NumPy reads a list of types as Python
         raise CommandError(
-            f"--input={text}: expected positive sizes and perhaps a type, as 1,32,32,3 or 1,64:int32"
+            f"--input={cut(text)}: expected positive sizes and perhaps a type, as 1,32,32,3 or 1,64:int32"
         ) from None
 
 
@@ -62,7 +65,7 @@ def parse_arg(text: str) -> tuple[str, Any]:
     """Name and value of "train=false"; a value is JSON, or else text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
-        raise CommandError(f"--arg={text}: expected name=value")
+        raise CommandError(f"--arg={cut(text)}: expected name=value")
     try:
         return name, files.parse_json(value.lower() if value in ("True", "False") else value)
     except ValueError:
@@ -73,18 +76,18 @@ def make_model(text: str) -> tuple[Any, ...]:
     """The module, or the function and parameters, that the factory called `text` makes."""
     module_name, colon, factory_name = text.partition(":")
     if not colon:
-        raise CommandError(f"--model={text}: expected package.module:factory")
+        raise CommandError(f"--model={cut(text)}: expected package.module:factory")
     sys.path.insert(0, os.getcwd())
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
-        raise CommandError(f"--model={text}: {error}") from error
+        raise CommandError(f"--model={cut(text)}: {error}") from error
     except Exception as error:  # of a user's module, or of a name that no module can have
-        raise CommandError(f"--model={text}: {type(error).__name__}: {error}") from error
+        raise CommandError(f"--model={cut(text)}: {type(error).__name__}: {error}") from error
     try:
         made = factory()
     except Exception as error:
-        raise CommandError(f"--model={text}: the factory fails: {type(error).__name__}: {error}") from error
+        raise CommandError(f"--model={cut(text)}: the factory fails: {type(error).__name__}: {error}") from error
     return made if isinstance(made, tuple) else (made,)
 
 

@@ -11,9 +11,10 @@ differs from it.
 
 import argparse
 import json
+import os
 import runpy
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 
 import ghn_jax
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import Real, Rule, Text, Whole, taken
 from ghn_jax.cli.common import CommandError, make_parser, refuse_existing
 from ghn_jax.training.config import MAY_CHANGE
 from ghn_jax.weights import checkpoint, pretrained
@@ -59,23 +61,41 @@ def command(config_file: Path, trained: dict[str, Any]) -> str:
 def run_provenance(run: Path, config_file: Path) -> dict[str, Any]:
     """Where the newest checkpoint of a run comes from, what it started from included."""
     known = ghn_jax.provenance(run)
-    config, progress = known["train_config"], checkpoint.describe(run).progress
-    known["minutes"] = round(progress["minutes"], 1)
-    known["generator_version"] = progress["generator_version"]
-    known["command"] = command(config_file, config)
-    return _with_start(known)
+    progress = checkpoint.describe(run).progress
+    known["minutes"] = round(_stored(progress, "minutes", Real(0, 1e12), run), 1)
+    known["generator_version"] = _stored(progress, "generator_version", _NUMBER, run)
+    known["command"] = command(config_file, known["train_config"])
+    return _with_start(known, run)
 
 
-def _with_start(known: dict[str, Any]) -> dict[str, Any]:
-    """What is known of a run, with the hypernetwork that it started from, and where that came from."""
+_NUMBER = Whole(0, 1 << 62)
+_MOST_STARTS = 100
+
+
+def _stored(values: Mapping[str, Any], name: str, rule: Rule, what: str | os.PathLike[str]) -> Any:
+    """A value that a run or a file says of itself.  Raises CommandError for one that cannot be."""
+    return taken(values.get(name), rule, CommandError, f"{os.fspath(what)}: {name}")
+
+
+def _with_start(known: dict[str, Any], what: str | os.PathLike[str], before_it: int = 0) -> dict[str, Any]:
+    """What is known of a run, with the hypernetwork that it started from, and where that came from.
+
+    Raises:
+      CommandError: what is stored of them cannot be, or they started from each other.
+    """
     config = known["train_config"]
-    known["architectures_seen"] = known["steps"] * config["meta_batch"]
-    if config["start"] != "random":
-        before = ghn_jax.provenance(config["start"])
-        if "train_config" in before and "architectures_seen" not in before:  # a run, not one that has been packed
-            before = _with_start(before)
+    known["steps"] = _stored(known, "steps", _NUMBER, what)
+    known["architectures_seen"] = known["steps"] * _stored(config, "meta_batch", _NUMBER, what)
+    start = _stored(config, "start", Text(), what)
+    if before_it == _MOST_STARTS:
+        raise CommandError(f"{os.fspath(what)} started from {start!r} after {before_it} others: expected fewer")
+    if start != "random":
+        before = ghn_jax.provenance(start)
+        # A run, not one that has been packed.
+        if isinstance(before.get("train_config"), dict) and "architectures_seen" not in before:
+            before = _with_start(before, start, before_it + 1)
         for name in ("steps", "architectures_seen"):
-            known[name] += before.get(name, 0)
+            known[name] += _stored({name: 0, **before}, name, _NUMBER, start)
         known["started_from"] = before
     return known
 
@@ -89,10 +109,11 @@ def stored_accuracy(text: str) -> dict[str, Any]:
         raise CommandError(
             f"--accuracy={text}: expected FILE:TITLE, a file of experiments/evaluate_splits.py ({error})"
         ) from error
-    if not isinstance(measured, dict) or not {"what", "accuracy"} <= set(measured):
+    by_title = measured.get("accuracy") if isinstance(measured, dict) else None
+    if not isinstance(by_title, dict) or not isinstance(measured.get("what"), str):
         raise CommandError(f"--accuracy={text}: {path} is no file of experiments/evaluate_splits.py")
-    if title not in measured["accuracy"]:
-        raise CommandError(f"--accuracy={text}: {path} has {', '.join(measured['accuracy'])}")
+    if not isinstance(by_title.get(title), dict):
+        raise CommandError(f"--accuracy={text}: {path} has {', '.join(by_title)[:400]}")
     return {"what": measured["what"], **measured["accuracy"][title]}
 
 

@@ -15,6 +15,7 @@ All devices of the machine are used.  With several machines, start the same comm
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -26,13 +27,16 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 import ghn_jax
-from ghn_jax.cli.common import CommandError, make_parser
+from ghn_jax.checks import files
+from ghn_jax.cli.common import CommandError, cut, make_parser
 from ghn_jax.cli.interrupts import ends_at_once
 from ghn_jax.runtime import keep_freed_memory, use_compilation_cache
 from ghn_jax.training import parallel
 from ghn_jax.training.config import config_dict, from_fields
 from ghn_jax.training.loop import Outcome, train
 from ghn_jax.weights import checkpoint
+
+_MOST_BYTES = 1 << 24
 
 
 def parse_args(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespace, list[str]]:
@@ -59,6 +63,11 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
     if path is None:
         raise CommandError(f"which run? Give --config={known()}")
     path = shipped(path)
+    if os.path.lexists(path):
+        try:
+            files.open_regular(path, _MOST_BYTES).close()  # what is no file is not even begun to be read
+        except OSError as error:
+            raise CommandError(f"--config={path}: expected a configuration, such as {known()} ({error})") from None
     unset, rest = _unset(overrides)
     words = ["ghn-jax train", f"--config={path}", *rest]
     values = flags.FlagValues()
@@ -67,8 +76,8 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
         surplus = values(words)[1:]
         fields = dict(config.value) | dict.fromkeys(unset)
     except OSError:
-        raise CommandError(f"--config={path}: there is no such file, expected {known()}") from None
-    except AttributeError as error:
+        raise CommandError(f"--config={cut(path)}: there is no such file, expected {known()}") from None
+    except (AttributeError, KeyError, TypeError) as error:
         named = {word.removeprefix("--config.").partition("=")[0] for word in overrides if word.startswith("--config.")}
         from_fields(dict.fromkeys(named - set(config_dict())))  # raises, naming one that there is not
         raise CommandError(f"--config={path}: {error}") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import shown
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, AnyArchitecture, ArchitectureError, from_json, named
 
@@ -39,6 +40,8 @@ def find_architecture(text: str, split: str = "val", large_images: bool = False)
     >>> ghn_jax.find_architecture('7').architecture.n_cells
     14
     """
+    if not isinstance(text, str):
+        raise ArchitectureError(f"no architecture {shown(text)}: expected {HELP}")
     other, slash, number = text.rpartition("/")
     if slash and other in ALL_SPLITS and number.isdecimal():
         split, text = other, number

@@ -9,6 +9,7 @@ Splits share no structure (see `ownership`), but "wide" has the networks of "tes
 from __future__ import annotations
 
 import dataclasses
+import numbers
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -306,13 +307,14 @@ def shown_width(seed: int, position: int, share: float) -> int | None:
 
 
 def _rules(split: str) -> SplitRules:
-    if split not in SPLITS:
+    if not isinstance(split, str) or split not in SPLITS:
         raise SplitError(f"no split is called {split!r}; known are {', '.join(ALL_SPLITS)}")
     return SPLITS[split]
 
 
 def _check_index(split: str, index: int) -> None:
-    if not 0 <= index < split_size(split):
+    whole = isinstance(index, numbers.Integral) and not isinstance(index, bool)
+    if not whole or not 0 <= index < split_size(split):
         raise SplitError(f"index {index}: split {split!r} has architectures 0 to {split_size(split) - 1}")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ghn_jax.checks import files
-from ghn_jax.checks.fields import ByName, Real, Rule
+from ghn_jax.checks.fields import ByName, Real, Rule, Several
 
 METRICS = "metrics.jsonl"
 """Name of the file in the folder of a training run that has a line for every step."""
@@ -24,6 +24,22 @@ Row = dict[str, Any]
 
 ACCURACIES = ByName(Real(0, 1), numbered=True)
 """A field of results: accuracies (0..1) by number of steps or epochs."""
+
+
+def numbers(low: int, high: int) -> Rule:
+    """A field that is a list of `low` to `high` finite numbers, such as features."""
+    return Several(Real(-1e30, 1e30), low, high)
+
+
+class Losses:
+    """A field that is a list of numbers, which may be infinite or none, as losses may."""
+
+    expected = "a list of numbers"
+
+    def take(self, value: Any) -> list[float]:
+        if not isinstance(value, list) or not all(_is_float(item) for item in value):
+            raise TypeError
+        return value
 
 
 def parse(line: bytes) -> Row | None:
@@ -40,34 +56,39 @@ def read(path: str | os.PathLike, **kinds: type | Rule) -> Iterator[Row]:
 
     Args:
       path: the file.
-      kinds: of fields that a row must have, by name, or rules for them; an integer is a float, True and False are
-        neither.
+      kinds: of fields that a row must have, by name, or rules for them; an integer is a float if it is not larger than
+        floats are, True and False are neither.
     """
     with files.open_regular(path) as file:
-        for line in _lines(file):
+        for line in lines(file):
             row = parse(line)
             if row is not None and all(_is(row.get(name), kind) for name, kind in kinds.items()):
                 yield row
 
 
-def _lines(file: BinaryIO) -> Iterator[bytes]:
-    """The lines of a file, but for those that are so long that no result is in them."""
+def lines(file: BinaryIO) -> Iterator[bytes]:
+    """The lines of a file; in the place of each that is so long that no result is in it there is nothing, `b""`."""
     while line := file.readline(_MOST_LINE_BYTES):
         if line.endswith(b"\n") or len(line) < _MOST_LINE_BYTES:
             yield line
             continue
         while line and not line.endswith(b"\n"):
             line = file.readline(_MOST_LINE_BYTES)
+        yield b""
 
 
 def _is(value: Any, kind: type | Rule) -> bool:
     if isinstance(kind, type):
-        return type(value) is kind or (kind is float and type(value) is int)
+        return _is_float(value) if kind is float else type(value) is kind
     try:
         kind.take(value)
     except (TypeError, ValueError, OverflowError):
         return False
     return True
+
+
+def _is_float(value: Any) -> bool:
+    return type(value) is float or (type(value) is int and value.bit_length() < 64)
 
 
 def append(path: str | os.PathLike, row: Mapping[str, Any]) -> None:

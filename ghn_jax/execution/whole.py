@@ -86,7 +86,7 @@ def _execute(
     return registers[len(program.instructions)]
 
 
-def check_params(program: Program, params: Params) -> None:
+def check_params(program: Program, params: Mapping[str, Any]) -> None:
     """Raises ValueError naming the first tensor that is missing, surplus or of another shape than expected."""
     for tensor in program.tensors:
         if tensor.name not in params:

@@ -13,6 +13,7 @@ import numpy as np
 from ghn_jax.errors import extra
 from ghn_jax.graphs.graph import NODE_TYPES, Graph, GraphError
 from ghn_jax.graphs.layered_layout import Layout, layered_layout
+from ghn_jax.graphs.padding import check_form
 
 with extra("plot"):
     import matplotlib.figure
@@ -95,6 +96,7 @@ def visualize(
         raise GraphError(f"expected a ghn_jax Graph, got {type(graph).__name__}")
     if graph.num_nodes < 1:
         raise GraphError("a graph without nodes cannot be drawn")
+    check_form(graph)
     edges = [(start, end) for start, end in np.argwhere(graph.distances == 1).tolist()]
     layout = layered_layout(edges, graph.num_nodes)
     step = (0.76, 0.34) if labels else (0.27, 0.27)

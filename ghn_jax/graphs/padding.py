@@ -19,6 +19,7 @@ import numpy as np
 
 from ghn_jax.checks.fields import shown
 from ghn_jax.graphs.graph import LARGEST_SIZE, NODE_TYPES, Graph, GraphError, Role, Tensor
+from ghn_jax.graphs.tree import ParameterTree
 
 NODE_BUCKETS = (64, 128, 192, 256, 384, 512, 768, 1024, 1536, 2304)
 """Numbers of nodes that graphs are padded to."""
@@ -112,7 +113,21 @@ def stack(graphs: Sequence[jraph.GraphsTuple]) -> jraph.GraphsTuple:
 
 
 def check_graph(graph: Graph) -> None:
-    """Checks that the arrays of a graph are integers, fit together, and are in topological order.
+    """Checks a graph as `check_form`, and that there is memory for all of its tensors.
+
+    Raises:
+      GraphError: naming what is not so.
+    """
+    check_form(graph)
+    needed = 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors)
+    if needed > (memory := _memory()):
+        raise GraphError(
+            f"the parameters of this graph take {needed / 2**30:,.1f} GiB, this machine has {memory / 2**30:,.1f} GiB"
+        )
+
+
+def check_form(graph: Graph) -> None:
+    """Checks that the arrays of a graph are integers, fit together, and are in topological order, and its tensors.
 
     Raises:
       GraphError: naming what is not so.
@@ -145,11 +160,13 @@ def check_graph(graph: Graph) -> None:
 
 
 def check_tensors(graph: Graph) -> None:
-    """Checks the tensors of a graph, and that there is memory for all of them.
+    """Checks the tensors of a graph, and that they are of a traced model or of none.
 
     Raises:
       GraphError: naming the first that cannot be.
     """
+    if graph.tree is not None and not isinstance(graph.tree, ParameterTree):
+        raise GraphError(f"Graph.tree is a {type(graph.tree).__name__}: expected the ParameterTree of a model, or None")
     if not isinstance(graph.tensors, tuple):
         raise GraphError(f"Graph.tensors is a {type(graph.tensors).__name__}: expected a tuple of Tensors")
     for tensor in graph.tensors:
@@ -160,11 +177,6 @@ def check_tensors(graph: Graph) -> None:
         shape = tensor.shape
         if not isinstance(shape, tuple) or not all(_is_size(size, 1, LARGEST_SIZE) for size in shape):
             raise GraphError(f"{tensor.name!r} has shape {shown(shape)}: expected sizes from 1 to {LARGEST_SIZE:,}")
-    needed = 4 * sum(math.prod(tensor.shape) for tensor in graph.tensors)
-    if needed > (memory := _memory()):
-        raise GraphError(
-            f"the parameters of this graph take {needed / 2**30:,.1f} GiB, this machine has {memory / 2**30:,.1f} GiB"
-        )
 
 
 def _is_size(value: Any, low: int, high: int) -> bool:

@@ -6,8 +6,19 @@ from typing import Any
 
 import numpy as np
 
+from ghn_jax.checks.fields import Is, Several, Whole, shown, taken
 from ghn_jax.errors import extra
-from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, NODE_TYPES, Graph, GraphError, Tensor, shortest_paths
+from ghn_jax.graphs.graph import (
+    LARGEST_SIZE,
+    LONGEST_PATH,
+    NODE_ID,
+    NODE_TYPES,
+    Graph,
+    GraphError,
+    Tensor,
+    shortest_paths,
+)
+from ghn_jax.graphs.padding import check_form
 
 with extra("plot"):
     import networkx as nx
@@ -23,6 +34,7 @@ def node_table(graph: Graph) -> np.ndarray:
     >>> ghn_jax.node_table(graph)[['node', 'type', 'out', 'in']][:2].tolist()
     [(0, 'input', 0, 0), (1, 'conv', 64, 3)]
     """
+    check_form(graph)
     edges = graph.distances == 1
     params = np.zeros(graph.num_nodes, np.int64)
     names = [""] * graph.num_nodes
@@ -53,6 +65,7 @@ def edge_table(graph: Graph, max_distance: int = 1) -> np.ndarray:
     >>> ghn_jax.edge_table(graph)[:2].tolist()
     [(0, 1, 1), (1, 2, 1)]
     """
+    check_form(graph)
     start, end = np.nonzero((graph.distances >= 1) & (graph.distances <= max_distance))
     return _structured({"start": start, "end": end, "distance": graph.distances[start, end]})
 
@@ -74,6 +87,7 @@ def to_networkx(graph: Graph, max_distance: int = 1) -> nx.DiGraph:
     >>> graph.nodes[0]['type'], graph.number_of_edges()
     ('input', 141)
     """
+    check_form(graph)
     result = nx.DiGraph()
     for node, (node_type, shape) in enumerate(zip(graph.node_types.tolist(), graph.node_shapes.tolist(), strict=True)):
         result.add_node(node, type=NODE_TYPES[node_type], shape=tuple(shape), tensors=())
@@ -91,15 +105,19 @@ def from_networkx(edited: nx.DiGraph) -> Graph:
     Nodes are put into topological order, as near as possible to the order in which they were added.
 
     Raises:
-      GraphError: a cycle, no nodes, or a node without a known `type`.
+      GraphError: a cycle, no nodes, or a node or an edge with an attribute that it cannot have.
 
     >>> edited = ghn_jax.to_networkx(ghn_jax.build_graph(ghn_jax.named('vit')))
     >>> ghn_jax.from_networkx(edited).num_nodes
     129
     """
+    if not isinstance(edited, nx.Graph):
+        raise GraphError(f"expected a graph of networkx, got {type(edited).__name__}")
     real = nx.DiGraph()
     real.add_nodes_from(edited.nodes)
-    real.add_edges_from((start, end) for start, end, d in edited.edges(data="distance", default=1) if d == 1)
+    for start, end, distance in edited.edges(data="distance", default=1):
+        if taken(distance, _DISTANCE, GraphError, f"distance of the edge {start!r} -> {end!r}") == 1:
+            real.add_edge(start, end)
     position = {node: place for place, node in enumerate(edited.nodes)}
     try:
         order = list(nx.lexicographical_topological_sort(real, key=position.get))
@@ -113,17 +131,25 @@ def from_networkx(edited: nx.DiGraph) -> Graph:
     edges = [(number[start], number[end]) for start, end in real.edges]
     return Graph(
         node_types=np.array([NODE_ID[a["type"]] for a in attributes], np.int32),
-        node_shapes=np.array([a.get("shape", (0, 0, 0, 0)) for a in attributes], np.int32),
+        node_shapes=np.array([a["shape"] for a in attributes], np.int32),
         distances=shortest_paths(edges, len(order), LONGEST_PATH),
         tensors=tuple(
             Tensor(tensor.name, place, tensor.role, tensor.shape)
             for place, a in enumerate(attributes)
-            for tensor in a.get("tensors", ())
+            for tensor in a["tensors"]
         ),
     )
 
 
 def _checked(node: Any, attributes: dict[str, Any]) -> dict[str, Any]:
-    if attributes.get("type") not in NODE_ID:
-        raise GraphError(f"node {node!r} has type {attributes.get('type')!r}: expected one of {', '.join(NODE_TYPES)}")
-    return attributes
+    kind = attributes.get("type")
+    if not isinstance(kind, str) or kind not in NODE_ID:
+        raise GraphError(f"node {node!r} has type {shown(kind)}: expected one of {', '.join(NODE_TYPES)}")
+    shape = taken(attributes.get("shape", (0, 0, 0, 0)), _SHAPE, GraphError, f"shape of node {node!r}")
+    tensors = taken(attributes.get("tensors", ()), _TENSORS, GraphError, f"tensors of node {node!r}")
+    return {"type": kind, "shape": shape, "tensors": tensors}
+
+
+_DISTANCE = Whole(1, LARGEST_SIZE)
+_SHAPE = Several(Whole(0, LARGEST_SIZE), 4, 4)
+_TENSORS = Several(Is(Tensor), 0, 1 << 20)

@@ -6,6 +6,7 @@ import importlib
 import os
 
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import shown
 from ghn_jax.images.augment import Augmentation, augment, normalise
 from ghn_jax.images.batches import Batch, eval_batches, in_memory, steps_per_epoch, train_batch
 from ghn_jax.images.dataset import IMAGE_SIZE, Dataset
@@ -54,14 +55,14 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
     Raises:
       ImageError: no such name or folder, or files that are missing or damaged.
     """
-    if name not in LOADERS:
-        raise ImageError(f"no data set is called {name!r}; known are {', '.join(LOADERS)}")
+    if not isinstance(name, str) or name not in LOADERS:
+        raise ImageError(f"no data set is called {shown(name)}; known are {', '.join(LOADERS)}")
     if data_dir is not None:
         try:
             data_dir = files.expand(data_dir)
-        except files.FileError as error:
+        except (files.FileError, TypeError) as error:
             raise ImageError(f"data_dir={error}") from None
-        if not data_dir.is_dir():
-            raise ImageError(f"data_dir={str(data_dir)!r}: expected an existing folder")
+        if not os.path.isdir(data_dir):
+            raise ImageError(f"data_dir={shown(str(data_dir))}: expected an existing folder")
     module, _, function = LOADERS[name].partition(":")
     return getattr(importlib.import_module(f"{__name__}.{module}"), function)(data_dir)

@@ -7,6 +7,7 @@ https://www.cs.toronto.edu/~kriz/cifar.html, which describes both file formats.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -134,12 +135,14 @@ def _places(cifar: Cifar, data_dir: Path) -> list[tuple[Path, str]]:
 def _read_binary(cifar: Cifar, path: Path, num_images: int) -> Split:
     record = cifar.labels_per_image + PIXELS
     try:
-        content = files.read_regular(path, 1 << 28)
+        with files.open_regular(path, 1 << 28) as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(size) if size == num_images * record else b""
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error}") from error
     if len(content) != num_images * record:
         raise ImageError(
-            f"{path} has {len(content)} bytes: expected {num_images * record} ({num_images} records of {record} bytes)"
+            f"{path} has {size} bytes: expected {num_images * record} ({num_images} records of {record} bytes)"
         )
     records = np.frombuffer(content, np.uint8).reshape(num_images, record)
     return _split(cifar, path, records[:, cifar.labels_per_image :], records[:, cifar.labels_per_image - 1])
@@ -153,7 +156,7 @@ def _read_python(cifar: Cifar, path: Path, num_images: int) -> Split:
         raise ImageError(f"{path} has no array of unsigned bytes as its 'data': {expected}")
     if data.shape != (num_images, PIXELS):
         raise ImageError(f"{path} has data of shape {data.shape}: {expected}")
-    if not isinstance(labels, list) or not all(isinstance(label, int) for label in labels):
+    if not isinstance(labels, list) or any(type(label) is not int for label in labels):
         raise ImageError(f"{path} has no list of integers as its {cifar.labels_key!r}: expected {num_images} labels")
     if len(labels) != num_images:
         raise ImageError(f"{path} has {len(labels)} labels: expected {num_images}")

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from ghn_jax.checks import fields
-from ghn_jax.checks.fields import Real, Several, Whole
+from ghn_jax.checks.fields import Either, Real, Several, Text, Whole
 from ghn_jax.images.augment import Augmentation
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photo_views import PhotoAugmentation
@@ -55,11 +55,15 @@ class Dataset:
     def __post_init__(self):
         fields.check(
             self, ImageError,
+            name=Text(), augmentation=Either(Augmentation, PhotoAugmentation),
             num_classes=Whole(1, 1 << 20), image_size=Whole(1, 1 << 13),
             mean=Several(Real(-1e6, 1e6), 3, 3), std=Several(Real(0, 1e6, with_low=False), 3, 3),
         )  # fmt: skip
         for field in ("train", "val", "test"):
-            images, labels = getattr(self, field)
+            split = getattr(self, field)
+            if not isinstance(split, tuple) or len(split) != 2:
+                raise ImageError(f"Dataset.{field} is a {type(split).__name__}: expected a Split of images and labels")
+            images, labels = split
             try:
                 if isinstance(images, Photos):
                     check_labels(labels, len(images), self.num_classes)

@@ -15,7 +15,7 @@ from ghn_jax.images.dataset import IMAGE_SIZE, Dataset
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.formats import image_folder
 from ghn_jax.images.imagenet import hold_out, mix
-from ghn_jax.images.photos import Photos, render
+from ghn_jax.images.photos import MOST_PIXELS, Photos, render
 from ghn_jax.images.split import Split
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _SMALLEST_DEVIATION = 1 / 255
 _MOST_CLASSES = 1 << 20
+_MOST_IMAGES = 1 << 25
+"""That are kept in memory, where they take 96 GiB."""
 
 
 def from_arrays(
@@ -53,8 +55,7 @@ def from_arrays(
     >>> from_arrays(grey, np.arange(40) % 4).num_classes
     4
     """
-    training = Split(_as_images(images, "images"), _as_labels(labels, "labels"))
-    _check_lengths(training, "images")
+    training = _as_split(images, labels)
     given = 1 + int(training.labels.max(initial=0)) if num_classes is None else num_classes
     classes: int = taken(given, Whole(2, _MOST_CLASSES), ImageError, "num_classes")
     counts = np.bincount(training.labels, minlength=classes)
@@ -63,8 +64,7 @@ def from_arrays(
     if test is None:
         training, reported = hold_out(training)
     else:
-        reported = Split(_as_images(test[0], "test images"), _as_labels(test[1], "test labels"))
-        _check_lengths(reported, "test images")
+        reported = _as_split(*_pair(test), "test ")
     return _dataset(name, classes, training, reported, augmentation)
 
 
@@ -111,15 +111,49 @@ def _dataset(name: str, num_classes: int, training: Split, test: Split, augmenta
     )
 
 
-def _as_images(images: Any, what: str) -> np.ndarray:
-    """Images uint8 `[n, 32, 32, 3]`."""
-    pixels = np.asarray(images)
+def _pair(test: Any) -> tuple[Any, Any]:
+    if not isinstance(test, (tuple, list)) or len(test) != 2:
+        raise ImageError(f"test is a {type(test).__name__}: expected images and labels, two arrays")
+    return test[0], test[1]
+
+
+def _as_split(images: Any, labels: Any, what: str = "") -> Split:
+    """Images uint8 `[n, 32, 32, 3]` and labels int32 `[n]`, which are looked at when there is one for each image."""
+    pixels, values = _as_array(images, f"{what}images"), _as_array(labels, f"{what}labels")
+    _check_form(pixels, f"{what}images")
+    if values.ndim == 1 and len(pixels) != len(values):
+        raise ImageError(f"{len(values)} labels for {len(pixels)} {what}images")
+    known = _as_labels(values, f"{what}labels")
+    try:
+        return Split(_as_images(pixels), known)
+    except MemoryError as error:  # of what takes no memory itself: the same pixels again and again
+        count = f"{len(pixels):,} {what}images of {pixels.shape[1]}x{pixels.shape[2]}"
+        raise ImageError(f"{count} take more memory than there is at 32x32: expected fewer") from error
+
+
+def _as_array(values: Any, what: str) -> np.ndarray:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ImageError(f"{what} make no array: {error}") from error
+    if array.ndim and len(array) > _MOST_IMAGES:
+        raise ImageError(f"{len(array):,} {what}: expected at most {_MOST_IMAGES:,}, which are kept in memory")
+    return array
+
+
+def _check_form(pixels: np.ndarray, what: str) -> None:
     if pixels.dtype != np.uint8:
         raise ImageError(f"{what} of dtype {pixels.dtype}: expected uint8 in 0..255")
+    if pixels.ndim not in (3, 4) or 0 in pixels.shape or pixels.shape[3:] not in ((), (1,), (3,)):
+        raise ImageError(f"{what} of shape {pixels.shape}: expected [n, height, width(, 1 or 3)]")
+    if pixels.shape[1] * pixels.shape[2] > MOST_PIXELS:
+        raise ImageError(f"{what} of {pixels.shape[1]}x{pixels.shape[2]} pixels: expected at most {MOST_PIXELS:,}")
+
+
+def _as_images(pixels: np.ndarray) -> np.ndarray:
+    """Images uint8 `[n, 32, 32, 3]`."""
     if pixels.ndim == 3:
         pixels = pixels[..., None]
-    if pixels.ndim != 4 or pixels.shape[-1] not in (1, 3) or 0 in pixels.shape:
-        raise ImageError(f"{what} of shape {np.shape(images)}: expected [n, height, width(, 1 or 3)]")
     if pixels.shape[-1] == 1:
         pixels = pixels.repeat(3, axis=-1)
     if pixels.shape[1:3] == (IMAGE_SIZE, IMAGE_SIZE):
@@ -129,18 +163,12 @@ def _as_images(images: Any, what: str) -> np.ndarray:
     return np.stack([np.asarray(_fitted(Image.fromarray(one))) for one in pixels])
 
 
-def _as_labels(labels: Any, what: str) -> np.ndarray:
-    values = np.asarray(labels)
+def _as_labels(values: np.ndarray, what: str) -> np.ndarray:
     if values.ndim != 1 or not np.issubdtype(values.dtype, np.integer) or values.min(initial=0) < 0:
         raise ImageError(f"{what} of dtype {values.dtype}, shape {values.shape}: expected integers [n] from 0 on")
     if values.max(initial=0) >= _MOST_CLASSES:
         raise ImageError(f"{what} up to {values.max()}: expected at most {_MOST_CLASSES - 1:,}")
     return values.astype(np.int32)
-
-
-def _check_lengths(split: Split, what: str) -> None:
-    if len(split.images) != len(split.labels):
-        raise ImageError(f"{len(split.labels)} labels for {len(split.images)} {what}")
 
 
 def _rendered(split: Split) -> Split:

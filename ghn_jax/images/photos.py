@@ -7,7 +7,6 @@ import dataclasses
 import functools
 import io
 import os
-import struct
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -18,10 +17,6 @@ from ghn_jax.images.errors import ImageError
 
 if TYPE_CHECKING:
     from PIL import Image
-
-# What Pillow raises for content that is no image or a damaged one, depending on where it goes wrong.
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error)
-
 
 FORMATS = ("JPEG", "PNG")
 """Of photographs.  Pillow knows dozens, some of which start other programs."""
@@ -127,8 +122,8 @@ def _decoded(source: Source, number: int, convert: Callable[[Image.Image], _Deco
         return convert(image)
     except UnidentifiedImageError as error:
         reason, cause = "neither JPEG nor PNG", error
-    except (*_DECODING_ERRORS, MemoryError, Image.DecompressionBombError, Warning) as error:
-        reason, cause = str(error), error
+    except Exception as error:  # Pillow raises whatever its readers do, an AssertionError too
+        reason, cause = str(error) or type(error).__name__, error
     where = f"{source.name(number)} ({len(content)} bytes)"
     raise ImageError(f"{where} is not an image, or is damaged: {reason}") from cause
 

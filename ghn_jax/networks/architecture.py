@@ -147,7 +147,7 @@ def _checked_edges(field: str, edges: Any) -> tuple[Edge, ...]:
             place = f"Genotype.{field}[{position}]"
             raise ArchitectureError(f"{place}={fields.shown(edge)}: expected a primitive and the state that it reads")
         name, index = edge
-        if name not in CELL_PRIMITIVES:
+        if not isinstance(name, str) or name not in CELL_PRIMITIVES:
             raise ArchitectureError(
                 f"Genotype.{field}[{position}]: unknown primitive {fields.shown(name)}; "
                 f"known are {', '.join(CELL_PRIMITIVES)}"
@@ -297,7 +297,7 @@ def from_json(stored: Mapping[str, Any]) -> AnyArchitecture:
         raise ArchitectureError(f"expected the fields of an architecture by name, got {fields.shown(stored)}")
     values = dict(stored)
     kind = values.pop("kind", "cells")
-    if kind not in ("cells", "resnet"):
+    if not isinstance(kind, str) or kind not in ("cells", "resnet"):
         raise ArchitectureError(f"unknown kind of architecture {fields.shown(kind)}: expected 'cells' or 'resnet'")
     if kind == "resnet":
         return fields.construct(ResNet, values, ArchitectureError)
@@ -305,7 +305,7 @@ def from_json(stored: Mapping[str, Any]) -> AnyArchitecture:
         values.pop(name, None)
     if isinstance(values.get("genotype"), Mapping):
         values["genotype"] = fields.construct(Genotype, values["genotype"], ArchitectureError)
-    if values.get("norm") in _BATCH_NORMS:
+    if isinstance(values.get("norm"), str) and values["norm"] in _BATCH_NORMS:
         values["norm"] = "bn"
     return fields.construct(Architecture, values, ArchitectureError)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ghn_jax.graphs.graph import LONGEST_PATH, NODE_ID, Graph, Tensor, paths_along
+from ghn_jax.graphs.graph import LARGEST_SIZE, LONGEST_PATH, NODE_ID, Graph, GraphError, Tensor, paths_along
 from ghn_jax.networks.architecture import CIFAR10, AnyArchitecture, Task
 from ghn_jax.networks.lowering import lower
 from ghn_jax.networks.primitives import GraphNode
@@ -21,6 +21,7 @@ def build_graph(architecture: AnyArchitecture, task: Task = CIFAR10) -> Graph:
 
     Raises:
       ArchitectureError: the architecture makes no network for this task.
+      GraphError: a layer is larger than compiled code can count.
 
     >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
     >>> graph.num_nodes
@@ -62,9 +63,14 @@ def graph_of(program: Program) -> Graph:
             for node in own:
                 before = [add(node, before, scope)]
         source.append(before[0])
+    try:
+        shapes = np.array([node.shape for node in nodes], np.int32)
+    except OverflowError:
+        largest = max(max(node.shape) for node in nodes)
+        raise GraphError(f"a layer has {largest:,} channels or inputs: expected at most {LARGEST_SIZE:,}") from None
     return Graph(
         node_types=np.array([node.type for node in nodes], np.int32),
-        node_shapes=np.array([node.shape for node in nodes], np.int32),
+        node_shapes=shapes,
         distances=paths_along(readers, LONGEST_PATH),
         tensors=tuple(tensors),
     )

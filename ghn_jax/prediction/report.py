@@ -17,6 +17,7 @@ from ghn_jax.ghn.decoders import decoder
 from ghn_jax.ghn.model import GHN
 from ghn_jax.ghn.shape_encoder import channel_table, channel_vocabulary, spatial_table, spatial_vocabulary
 from ghn_jax.graphs.graph import NODE_TYPES, Graph, GraphError, Role, Tensor
+from ghn_jax.graphs.padding import check_form
 from ghn_jax.graphs.tree import ParameterTree
 from ghn_jax.prediction.forecast import Forecast, features_of, forecast
 from ghn_jax.prediction.predict import predict_params
@@ -148,6 +149,7 @@ def report(graph: Graph, ghn: GHN | None = None, *, scales: bool = False) -> Rep
     """
     if not isinstance(graph, Graph):
         raise GraphError(f"expected a ghn_jax Graph, got {type(graph).__name__}")
+    check_form(graph)
     ghn = pretrained.load() if ghn is None else ghn
     if not isinstance(ghn, GHN):
         raise TypeError(f"report expected a GHN, got {type(ghn).__name__}")

@@ -43,12 +43,12 @@ def embeddings_of(
     Raises:
       ArchitectureError: an unknown name, or a number outside of its split.
     """
-    kinds = {"network": str, "checkpoint": str, "embedding": list}
+    embedding = json_lines.numbers(ghn.config.hid, ghn.config.hid)
     about = {"checkpoint": checkpoint, json_lines.WEIGHTS: ghn.fingerprint}
     stored = {
         row["network"]: np.array(row["embedding"], np.float32)
-        for row in json_lines.resume(path, **kinds)
-        if json_lines.is_of(row, about) and len(row["embedding"]) == ghn.config.hid
+        for row in json_lines.resume(path, network=str, checkpoint=str, embedding=embedding)
+        if json_lines.is_of(row, about)
     }
     found = {}
     for name in names:

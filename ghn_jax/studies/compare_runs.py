@@ -8,15 +8,16 @@ guesses has 2.3; networks whose loss is not finite in one of the runs are left o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ghn_jax.deepnets.sampler import sample_program
+from ghn_jax.checks.fields import Rule, Several, Whole, shown
+from ghn_jax.deepnets.sampler import sample_program, split_size
 from ghn_jax.errors import GHNError
-from ghn_jax.evaluation.json_lines import METRICS, read
+from ghn_jax.evaluation.json_lines import METRICS, Losses, read
 from ghn_jax.networks.architecture import Architecture
 from ghn_jax.weights import checkpoint
 
@@ -75,14 +76,15 @@ def compare(first: Path, second: Path, from_step: int = 1) -> list[ComparisonRow
     """
     stored = [checkpoint.describe(run) for run in (first, second)]
     (config, version), (other, other_version) = (
-        (run.train_config, run.progress["generator_version"]) for run in stored
+        (run.train_config, run.progress.get("generator_version")) for run in stored
     )
     for name in ("seed", "dataset", "batch_size"):
-        if config[name] != other[name]:
+        one, another = config.get(name), other.get(name)
+        if one is None or one != another:
             raise ComparisonError(
-                f"the runs have {name}={config[name]!r} and {other[name]!r}: expected the same images for both"
+                f"the runs have {name}={shown(one)} and {shown(another)}: expected the same images for both"
             )
-    met = pairs(read(first / METRICS), read(second / METRICS), from_step)
+    met = pairs(read(first / METRICS, **_ROW), read(second / METRICS, **_ROW), from_step)
     if version != other_version or not met:
         raise ComparisonError(f"the runs have met no network at the same step from step {from_step} on")
     return compare_kinds(met, [sample_program("train", pair.number)[0] for pair in met])
@@ -90,19 +92,29 @@ def compare(first: Path, second: Path, from_step: int = 1) -> list[ComparisonRow
 
 def pairs(first: Iterable[Mapping[str, Any]], second: Iterable[Mapping[str, Any]], from_step: int = 1) -> list[Pair]:
     """Networks in the metrics of both runs, from a step on."""
-    losses = {
-        (row["step"], number): loss
-        for row in second
-        for number, loss in zip(row["architectures"], row["losses"], strict=True)
-    }
+    losses = {(step, number): loss for step, number, loss in _losses(second)}
     met = (
-        Pair(number, loss, losses[row["step"], number])
-        for row in first
-        if row["step"] >= from_step
-        for number, loss in zip(row["architectures"], row["losses"], strict=True)
-        if (row["step"], number) in losses
+        Pair(number, loss, losses[step, number])
+        for step, number, loss in _losses(first)
+        if step >= from_step and (step, number) in losses
     )
     return [pair for pair in met if np.isfinite(pair.first) and np.isfinite(pair.second)]
+
+
+_ROW: dict[str, Rule] = {
+    "step": Whole(0, 1 << 53),
+    "architectures": Several(Whole(0, split_size("train") - 1), 1, 1 << 16),
+    "losses": Losses(),
+}
+"""Fields of a line of metrics."""
+
+
+def _losses(rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, int, float]]:
+    """Step, number and loss of every network in rows that have a loss for each."""
+    for row in rows:
+        if len(row["architectures"]) == len(row["losses"]):
+            for number, loss in zip(row["architectures"], row["losses"], strict=True):
+                yield row["step"], number, loss
 
 
 def compare_kinds(met: Sequence[Pair], architectures: Sequence[Architecture]) -> list[ComparisonRow]:

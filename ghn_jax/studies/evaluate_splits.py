@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ghn_jax.checks.fields import ByName, OneOf, Real, Rule
+from ghn_jax.checks.fields import ByName, OneOf, Real, Rule, shown
 from ghn_jax.deepnets.sampler import ALL_SPLITS, PREDEFINED, sample_architecture, split_size
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.evaluation import json_lines
@@ -140,15 +140,15 @@ def _measured(
     for row in json_lines.resume(path, **ROW):
         if row["images"] != images_of(row["split"], num_images):
             raise StoredResultsError(
-                f"{path} has accuracies on {row['images']} images, other than --num_images={num_images}"
+                f"{path} has accuracies on {shown(row['images'])} images, other than --num_images={num_images}"
             )
         if row.get("dataset", dataset) != dataset:  # which rows of older versions do not say
             raise StoredResultsError(
-                f"{path} has accuracies on images of {row['dataset']}, other than --dataset={dataset}"
+                f"{path} has accuracies on images of {shown(row['dataset'])}, other than --dataset={dataset}"
             )
         if row.get("noise", 0.0) != noise:
             raise StoredResultsError(
-                f"{path} has accuracies with noise {row.get('noise', 0.0)}, other than --noise={noise}"
+                f"{path} has accuracies with noise {shown(row.get('noise', 0.0))}, other than --noise={noise}"
             )
         of_row = row.get(json_lines.WEIGHTS)
         for title, fingerprint in weights.items():

@@ -142,7 +142,10 @@ def measure(
         for seed in seeds
         for start in starts
     ]
-    stored = json_lines.resume(path, accuracy=json_lines.ACCURACIES)
+    expected = {str(epoch) for epoch in _measured_at(epochs)}
+    stored = [
+        row for row in json_lines.resume(path, accuracy=json_lines.ACCURACIES) if expected <= row["accuracy"].keys()
+    ]
     rows = []
     for key in keys:
         row = next((row for row in stored if json_lines.is_of(row, key)), None)
@@ -153,6 +156,11 @@ def measure(
         rows.append(row)
         finished()
     return rows
+
+
+def _measured_at(epochs: int) -> set[int]:
+    """The epochs after which accuracy is measured."""
+    return {round(part * epochs / 5) for part in range(6)}
 
 
 def weights_of(start: str, ghn: GHN) -> Row:
@@ -175,8 +183,8 @@ def _train(ghn: GHN, network: Network, few: Dataset, key: Row) -> Row:
     if len(key["rates"]) > 1:
         held_out = dataclasses.replace(few, test=Split(few.val.images[:TUNED_ON], few.val.labels[:TUNED_ON]))
         rate = max(key["rates"], key=lambda rate: train(rate, held_out, [steps], None)[steps])
-    at = {round(part * key["epochs"] / 5) for part in range(6)}
-    found = train(rate, few, [epoch * an_epoch for epoch in at], key["test_images"])
+    at = [epoch * an_epoch for epoch in _measured_at(key["epochs"])]
+    found = train(rate, few, at, key["test_images"])
     return {"learning_rate": rate, "accuracy": {str(step // an_epoch): value for step, value in found.items()}}
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
+from ghn_jax.checks.fields import taken
 from ghn_jax.deepnets.sampler import sample_architecture
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
@@ -65,11 +66,11 @@ def features_of_networks(
       Features `[F]` by split, number and name of the hypernetwork.
     """
     weights = {name: {"checkpoint": name, json_lines.WEIGHTS: ghn.fingerprint} for name, ghn in ghns.items()}
-    kinds = {"split": str, "number": int, "checkpoint": str, "features": list}
+    features = json_lines.numbers(len(FEATURES), len(FEATURES))
     found = {
-        (row["split"], row["number"], row["checkpoint"]): np.array(row["features"])
-        for row in json_lines.resume(path, **kinds)
-        if len(row["features"]) == len(FEATURES) and json_lines.is_of(row, weights.get(row["checkpoint"], {}))
+        (row["split"], row["number"], row["checkpoint"]): np.array(row["features"], np.float64)
+        for row in json_lines.resume(path, split=str, number=int, checkpoint=str, features=features)
+        if json_lines.is_of(row, weights.get(row["checkpoint"], {}))
     }
     wanted = [(split, number) for split, number in networks]
     for split, number in tqdm(wanted, desc="features", unit="network", disable=None):
@@ -78,9 +79,8 @@ def features_of_networks(
             continue
         graph = build_graph(sample_architecture(split, number))
         for name in missing:
-            features = report(graph, ghns[name]).features
-            found[split, number, name] = features
-            rounded = [round(float(value), 5) for value in features]
+            found[split, number, name] = values = report(graph, ghns[name]).features
+            rounded = [round(float(value), 5) for value in values]
             json_lines.append(path, {"split": split, "number": number, **weights[name], "features": rounded})
     return found
 
@@ -121,19 +121,26 @@ def examples_of_models(path: Path, what: str, ghn: GHN, reference: float, chance
       reference, chance: as for `examples_of`.
 
     Raises:
-      StudyError: no line of this hypernetwork, or one with features of another number.
+      StudyError: no line of this hypernetwork, or one with other features or accuracies than a model has.
     """
     about = {"checkpoint": what, json_lines.WEIGHTS: ghn.fingerprint}
     examples = []
     for row in json_lines.read(path, model=str, features=list, accuracy=dict):
         if not json_lines.is_of(row, about):
             continue
+        name = row["model"][:80]
         if len(row["features"]) != len(FEATURES):
-            raise StudyError(f"{path}: {len(row['features'])} features of {row['model']}, expected {len(FEATURES)}")
-        predicted, own = row["accuracy"][FROM_PREDICTED], row["accuracy"][FROM_HE]
-        last = max(predicted, key=int)
+            raise StudyError(f"{path}: {len(row['features'])} features of {name}, expected {len(FEATURES)}")
+        rule = json_lines.numbers(len(FEATURES), len(FEATURES))
+        features = np.array(taken(row["features"], rule, StudyError, f"{path}: features of {name}"), np.float64)
+        predicted, own = (
+            taken(row["accuracy"].get(start), json_lines.ACCURACIES, StudyError, f"{path}: accuracy of {name}, {start}")
+            for start in (FROM_PREDICTED, FROM_HE)
+        )
+        last = max(predicted, key=int, default="0")
+        if "0" not in predicted or last not in own:
+            raise StudyError(f"{path}: accuracy of {name}: expected it before training, and of both starts after it")
         relative = (predicted["0"] - chance) / (reference - chance)
-        features = np.array(row["features"], np.float64)
         examples.append(Example(row["model"], MODELS, features, relative, predicted[last] > own[last]))
     if not examples:
         raise StudyError(f"{path}: no model of {what} with the weights that it has now, expected some")
@@ -148,7 +155,7 @@ def helped(rows: Iterable[Row]) -> dict[tuple[str, int], bool]:
     """
     last: dict[tuple[str, int], dict[str, float]] = {}
     for row in rows:
-        step = max(row["accuracy"], key=int)
+        step = max(row["accuracy"], key=int, default="0")
         if step != "0":
             last.setdefault((row["split"], row["number"]), {})[row["start"]] = row["accuracy"][step]
     return {key: of[FROM_PREDICTED] > of[FROM_HE] for key, of in last.items() if len(of) == 2}

@@ -60,7 +60,7 @@ def judge(
     """
     last: dict[tuple[str, int], dict[str, float]] = {}
     for row in rows:
-        step = max(row["accuracy"], key=int)
+        step = max(row["accuracy"], key=int, default="0")
         if step != "0":
             last.setdefault((row["split"], row["number"]), {})[row["start"]] = row["accuracy"][step]
     both = {key: accuracy for key, accuracy in last.items() if len(accuracy) == 2}

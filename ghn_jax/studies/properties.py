@@ -84,11 +84,12 @@ def read_times(path: str | os.PathLike) -> dict[str, float]:
     """Seconds for an image by network, from a JSON file of `experiments/time_networks.py`.
 
     Raises:
-      StudyError: another content.
+      StudyError: no such file, or another content.
     """
-    content = files.read_regular(path, _MOST_BYTES)
     try:
-        times = files.parse_json(content)
+        times = files.parse_json(files.read_regular(path, _MOST_BYTES))
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read: {error}") from error
     except ValueError as error:
         raise StudyError(f"{path} is no JSON file: {error}") from error
     return taken(times, ByName(Real(0, 1e6)), StudyError, os.fspath(path))
@@ -108,7 +109,7 @@ def collect(rows: Sequence[Row], times: Mapping[str, float], reach: float) -> Ne
     properties, baselines = collections.defaultdict(dict), collections.defaultdict(dict)
     for row in rows:
         name, accuracy = f"{row['split']}/{row['number']}", row["accuracy"]
-        if row["start"] == FROM_PREDICTED:
+        if row["start"] == FROM_PREDICTED and "0" in accuracy:
             baselines["accuracy of predicted parameters"][name] = accuracy["0"]
         if row["start"] != FROM_HE:
             continue

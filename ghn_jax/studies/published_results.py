@@ -9,10 +9,12 @@ Source: `results_cifar10.json`, `results_imagenet.json` and `results_cifar10_ext
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import Real, Several, taken
 from ghn_jax.studies.properties import Networks
 from ghn_jax.studies.train_networks import StudyError
 
@@ -37,6 +39,8 @@ _BASELINES = {
     "mlp_test_acc": "accuracy of the MLP",
 }
 _MOST_BYTES = 1 << 27
+_INDEX = re.compile("0|[1-9][0-9]{0,8}")
+_ONE = Several(Real(-1e15, 1e15), 1, 1)
 
 PublishedResult = dict[str, Any]
 """Numbers of a network by field; in the extended file lists, over epochs."""
@@ -60,7 +64,7 @@ def read(path: str | os.PathLike) -> dict[str, dict[int, PublishedResult]]:
         if not isinstance(entries, dict):
             raise StudyError(f"{path}, {split}: {expected}")
         for index, entry in entries.items():
-            if not str(index).isdecimal() or not isinstance(entry, dict) or type(entry.get("params")) is not int:
+            if not _INDEX.fullmatch(index) or not isinstance(entry, dict) or type(entry.get("params")) is not int:
                 raise StudyError(f"{path}, {split}, {index!r}: expected a number, and an entry with integer 'params'")
             extended = any(isinstance(value, list) for value in entry.values())
             kept = entry if split in COMPLETE or not extended else {k: entry[k] for k in KEPT if k in entry}
@@ -96,7 +100,7 @@ def networks(results: Mapping[str, Mapping[int, PublishedResult]], splits: Seque
     Of lists over epochs the last value is taken.
 
     Raises:
-      StudyError: a split that is not there, or a network that lacks a property.
+      StudyError: a split that is not there, or a network that lacks a property, or has one that is no number.
     """
     found = Networks({what: {} for what in _PROPERTIES.values()}, {title: {} for title in _BASELINES.values()})
     for split in splits:
@@ -108,6 +112,7 @@ def networks(results: Mapping[str, Mapping[int, PublishedResult]], splits: Seque
                     if field not in entry and into is found.properties:
                         raise StudyError(f"{split}/{index} has no {field}: expected all of {', '.join(_PROPERTIES)}")
                     if field in entry:
-                        value = entry[field]
-                        into[title][f"{split}/{index}"] = float(value[-1] if isinstance(value, list) else value)
+                        value = entry[field][-1:] if isinstance(entry[field], list) else [entry[field]]
+                        (number,) = taken(value, _ONE, StudyError, f"{split}/{index}, {field}")
+                        into[title][f"{split}/{index}"] = float(number)
     return Networks(found.properties, {title: values for title, values in found.baselines.items() if values})

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from ghn_jax.checks import files
-from ghn_jax.checks.fields import Real
+from ghn_jax.checks.fields import Real, Rule, Several, Whole
 from ghn_jax.errors import extra
 from ghn_jax.evaluation import json_lines
 from ghn_jax.evaluation.results import summary
@@ -246,8 +246,9 @@ def _course(workdir: Path, cost: float) -> Course | None:
     """What a run has made so far, None if it was never judged."""
     if not (workdir / VALIDATION).exists():
         return None
-    rows = {row["step"]: row["accuracies"] for row in json_lines.read(workdir / VALIDATION, step=int, accuracies=list)}
-    at = sorted(rows)
+    kinds: dict[str, Rule] = {"step": Whole(0, 1 << 53), "accuracies": Several(Real(0, 1), 1, 1 << 20)}
+    rows = {row["step"]: row["accuracies"] for row in json_lines.read(workdir / VALIDATION, **kinds)}
+    at = sorted(step for step in rows if len(rows[step]) == len(rows[max(rows)]))
     return Course(np.array(at) * cost / 60, np.array([rows[step] for step in at]), at[-1]) if at else None
 
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from ghn_jax import images
-from ghn_jax.checks import files
+from ghn_jax.checks import fields, files
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation.accuracy import ByOperation
 from ghn_jax.execution import whole
@@ -65,7 +65,7 @@ def save(
       overwrite: replace a file that is there.
 
     Raises:
-      CheckpointError: another ending.
+      CheckpointError: another ending, no architecture, or parameters that are no finite numbers.
       FileError: there is something that may not be replaced.
       OSError: the system cannot write.
 
@@ -77,10 +77,24 @@ def save(
     True
     """
     check_name(path)
-    arrays = {name: np.asarray(values, np.float32) for name, values in params.items()}
+    if not isinstance(architecture, AnyArchitecture):
+        raise CheckpointError(f"{fields.shown(architecture)}: expected the architecture of a teacher")
+    arrays = {str(name): _finite(values, f"{os.fspath(path)}: array {name}") for name, values in params.items()}
     metadata = {"format": "flax", "layout": "jax", ARCHITECTURE: json.dumps(to_json(architecture))}
     with files.replacing(path, refuse_existing=not overwrite) as temporary:
         safetensors_file.write(temporary, arrays, metadata)
+
+
+def _finite(values: Any, where: str) -> np.ndarray:
+    """Numbers as float32.  Raises CheckpointError for others, and for those that are not finite."""
+    try:
+        with np.errstate(over="ignore"):
+            numbers = np.asarray(values, np.float32)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: expected finite numbers, got {fields.shown(values)}") from error
+    if not np.isfinite(numbers).all():
+        raise CheckpointError(f"{where} has values that are not finite: nothing is to be learned from such a network")
+    return numbers
 
 
 def check_name(path: str | os.PathLike[str]) -> None:
@@ -96,18 +110,26 @@ def load(path: str | os.PathLike[str], task: Task) -> Teacher:
       CheckpointError: no such file, a damaged one, one that does not say of which network it is, or parameters of
         another network, for another number of classes, or that are not finite.
     """
-    arrays, metadata = safetensors_file.read(path)
-    if ARCHITECTURE not in metadata:
+    header = safetensors_file.read_header(path)
+    if ARCHITECTURE not in header.metadata:
         raise CheckpointError(f"{path} does not say of which network it is: expected a file of training.teacher.save")
+    if (layout := header.metadata.get("layout", "jax")) != "jax":
+        raise CheckpointError(f"{path} was written with layout={layout[:80]!r}: expected 'jax'")
     try:
-        architecture = from_json(files.parse_json(metadata[ARCHITECTURE]))
+        architecture = from_json(files.parse_json(header.metadata[ARCHITECTURE]))
         program = lower(architecture, task)
-        whole.check_params(program, arrays)
+        # By the header: what is of no use is not read either.
+        whole.check_params(program, header.entries)
     except (GHNError, ValueError) as error:
         raise CheckpointError(f"{path} is no network for {task.num_classes} classes: {error}") from error
+    wanted = f"{path}: expected finite numbers of type float32 in array"
+    for name, entry in header.entries.items():
+        if entry.dtype != np.float32:
+            raise CheckpointError(f"{wanted} {name}, which has {entry.dtype}")
+    arrays, _ = safetensors_file.read(path)
     for name, values in arrays.items():
-        if values.dtype != np.float32 or not np.isfinite(values).all():
-            raise CheckpointError(f"{path}: expected finite numbers of type float32 in array {name}")
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{wanted} {name}")
     return Teacher(architecture, program, arrays)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ghn_jax.checks import files
-from ghn_jax.evaluation.json_lines import METRICS, append, parse
+from ghn_jax.evaluation.json_lines import METRICS, append, lines, parse
 
 VALIDATION = "validation.jsonl"
 
@@ -102,11 +102,13 @@ def rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     with files.open_regular(path) as file:
-        lines = file.readlines()
-    kept = [line if line.endswith(b"\n") else line + b"\n" for line in lines if _stays(line, step)]
-    if kept != lines:
-        with files.replacing(path) as temporary:
-            temporary.write_bytes(b"".join(kept))
+        as_it_is = all(line.endswith(b"\n") and _stays(line, step) for line in lines(file))
+    if as_it_is:
+        return
+    with files.open_regular(path) as file, files.replacing(path) as temporary, temporary.open("wb") as kept:
+        for line in lines(file):
+            if _stays(line, step):
+                kept.write(line if line.endswith(b"\n") else line + b"\n")
 
 
 def _stays(line: bytes, step: int) -> bool:

@@ -21,8 +21,9 @@ MOST_ENTRIES = 100_000
 _MOST_AT_ONCE = MOST_ENTRIES * 160
 """Bytes that a list of so many entries takes, with names of usual length."""
 
-_MOST_COMPRESSED = 50
-"""Times that an archive of numbers may be smaller than they are: random numbers hardly shrink."""
+MOST_COMPRESSED = 50
+"""Times that stored numbers may be smaller than they are: weights hardly shrink, those of an optimiser begin as zeros.
+"""
 
 # What the standard library raises on bytes that are no archive.
 _DAMAGE = (
@@ -88,7 +89,7 @@ def check_unpacked(archive: zipfile.ZipFile) -> None:
     """
     claimed = sum(info.file_size for info in archive.infolist())
     found = sum(info.compress_size for info in archive.infolist())
-    if claimed > _MOST_COMPRESSED * found + (1 << 24):
+    if claimed > MOST_COMPRESSED * found + (1 << 24):
         raise CheckpointError(f"{archive.filename} has {found:,} bytes, which claim to unpack to {claimed:,}")
 
 

@@ -28,7 +28,7 @@ from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.networks.architecture import Task
-from ghn_jax.weights import pretrained
+from ghn_jax.weights import archive, pretrained
 from ghn_jax.weights.errors import CheckpointError
 
 FORMAT = "ghn_jax checkpoint 2"
@@ -52,9 +52,6 @@ _ENTRIES = frozenset((_ABOUT, "orbax.checkpoint", "commit_success.txt", "metrics
 """All that is in the folder of a checkpoint.  One with anything else is not this program's alone, and stays."""
 
 _MOST_DESCRIPTION_BYTES = 1 << 24
-
-_MOST_COMPRESSED = 50
-"""Times that files of arrays may be smaller than these: those of an optimiser begin as zeros, weights do not shrink."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +88,7 @@ class Description:
 def saved_steps(folder: str | os.PathLike) -> list[int]:
     """Steps of the complete checkpoints in a folder, in order; what this program did not write is none."""
     folder = Path(folder)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     return sorted(int(path.name) for path in folder.iterdir() if _is_step(path.name) and _is_checkpoint(path))
 
@@ -120,11 +117,11 @@ def find(path: str | os.PathLike) -> Path:
       CheckpointError: there is none.
     """
     path = Path(path).absolute()
-    if (path / FOLDER).is_dir():
+    if os.path.isdir(path / FOLDER):
         path = path / FOLDER
     steps = saved_steps(path)
     if not steps:
-        if (path / _STATE).is_dir():
+        if os.path.isdir(path / _STATE):
             return path
         raise CheckpointError(f"no checkpoint at {path}: expected the workdir of a run of experiments/train.py")
     accuracies = {}
@@ -166,7 +163,7 @@ def load_ghn(path: str | os.PathLike) -> GHN:
     path = find(path)
     description = _description(path)
     entries = len(jax.tree.leaves(_metadata(path).metadata))
-    pretrained.check_size(path, description.ghn, entries, _MOST_COMPRESSED * check_files(path))
+    pretrained.check_size(path, description.ghn, entries, archive.MOST_COMPRESSED * check_files(path))
     like = jax.eval_shape(lambda: GHN.init(description.ghn, seed=0).params)
     params = load_arrays(path, {"params": like})["params"]
     for keys, leaf in jax.tree_util.tree_leaves_with_path(params):
@@ -256,7 +253,7 @@ def check_shapes(path: Path, arrays: Any) -> None:
     leaves: list[Any] = [leaf for leaf in jax.tree.leaves(arrays) if hasattr(leaf, "shape")]
     claimed = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves)
     found = check_files(path)
-    if claimed > _MOST_COMPRESSED * found + (1 << 24):
+    if claimed > archive.MOST_COMPRESSED * found + (1 << 24):
         raise CheckpointError(f"{path} is damaged: it has {found:,} bytes, its arrays claim {claimed:,}")
 
 

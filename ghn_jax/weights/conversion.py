@@ -174,7 +174,7 @@ def published_config(fields: Any, largest: int) -> HypernetConfig:
         raise ConversionError(f"config has no {', '.join(sorted(missing))}")
     plain = {str(field): _plain(field, value) for field, value in fields.items() if field not in _IGNORED}
     is_ghn2 = plain.pop("is_ghn2", None)
-    if is_ghn2 not in (None, True, False) or type(is_ghn2) is int:
+    if type(is_ghn2) not in (bool, type(None)):
         raise ConversionError(f"config has is_ghn2={is_ghn2!r}: expected True or False")
     if is_ghn2 is False:
         missing = {"heads", "layers"} - set(plain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -38,13 +37,7 @@ def write(path: Path, ghn: GHN, provenance: Mapping[str, Any]) -> None:
     if path.suffix == ".npz":
         pretrained.write(path, ghn, provenance, np.float32)
         return
-    if "ghn" in provenance:
-        raise CheckpointError("a provenance has an entry 'ghn', which is the configuration's place")
-    about = {"ghn": json.loads(ghn_config.to_json(ghn.config)), **provenance}
-    try:
-        text = json.dumps(about, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"a provenance that JSON cannot hold: {error}") from error
+    text = pretrained.about_as_json(ghn.config, provenance)
     flat: dict[str, Any] = traverse_util.flatten_dict(ghn.params, sep="/")
     arrays = {name: np.asarray(values, np.float32) for name, values in flat.items()}
     _check_finite(arrays, path)

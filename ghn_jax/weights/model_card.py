@@ -88,6 +88,7 @@ def _accuracy(provenance: Mapping[str, Any]) -> str:
     columns = list(dict.fromkeys(name for figures in rows.values() for name in figures))
     table = [(place, *(_percent(figures.get(name)) for name in columns)) for place, figures in rows.items()]
     what = provenance["accuracy"].get("what")
+    what = what if isinstance(what, str) else ""
     return (f"{what[:1].upper()}{what[1:]}.\n\n" if what else "") + _table(("", *columns), table)
 
 

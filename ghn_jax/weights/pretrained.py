@@ -22,6 +22,7 @@ import numpy as np
 from flax import traverse_util
 
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import shown
 from ghn_jax.ghn import config as ghn_config
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
@@ -89,7 +90,7 @@ def read(path: str | os.PathLike[str]) -> tuple[GHN, dict[str, Any]]:
         if path != DEFAULT:
             check_size(path, config, len(zipped.infolist()), sum(info.file_size for info in zipped.infolist()))
         expected = None if path == DEFAULT else shapes(config)
-        names = [name.removesuffix(".npy") for name in zipped.namelist() if name != f"{_ABOUT}.npy"]
+        names = [name for name in array_names(zipped) if name != _ABOUT]
         if expected is not None:
             check_names(path, names, expected)
         flat = {name: _array(zipped, name, None if expected is None else expected[name]) for name in names}
@@ -124,13 +125,7 @@ def write(
     path = Path(path)
     if np.dtype(dtype) not in _TYPES or path.suffix != ".npz":
         raise CheckpointError(f"{path} of {np.dtype(dtype)}: expected a name ending in .npz, and float16 or float32")
-    if "ghn" in provenance:
-        raise CheckpointError("a provenance has an entry 'ghn', which is the configuration's place")
-    description = {"ghn": dataclasses.asdict(ghn.config), **provenance}
-    try:
-        text = json.dumps(description, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"a provenance that JSON cannot hold: {error}") from error
+    text = about_as_json(ghn.config, provenance)
     entries = {}
     for name, values in traverse_util.flatten_dict(ghn.params, sep="/").items():
         values = np.asarray(values, np.float32)
@@ -138,9 +133,51 @@ def write(
         if not largest <= np.finfo(dtype).max:  # nor if it is not a number
             raise CheckpointError(f"array {name} has a value of {largest}, which {np.dtype(dtype)} cannot hold")
         entries[name] = values.astype(dtype)
-    everything: dict[str, Any] = {**entries, _ABOUT: np.array(text)}
     with files.replacing(path) as temporary:
-        np.savez_compressed(temporary, **everything)
+        write_arrays(temporary, {**entries, _ABOUT: np.array(text)}, zipfile.ZIP_DEFLATED)
+
+
+def about_as_json(config: HypernetConfig, provenance: Mapping[str, Any]) -> str:
+    """What is stored of a hypernetwork beside its parameters.
+
+    Raises:
+      CheckpointError: a provenance that is no mapping, that JSON cannot hold, or that has an entry "ghn".
+    """
+    if not isinstance(provenance, Mapping):
+        raise CheckpointError(f"provenance={shown(provenance)}: expected what is known, by name")
+    if "ghn" in provenance:
+        raise CheckpointError("a provenance has an entry 'ghn', which is the configuration's place")
+    try:
+        return json.dumps({"ghn": dataclasses.asdict(config), **provenance}, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"a provenance that JSON cannot hold: {error}") from error
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], compression: int = zipfile.ZIP_STORED) -> None:
+    """Writes arrays as `np.savez` does, which has no place for one that is called `file`.
+
+    Raises:
+      CheckpointError: a name that an archive cannot have.
+    """
+    for name in arrays:
+        if "\0" in name:
+            raise CheckpointError(f"array {name!r}: expected a name without zero characters, where archives cut it off")
+    with zipfile.ZipFile(path, "w", compression) as zipped:
+        for name, values in arrays.items():
+            with zipped.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, values, allow_pickle=False)
+
+
+def array_names(zipped: zipfile.ZipFile) -> list[str]:
+    """Names of the arrays in an archive.
+
+    Raises:
+      CheckpointError: an entry that is called otherwise than arrays are.
+    """
+    for name in zipped.namelist():
+        if not name.endswith(".npy"):
+            raise CheckpointError(f"{zipped.filename} has a surplus array {name[:80]}: expected names ending in .npy")
+    return [name.removesuffix(".npy") for name in zipped.namelist()]
 
 
 def _about(zipped: zipfile.ZipFile) -> tuple[HypernetConfig, dict[str, Any]]:
@@ -153,7 +190,8 @@ def _about(zipped: zipfile.ZipFile) -> tuple[HypernetConfig, dict[str, Any]]:
         shape, _, dtype = _header(stored)
         if shape != () or dtype.kind != "U" or dtype.itemsize > _MOST_ABOUT_BYTES:
             raise ValueError(f"it is {dtype} {shape}, expected a text")
-        text = str(np.frombuffer(stored.read(dtype.itemsize), dtype)[0])
+        order = "utf-32-be" if dtype.str[0] == ">" else "utf-32-le"
+        text = stored.read(dtype.itemsize).decode(order).rstrip("\0")  # NumPy crashes at what is no character
         description = files.parse_json(text)
         config = ghn_config.from_fields(description.pop("ghn"))
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -221,17 +259,19 @@ def _array(zipped: zipfile.ZipFile, name: str, expected: tuple[int, ...] | None)
 
 
 def any_array(zipped: zipfile.ZipFile, name: str) -> np.ndarray:
-    """An array of numbers of any shape and type.
+    """An array of numbers of any shape and type, in the byte order of this machine.
 
     Raises:
-      CheckpointError: the entry is no such array, or damaged.
+      CheckpointError: there is no such array, or it is damaged.
     """
-    stored = io.BytesIO(archive.read(zipped, name, zipped.getinfo(name).file_size))
+    entry = zipped.getinfo(f"{name}.npy")
+    stored = io.BytesIO(archive.read(zipped, entry.filename, entry.file_size))
     try:
         shape, fortran_order, dtype = _header(stored)
-        if dtype.kind not in "biuf":
-            raise ValueError(f"it is of type {dtype}, expected numbers")
-        return np.frombuffer(stored.read(), dtype).reshape(shape, order="F" if fortran_order else "C")
+        if dtype.kind not in "biuf" or dtype.itemsize > 8:
+            raise ValueError(f"it is of type {dtype}, expected numbers of at most 8 bytes")
+        values = np.frombuffer(stored.read(), dtype).reshape(shape, order="F" if fortran_order else "C")
+        return values.astype(dtype.newbyteorder("="), copy=False)
     except ValueError as error:
         raise CheckpointError(f"{zipped.filename}: array {name[:80]!r} is damaged: {error}") from error
 

@@ -12,7 +12,6 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -42,6 +41,7 @@ _NAMES = {dtype: name for name, dtype in _TYPES.items()}
 _METADATA = "__metadata__"
 # Some hundred bytes an array; read as JSON, a header takes dozens of times its size.
 _MOST_HEADER_BYTES = 1 << 24
+_MOST_NUMBERS = 1 << 59  # of an array, as NumPy counts its bytes
 _ALIGNMENT = 8
 
 
@@ -72,7 +72,9 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], metada
     header: dict[str, Any] = {_METADATA: dict(metadata)}
     end = 0
     for name, values in arrays.items():
-        if values.dtype not in _NAMES or name == _METADATA:
+        if name == _METADATA:
+            raise CheckpointError(f"array {name!r}: this name is the metadata's")
+        if values.dtype not in _NAMES:
             raise CheckpointError(
                 f"array {name!r} of type {values.dtype}: expected one of {', '.join(map(str, _NAMES))}"
             )
@@ -114,8 +116,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str,
 
 def read_header(path: str | os.PathLike[str]) -> Header:
     """The header of a file, after checking that its arrays fill the file without gaps; raises as `read`."""
-    path = Path(path)
-    if not path.is_file():
+    if not isinstance(path, (str, os.PathLike)) or not os.path.isfile(path):
         raise CheckpointError(f"no file at {path}")
     try:
         with files.open_regular(path, 1 << 40) as file:
@@ -161,7 +162,9 @@ def _entry(name: str, field: Any) -> StoredArray:
         raise ValueError(f"{where}: expected dtype, shape and data_offsets")
     shape, offsets = field["shape"], field["data_offsets"]
     for numbers in (shape, offsets):
-        if not isinstance(numbers, list) or len(numbers) > 32 or any(type(n) is not int or n < 0 for n in numbers):
+        whole = isinstance(numbers, list) and len(numbers) <= 32 and all(type(n) is int and n >= 0 for n in numbers)
+        # Of an array without numbers too: where one size is 0, the others could be anything.
+        if not whole or math.prod(max(n, 1) for n in numbers) > _MOST_NUMBERS:
             raise ValueError(f"{where}: {str(numbers)[:80]} are no sizes")
     if not isinstance(field["dtype"], str) or field["dtype"] not in _TYPES:
         raise ValueError(f"{where} has type {str(field['dtype'])[:80]!r}, expected one of {', '.join(_TYPES)}")

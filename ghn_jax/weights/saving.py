@@ -11,16 +11,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import shown
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import Graph, Tensor
@@ -76,7 +79,7 @@ def save(
     >>> bool((again['fc.weight'] == params['fc.weight']).all())
     True
     """
-    path = Path(path)
+    path = _as_path(path)
     check_name(path, layout)
     if isinstance(what, GHN):
         if layout != "jax" or graph is not None:
@@ -115,17 +118,53 @@ def load_params(path: str | os.PathLike[str], graph: Graph | None = None, *, lay
     >>> ghn_jax.load_params(path)['layer/kernel'].shape
     (2, 3)
     """
-    path = Path(path)
+    path = _as_path(path)
     check_name(path, layout)
     arrays = _read(path, layout)
     if layout == "torch":
         arrays = _from_torch(arrays, graph, path)
     if graph is None:
-        return {name: jax.device_put(values) for name, values in arrays.items()}
+        return {name: _as_jax(values, None, f"{path}: array {name}") for name, values in arrays.items()}
     expected = _expected(graph)
     _check_same(arrays, expected, os.fspath(path))
-    leaves = [jax.device_put(arrays[name].astype(dtype)) for name, (_, dtype) in expected.items()]
+    leaves = [_as_jax(arrays[name], dtype, f"{path}: array {name}") for name, (_, dtype) in expected.items()]
     return dict(zip(expected, leaves, strict=True)) if graph.tree is None else graph.tree.rebuild(leaves)
+
+
+def _as_path(path: Any) -> Path:
+    """Raises CheckpointError for what is no path."""
+    try:
+        return Path(path)
+    except TypeError:
+        raise CheckpointError(f"{shown(path)}: expected the path of a file or folder") from None
+
+
+def _as_jax(values: np.ndarray, dtype: Any, where: str) -> jax.Array:
+    """An array of JAX with the same values, rounded if need be.
+
+    Args:
+      values: as they were stored.
+      dtype: of the parameter, None to keep the type, or the one of half as many bits where JAX has no other.
+      where: for messages.
+
+    Raises:
+      CheckpointError: values of another kind than the parameter, or too large for its type.
+    """
+    dtype = jax.dtypes.canonicalize_dtype(values.dtype) if dtype is None else np.dtype(dtype)
+    if not any(jnp.issubdtype(values.dtype, kind) and jnp.issubdtype(dtype, kind) for kind in _KINDS):
+        raise CheckpointError(f"{where} is of type {values.dtype}, expected {dtype}")
+    if values.dtype.itemsize > dtype.itemsize and values.size:
+        with np.errstate(over="ignore", invalid="ignore"):
+            narrow = values.astype(dtype)
+        lost = np.isinf(narrow) & np.isfinite(values) if dtype.kind in "fV" else narrow != values
+        if lost.any():
+            raise CheckpointError(f"{where} has the value {shown(values[lost][0])}, which {dtype} cannot hold")
+        values = narrow
+    return jax.device_put(values.astype(dtype, copy=False))  # jnp.asarray compiles something for every shape
+
+
+_KINDS = (jnp.floating, jnp.integer, jnp.bool_)
+"""Of numbers, which do not stand for each other."""
 
 
 def check_name(path: Path, layout: str) -> None:
@@ -163,8 +202,11 @@ def _named(what: Any, graph: Graph | None) -> dict[str, np.ndarray]:
     arrays = {}
     for name, leaf in zip(map(str, names), leaves, strict=True):
         values = np.asarray(leaf)
-        if values.dtype.kind not in "biufV" or name in arrays:
-            wrong = "is there twice" if name in arrays else f"is a {type(leaf).__name__}, expected an array"
+        # Kind V: of bfloat16 and its like, and of the structures of NumPy, which are no numbers.
+        numbers = values.dtype.kind in "biufV" and values.dtype.type is not np.void and values.dtype.itemsize <= 8
+        if not numbers or name in arrays:
+            kind = f"is a {type(leaf).__name__} of {values.dtype}, expected an array of numbers"
+            wrong = "is there twice" if name in arrays else kind
             raise CheckpointError(f"parameter {name!r} {wrong}")
         arrays[name or "parameter"] = values
     if not arrays:
@@ -226,17 +268,28 @@ def _write(path: Path, arrays: Mapping[str, np.ndarray], layout: str) -> None:
             safetensors_file.write(path, arrays, metadata | {"layout": layout})
         case ".npz":
             # NumPy's files know no bfloat16.
-            plain: dict[str, Any] = {n: v.astype(np.float32) if v.dtype.kind == "V" else v for n, v in arrays.items()}
-            np.savez(path, **plain)
+            plain = {name: v.astype(np.float32) if v.dtype.kind == "V" else v for name, v in arrays.items()}
+            pretrained.write_arrays(path, plain)
         case "":
             from orbax.checkpoint import v1 as ocp  # slow to import
 
-            ocp.save(os.fspath(path), traverse_util.unflatten_dict(dict(arrays), sep="/"))
+            ocp.save(os.fspath(path), _nested(arrays))
         case _:
             with extra("torch"):
                 import torch  # pyright: ignore[reportMissingImports]
             state = {name: torch.from_numpy(values.astype(np.float32)) for name, values in arrays.items()}
             torch.save(state, path)
+
+
+def _nested(arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Arrays by the parts of their names.  Raises CheckpointError where one lies within the name of another."""
+    for name in arrays:
+        within = next((part for part in itertools.accumulate(name.split("/"), "{}/{}".format) if part in arrays), name)
+        if within != name:
+            raise CheckpointError(
+                f"parameter {name!r} lies in {within!r}, which is an array: a folder cannot hold both"
+            )
+    return traverse_util.unflatten_dict(dict(arrays), sep="/")
 
 
 def _read(path: Path, layout: str) -> dict[str, np.ndarray]:
@@ -265,11 +318,11 @@ def _read(path: Path, layout: str) -> dict[str, np.ndarray]:
 def _read_npz(path: Path) -> dict[str, np.ndarray]:
     with archive.opened(path) as zipped:
         archive.check_unpacked(zipped)
-        return {name.removesuffix(".npy"): pretrained.any_array(zipped, name) for name in zipped.namelist()}
+        return {name: pretrained.any_array(zipped, name) for name in pretrained.array_names(zipped)}
 
 
 def _read_orbax(path: Path) -> dict[str, np.ndarray]:
-    if not (path / _ORBAX_MARK).is_file():
+    if not os.path.isfile(path / _ORBAX_MARK):
         raise CheckpointError(f"{path} is no folder of Orbax: expected one that ghn_jax.save wrote")
     checkpoint.check_files(path)
     from orbax.checkpoint import v1 as ocp  # slow to import

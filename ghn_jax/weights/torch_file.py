@@ -106,7 +106,10 @@ def as_array(tensor: Stored, stored: bytes | memoryview, order: Literal["<", ">"
     """The values of a tensor, read-only, from all bytes of its storage; those of a bfloat16 are float32."""
     stored_type = _stored_type(tensor.kind)
     numbers = np.frombuffer(stored, stored_type.newbyteorder(order))[tensor.offset :]
-    strides = tuple(stride * numbers.itemsize for stride in tensor.strides)
+    # Where there is a single step, a stride means nothing, and may be any number.
+    strides = tuple(
+        stride * numbers.itemsize if size > 1 else 0 for size, stride in zip(tensor.shape, tensor.strides, strict=True)
+    )
     # Only then converted: the storage may be much larger, and have many tensors.
     values = np.lib.stride_tricks.as_strided(numbers, tensor.shape, strides, writeable=False)
     values = values.astype(stored_type, copy=False)
@@ -146,7 +149,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[TorchFile]:
 
 def _refuse_legacy(path: Path) -> None:
     """Says what to do with the format of old PyTorch; any other thing wrong with a file, `archive.opened` finds."""
-    if not path.is_file():
+    if not os.path.isfile(path):
         return
     try:
         with path.open("rb") as file:

@@ -43,6 +43,7 @@ _STORAGE_NAMES = {f"torch {name}": name for name in STORAGES}
 _INSTRUCTIONS = {opcode.code.encode("latin1"): opcode for opcode in pickletools.opcodes}
 
 _MOST_AXES = 16
+_MOST_LINE_BYTES = 1 << 12  # of a name or number that a line break ends; the rest of a file need not have any
 _MOST_BITS = 63
 
 # The state dictionary of the largest GHN-3 takes 8,000.
@@ -142,7 +143,7 @@ class Machine:
 
         The argument of an instruction that is not known is not even read: reading some of them warns.
         """
-        place = 0
+        source, place = _Lines(source), 0
         while (code := source.read(1)) != b".":
             known = _INSTRUCTIONS.get(code)
             if known is None:
@@ -155,7 +156,7 @@ class Machine:
                 argument = None if known.arg is None else known.arg.reader(source)
             # Python warns of escapes that no string has; where warnings are errors, that is one of the file.
             except (ValueError, IndexError, OverflowError, MemoryError, DeprecationWarning) as error:
-                raise self._error(str(error)[:200]) from error
+                raise self._error(str(error)[:200] or "an instruction with more bytes than there is memory") from error
             place += 1
             yield method, argument
 
@@ -355,6 +356,20 @@ class Machine:
                 f"{storage.elements:,} elements"
             )
         return Stored(storage.key, storage.kind, storage.elements, offset, shape, strides)
+
+
+class _Lines:
+    """A pickle of which no line is read that is very long."""
+
+    def __init__(self, source: Any):
+        self._source = source
+        self.read = source.read
+
+    def readline(self) -> bytes:
+        start = self._source.tell()
+        line, end, _ = self.read(_MOST_LINE_BYTES).partition(b"\n")
+        self._source.seek(start + len(line) + len(end))
+        return line + end
 
 
 def _short(value: Any) -> str:

@@ -213,3 +213,31 @@ def test_scripts_explain_themselves(name):
     words = [sys.executable, SCRIPTS / f"{name}.py", "--help"]
     done = subprocess.run(words, env=ENVIRONMENT, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0 and done.stdout.startswith("usage: ") and done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "report --model=a:b --input={}x3", "report --model=a:b --input=1:{}", "report --model=a:b --input=1 --arg={}",
+        "report --model={} --input=1", "report --arch={}", "report --arch={}.json", "evaluate --num_images={}",
+        "predict --arch=vit --out={}", "report --model=a:b --input=1:O", "report --model=a:b --input=1:f4,f4",
+    ],
+)  # fmt: skip
+def test_long_words_make_short_messages(words, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words.format("9" * 10**6).replace("--model=9", "--model=m9").replace("--arch=9", "--arch=m9").split(" "))
+    said = str(stopped.value.code) + capsys.readouterr().err
+    assert 10 < len(said) < 8000
+
+
+@BY_ML_COLLECTIONS
+def test_configurations_that_are_no_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    os.mkfifo(tmp_path / "pipe.py")
+    for path in (tmp_path, tmp_path / "pipe.py", "/dev/zero"):
+        with pytest.raises(SystemExit, match=r"expected a configuration, .* is a (folder|named pipe|device)"):
+            main(["train", f"--config={path}"])
+    with pytest.raises(SystemExit, match="config has no field 'steps.x'; did you mean 'steps'"):
+        main(["train", "--config=configs/digits.py", "--config.steps.x=1"])
+    with pytest.raises(SystemExit, match="can be no file: embedded null byte"):
+        main(["predict", "--arch=vit", "--out=a\0b.npz"])

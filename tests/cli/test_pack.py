@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import ghn_jax
+from ghn_jax.cli import pack
 from ghn_jax.cli.main import main
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.model import GHN
@@ -121,3 +122,19 @@ def test_nothing_is_replaced_unasked(run, config_file, tmp_path):
     assert out.read_text() == "of an earlier run"
     main([*words, "--overwrite"])
     assert ghn_jax.provenance(out)["steps"] == 7
+
+
+def test_runs_that_say_what_cannot_be(run, config_file, tmp_path, monkeypatch):
+    monkeypatch.setattr(pack, "_MOST_STARTS", 2)
+    out = f"--out={tmp_path / 'packed.npz'}"
+    itself = run("itself", 1, start=str(tmp_path / "itself"))
+    for folder, message in (
+        (run("batch", 1, meta_batch="x"), "batch: meta_batch='x': expected an integer"),
+        (run("start", 1, start=None), "start: start=None: expected a text"),
+        (itself, "itself started from .* after 2 others"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            main(["pack", str(folder), config_file, out])
+    ghn_jax.save(ghn_jax.load(str(run("good", 1))), tmp_path / "good.npz")
+    with pytest.raises(SystemExit, match="no checkpoint at .*good.npz: expected the workdir of a run"):
+        main(["pack", str(tmp_path / "good.npz"), config_file, out])

@@ -1,5 +1,6 @@
 """Tables and networkx graphs: what they hold, and the way back."""
 
+import dataclasses
 import json
 
 import networkx as nx
@@ -9,11 +10,13 @@ import pytest
 from ghn_jax.deepnets.lookup import find_architecture
 from ghn_jax.deepnets.sampler import sample_architecture, sample_program
 from ghn_jax.deepnets.statistics import network_statistics, table, type_shares
-from ghn_jax.graphs.graph import NODE_ID, NODE_TYPES, GraphError, shortest_paths
+from ghn_jax.graphs.drawing import visualize
+from ghn_jax.graphs.graph import NODE_ID, NODE_TYPES, Graph, GraphError, Role, Tensor, shortest_paths
 from ghn_jax.graphs.tables import edge_table, from_networkx, node_table, to_networkx
 from ghn_jax.networks.architecture import VIT, Architecture, ArchitectureError, ResNet, named, to_json
 from ghn_jax.networks.program_graph import build_graph, graph_of
 from ghn_jax.prediction.predict import predict_params
+from ghn_jax.prediction.report import report
 
 
 @pytest.fixture(scope="module")
@@ -182,3 +185,46 @@ def test_what_is_no_architecture(tmp_path, monkeypatch, text, contents, message)
     assert find_architecture("1", "predefined").architecture == named("vit")
     with pytest.raises(ArchitectureError, match="no split is called 'valid'"):
         find_architecture("3", "valid")
+
+
+@pytest.mark.parametrize("look", [node_table, edge_table, to_networkx, visualize, report])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"node_types": np.array([99, 4], np.int32)},
+        {"distances": [[0, 1], [0, 0]]},
+        {"tensors": (None,)},
+        {"tensors": (Tensor("a", 999, Role.BIAS, (3,)),)},
+        {"tree": "x"},
+    ],
+)
+def test_graphs_by_hand_are_checked_before_they_are_looked_at(look, change):
+    good = Graph(np.array([9, 4], np.int32), np.zeros((2, 4), np.int32), np.array([[0, 1], [0, 0]], np.int32), ())
+    with pytest.raises(GraphError):
+        look(dataclasses.replace(good, **change))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("type", ["conv"]), ("type", 4), ("shape", (1, 2, 3)), ("shape", "abcd"), ("shape", (1.5, 2, 3, 3)),
+        ("shape", (float("nan"), 2, 3, 3)), ("shape", (2**33, 1, 1, 1)), ("shape", (-1, 1, 1, 1)), ("shape", None),
+        ("shape", (True, 1, 1, 1)), ("tensors", 5), ("tensors", ("a",)), ("tensors", None),
+    ],
+)  # fmt: skip
+def test_attributes_that_no_node_has(name, value):
+    edited = to_networkx(build_graph(ResNet(depths=(1,), width=4)))
+    edited.nodes[3][name] = value
+    with pytest.raises(GraphError, match=f"node 3.*{'type' if name == 'type' else ''}"):
+        from_networkx(edited)
+
+
+def test_distances_that_no_edge_has():
+    """Such an edge was left out without a word."""
+    for distance in ("1", float("nan"), 1.0, True, 0, -1, 10**30):
+        edited = to_networkx(build_graph(ResNet(depths=(1,), width=4)))
+        edited.edges[0, 1]["distance"] = distance
+        with pytest.raises(GraphError, match="distance of the edge 0 -> 1="):
+            from_networkx(edited)
+    with pytest.raises(GraphError, match="expected a graph of networkx, got NoneType"):
+        from_networkx(None)

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 import struct
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -374,10 +375,48 @@ def test_pickles_that_make_much_of_little(tmp_path, monkeypatch):
     with pytest.raises(ImageError, match="a number that no batch has"):
         read_python_batch(path)
     monkeypatch.setattr(cifar_pickle, "_MOST_BYTES", 4000)
-    text = b"X" + struct.pack("<I", 500) + b"a" * 500 + b"q\1X\6\0\0\0latin1\x86q\x020"
-    path.write_bytes(b"\x80\x02c_codecs\nencode\nq\x030" + text + b"}(" + b"h\3h\2RK\0" * 20 + b"u.")
+    text = b"X" + struct.pack("<I", 500) + b"a" * 500 + b"q\1X\6\0\0\0latin1q\2\x86RK\0"
+    path.write_bytes(b"\x80\x02}(c_codecs\nencode\nq\3" + text + b"h\3h\1h\2\x86RK\0" * 20 + b"u.")
     with pytest.raises(ImageError, match="more than 4,000 bytes"):
         read_python_batch(path)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        (b"\x80\x02})" + b"2\x86" * 60 + b"Ns.", "DUP, is not one that a batch needs"),
+        (b"\x80\x02})" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(60)) + b"Ns.", "asks for a tuple again"),
+        (b"\x80\x04})" + b"".join(b"\x94h%c\x86" % n for n in range(60)) + b"Ns.", "asks for a tuple again"),
+        (b"\x80\x02})(1q\0h\0\x86Ns.", "POP_MARK, is not one that a batch needs"),
+        (b"\x80\x02})\x80\x02q\0h\0\x86Ns.", "asks for a tuple again"),
+        (b"\x80\x02}(U\4dataK\1X\4\0\0\0dataK\2u.", "it has a key twice, as text and as bytes"),
+    ],
+)
+def test_a_tuple_is_in_one_place(code, message, tmp_path):
+    """Python computes the hash of a tuple from all that is in it: 60 that hold each other twice take it hours."""
+    (tmp_path / "batch").write_bytes(code)
+    with pytest.raises(ImageError, match=message):
+        read_python_batch(tmp_path / "batch")
+
+
+def test_a_binary_file_of_another_size_is_not_read(tmp_path):
+    path = tmp_path / "data_batch_1.bin"
+    path.touch()
+    os.truncate(path, (1 << 28) - 1)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageError, match="has 268435455 bytes: expected 30730000"):
+            cifar._read_binary(cifar.CIFAR10_FILES, path, 10_000)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_truth_values_are_no_labels(tmp_path):
+    batch = {b"data": np.zeros((2, cifar.PIXELS), np.uint8), b"labels": [True, 1]}
+    (tmp_path / "batch").write_bytes(pickle.dumps(batch, 2))
+    with pytest.raises(ImageError, match="has no list of integers as its 'labels'"):
+        cifar._read_python(cifar.CIFAR10_FILES, tmp_path / "batch", 2)
 
 
 def test_a_gzipped_file_is_one_piece(tmp_path):

@@ -326,3 +326,21 @@ def test_a_forked_process_decodes_with_threads_of_its_own():
         render(photos, 4, [lambda image: image] * 3)
         os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_whatever_pillow_raises_is_one_error(monkeypatch):
+    """Of some palettes that is an AssertionError without a word."""
+
+    class Source:
+        def read(self, number):
+            return encoded(Image.new("P", (4, 4)))
+
+        def name(self, number):
+            return "photo"
+
+    def fails(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(Image.Image, "convert", fails)
+    with pytest.raises(ImageError, match=r"photo \(\d+ bytes\) is not an image, or is damaged: AssertionError"):
+        decode_rgb(Source(), 0)

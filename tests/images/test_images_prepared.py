@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 
 import numpy as np
@@ -124,3 +125,54 @@ def test_the_newest_prepared_version_is_found(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     assert tfds.find("cifar10", None) == tmp_path / "cifar10" / "3.0.10"
     assert tfds.find("cifar100", None) is None
+
+
+def test_folders_that_are_no_versions(tmp_path, monkeypatch):
+    for name in ("1..2", "1.2.", "3.0.²", "٣.0.2", f"3.0.{'9' * 200}", "3.0.2.1"):
+        (tmp_path / "cifar10" / name).mkdir(parents=True)
+        (tmp_path / "cifar10" / name / "dataset_info.json").touch()
+    assert tfds.find("cifar10", tmp_path) is None
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "large"])
+def test_descriptions_buy_neither_time_nor_memory(kind, tmp_path):
+    """What TFDS reads itself, it reads without asking what it is."""
+    pytest.importorskip("tensorflow_datasets")
+    folder = tmp_path / "cifar10" / "3.0.2"
+    folder.mkdir(parents=True)
+    path = folder / "dataset_info.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.touch()
+        os.truncate(path, 1 << 40)
+    with pytest.raises(ImageError, match="dataset_info.json (is a named pipe|is a device|has 1,099,511,627,776 bytes)"):
+        load("cifar10", tmp_path)
+
+
+def test_damaged_examples_are_one_error(tmp_path, monkeypatch):
+    class Builder:
+        class info:
+            features: dict = {}
+            splits = {"train": type("Part", (), {"num_examples": 2})}
+            file_format = type("Format", (), {"value": "array_record"})
+
+        def __init__(self, examples):
+            self.examples = examples
+
+        def as_data_source(self, part):
+            return self.examples
+
+    small, large = np.zeros((16, 16, 3), np.uint8), np.zeros((32, 32, 3), np.uint8)
+    for examples in (
+        [{"image": small, "label": 1}, {"image": large, "label": 1}],
+        [{"image": small, "label": 1}, {"image": small}],
+        [{"image": small, "label": None}] * 2,
+        [{"image": small, "label": 10**30}] * 2,
+        [3, 4],
+    ):
+        monkeypatch.setattr(tfds, "_builder", lambda *_, found=examples: Builder(found))
+        with pytest.raises(ImageError, match="train: its examples are damaged"):
+            tfds.read(tmp_path, "train")

@@ -1,11 +1,13 @@
 """Images of one's own: arrays and folders of any number of classes."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from ghn_jax import images
-from ghn_jax.images import ImageError, from_arrays
+from ghn_jax.images import ImageError, from_arrays, own
 
 
 def some(count=60, classes=3, shape=(32, 32, 3), seed=0):
@@ -103,3 +105,55 @@ def test_labels_buy_no_memory_and_do_not_wrap(labels):
         from_arrays(np.zeros((2, 32, 32, 3), np.uint8), labels)
     with pytest.raises(ImageError, match="num_classes=1000000000000: expected an integer from 2 to 1,048,576"):
         from_arrays(np.zeros((2, 32, 32, 3), np.uint8), np.arange(2), num_classes=10**12)
+
+
+def test_what_makes_no_array_is_named():
+    pixels, labels = some()
+    for arguments, more, message in (
+        (([[1, 2], [3]], labels), {}, "images make no array"),
+        ((pixels, [[1], [2, 3]]), {}, "labels make no array"),
+        ((pixels, labels), {"test": pixels}, "test is a ndarray: expected images and labels"),
+        ((pixels, labels), {"test": (pixels,)}, "test is a tuple: expected images and labels"),
+        ((pixels, labels), {"test": (pixels, labels[:-1])}, "59 labels for 60 test images"),
+        ((pixels, labels), {"name": 5}, "Dataset.name=5: expected a text"),
+        ((pixels, labels), {"augmentation": "flip"}, "augmentation='flip': expected a Augmentation or a Photo"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            from_arrays(*arguments, **more)
+    data = from_arrays(pixels, labels)
+    for change, message in (({"train": None}, "Dataset.train is a NoneType"), ({"val": (pixels,)}, "val is a tuple")):
+        with pytest.raises(ImageError, match=message):
+            dataclasses.replace(data, **change)
+
+
+def test_arrays_that_repeat_themselves_buy_nothing(monkeypatch):
+    """A view of one pixel may be of any size."""
+    nothing, zero = np.zeros((), np.uint8), np.zeros((), np.int64)
+
+    def view(*shape):
+        return np.broadcast_to(nothing, shape)
+
+    with pytest.raises(ImageError, match="8,589,934,592 images: expected at most 33,554,432"):
+        from_arrays(view(1 << 33, 32, 32, 1), np.broadcast_to(zero, 1 << 33))
+    with pytest.raises(ImageError, match="1,099,511,627,776 labels: expected at most 33,554,432"):
+        from_arrays(view(40, 32, 32), np.broadcast_to(zero, 1 << 40))
+    with pytest.raises(ImageError, match="images of 65536x65536 pixels: expected at most"):
+        from_arrays(view(4, 1 << 16, 1 << 16, 3), np.arange(4) % 2)
+    with pytest.raises(ImageError, match="33554432 labels for 4 images"):
+        from_arrays(view(4, 32, 32), np.broadcast_to(zero, 1 << 25))
+
+    def no_memory(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(own, "_as_images", no_memory)
+    with pytest.raises(ImageError, match="4 images of 8x9 take more memory than there is at 32x32"):
+        from_arrays(view(4, 8, 9), np.arange(4) % 2)
+
+
+def test_names_and_folders_that_are_none():
+    for name in (["digits"], None, {}, "d" * 10**5):
+        with pytest.raises(ImageError, match=r"^no data set is called .{1,200}; known are digits"):
+            images.load(name)
+    for folder in (5, b"/tmp", "x" * 5000, "a\0b"):
+        with pytest.raises(ImageError, match=r"^data_dir="):
+            images.load("cifar10", folder)

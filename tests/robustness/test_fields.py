@@ -9,8 +9,20 @@ import ghn_jax
 from ghn_jax import GHNError, GraphError
 from ghn_jax.checks import fields
 from ghn_jax.checks.fields import Flag, Maybe, OneOf, Real, Several, Text, Whole
+from ghn_jax.deepnets.sampler import sample_architecture
+from ghn_jax.ghn.config import ConfigError
 from ghn_jax.graphs import padding
-from ghn_jax.networks.architecture import DARTS, VIT, Architecture, Genotype, ResNet, Task, from_json, to_json
+from ghn_jax.networks.architecture import (
+    DARTS,
+    VIT,
+    Architecture,
+    ArchitectureError,
+    Genotype,
+    ResNet,
+    Task,
+    from_json,
+    to_json,
+)
 from ghn_jax.networks.program_graph import build_graph
 from ghn_jax.training.config import TrainConfig, from_fields
 
@@ -159,3 +171,35 @@ def test_parameters_that_are_none(change, message):
 def test_batches_that_are_none(batch, message):
     with pytest.raises(GHNError, match=message):
         ghn_jax.best_start(ghn_jax.ResNet(depths=(1,), width=8), [batch] * 2, starts=["predicted"])
+
+
+def test_texts_have_no_zeros_and_numbers_one_name():
+    with pytest.raises(ConfigError, match="workdir='a.x00b': expected a text of at most .* none of them zero"):
+        TrainConfig(workdir="a\0b")
+    rule = fields.ByName(fields.Real(0, 1), numbered=True)
+    assert rule.take({"0": 0.5, "100": 1}) == {"0": 0.5, "100": 1}
+    for name in ("00", "0100", "+1", "²", "1" * 20, ""):
+        with pytest.raises(ValueError):
+            rule.take({name: 0.5})
+
+
+def test_architectures_by_hand():
+    edges = (("conv_3x3", 0), ("skip_connect", 1))
+    odd = np.array(["a", "b"])
+    for make in (
+        lambda: Genotype(((odd, 0), ("none", 1)), (2,), edges, (2,)),
+        lambda: from_json({"kind": odd}),
+        lambda: ghn_jax.find_architecture(5),
+        lambda: ghn_jax.find_architecture(b"7"),
+    ):
+        with pytest.raises(ArchitectureError):
+            make()
+    for index in ("0", True, 1.5, None, -1):
+        with pytest.raises(GHNError, match="split 'val' has architectures 0 to 499"):
+            sample_architecture("val", index)
+    with pytest.raises(GHNError, match="no split is called"):
+        sample_architecture(["val"], 0)
+    cell = Genotype(edges, (2,), edges, (2,))
+    wide = Architecture(cell, n_cells=3, C=1 << 14, C_mult=64, fc_dim=1 << 16, glob_avg=False)
+    with pytest.raises(GraphError, match="a layer has 18,014,398,509,481,984 channels or inputs"):
+        ghn_jax.build_graph(wide, Task(10, 1 << 16))

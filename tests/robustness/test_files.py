@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,29 @@ def test_devices_pipes_and_links(tmp_path):
                 name.symlink_to(path)
             with pytest.raises(ghn_jax.GHNError):
                 ghn_jax.load(name)
+
+
+def test_a_limit_takes_no_memory(tmp_path):
+    """Nothing is made room for but what a file has, however large it might be."""
+    (tmp_path / "file").write_text("abc")
+    tracemalloc.start()
+    try:
+        assert files.read_regular(tmp_path / "file", most=1 << 33) == b"abc"
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    with pytest.raises(FileError, match="has more than the 0 bytes that it says"):
+        files.read_regular("/proc/self/stat")
+
+
+def test_a_name_twice_is_no_json():
+    for text in ('{"a": 1, "a": 1}', '[{"b": {"c": 1, "a": 2, "c": 3}}]'):
+        with pytest.raises(ValueError, match="it has '[ac]' twice"):
+            files.parse_json(text)
+    many = ",".join(f'"{number}": 0' for number in range(100_000))
+    with pytest.raises(ValueError, match="it has '99999' twice"):
+        files.parse_json(f'{{{many}, "99999": 1}}')
+    assert files.parse_json(f"{{{many}}}")["99999"] == 0
 
 
 def test_the_command_line_overwrites_nothing_of_its_user(tmp_path, monkeypatch, capsys):

@@ -12,8 +12,10 @@ from ghn_jax.cli.common import CommandError
 from ghn_jax.deepnets.sampler import SplitError
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation import json_lines
-from ghn_jax.studies import evaluate_splits, properties, train_networks
+from ghn_jax.studies import evaluate_splits, fit_forecast, judge_starts, properties, train_networks
 from ghn_jax.studies.train_networks import MEASURED_FIELDS, StudyError
+from ghn_jax.training import plot
+from ghn_jax.training.watch import rewind
 
 ROW = {
     **{"split": "val", "number": 3, "start": "he", "accuracy": {"5": 0.25, "20": 0.5}, "noisy_accuracy": {"20": 0.4}},
@@ -30,6 +32,8 @@ ROW = {
         {"number": 10**30},
         {"start": "warm"},
         {"accuracy": {"last": 0.5}},
+        {"accuracy": {"020": 0.5}},
+        {"accuracy": {"20": 10**400}},
         {"accuracy": {"20": "0.5"}},
         {"accuracy": {"20": float("nan")}},
         {"accuracy": {"20": 47.3}},
@@ -61,6 +65,11 @@ def test_networks_that_were_measured_once():
     assert found.baselines["accuracy after 20 steps"] == {"val/3": 0.5}
     with pytest.raises(StudyError, match="val/3 was measured after no step"):
         properties.collect([ROW | {"accuracy": {"0": 0.1}}], {}, reach=0.7)
+    never = ROW | {"start": "predicted", "accuracy": {}}  # as of a plan that measures nothing of this start
+    assert properties.collect([once, never], {}, reach=0.7).properties["accuracy"] == {"val/3": 50.0}
+    assert fit_forecast.helped([once, never]) == {}
+    with pytest.raises(StudyError, match="no network was trained from predicted and from He parameters"):
+        judge_starts.judge([once, never], None, None)
 
 
 @pytest.mark.parametrize("text", ["", "[1, 2]", "{'a': 1}", '{"val/3": "1"}', '{"val/3": NaN}', '{"val/3": -1}'])
@@ -69,6 +78,8 @@ def test_foreign_times(text, tmp_path):
     path.write_text(text)
     with pytest.raises(StudyError, match="times.json"):
         properties.read_times(path)
+    with pytest.raises(StudyError, match="nothing.json cannot be read"):
+        properties.read_times(tmp_path / "nothing.json")
 
 
 def test_more_networks_than_a_split_has():
@@ -130,6 +141,35 @@ def test_lines_that_are_too_long(tmp_path, monkeypatch):
     assert list(json_lines.read(path)) == [{"a": 1}, {"a": 2}]
 
 
+def test_pictures_of_foreign_lines(tmp_path):
+    """Numbers beyond those of NumPy, losses that are none, errors that are texts, and names that begin formulas."""
+    for name, change in {
+        "a": {"loss": 10**400},
+        "b": {"step": 10**30},
+        "c": {"loss": float("nan"), "accuracy": float("nan")},
+        "d": {"loss": 1.7e308},
+        "e$f_{": {},
+    }.items():
+        row = {"step": 1, "minutes": 0.5, "loss": 2.0, "accuracy": 0.5} | change
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(4 * (json.dumps(row) + "\n"))
+    lines = [{"step": 1, "accuracy": 0.25, "standard_error": error} for error in ("x", -1, [1], 10**400, 0.125)]
+    (tmp_path / "e$f_{" / "validation.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    plot.plot_runs([tmp_path / name for name in ("a", "b", "c", "d", "e$f_{")], tmp_path / "all.png")
+    assert [plot._error(line) for line in lines] == [0, 0, 0, 0, 0.125]
+
+
+def test_rewinding_reads_no_line_that_is_too_long(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_lines, "_MOST_LINE_BYTES", 32)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n' + '{"step": 2, "a": "' + "x" * 100 + '"}\n{"step": 2}\n{"step": 3}\n{"other": 1}')
+    rewind(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"other": 1}\n'
+    before = path.stat().st_ino
+    rewind(path, 2)
+    assert path.stat().st_ino == before
+
+
 @pytest.mark.parametrize("text", ["²", "test/²", "9" * 5000, "test/" + "9" * 5000])
 def test_numbers_that_are_none(text):
     with pytest.raises(ghn_jax.ArchitectureError):
@@ -147,6 +187,13 @@ def test_measured_accuracies_of_another_kind(tmp_path):
     with pytest.raises(CommandError, match="splits.json is a named pipe"):
         pack.stored_accuracy(f"{path}:GHN-2")
     path.unlink()
+    for text in ('{"what": "", "accuracy": "GHN-2"}', '{"what": 1, "accuracy": {"GHN-2": {}}}', '{"accuracy": [1]}'):
+        path.write_text(text)
+        with pytest.raises(CommandError, match="is no file of experiments/evaluate_splits.py"):
+            pack.stored_accuracy(f"{path}:GHN-2")
+    path.write_text('{"what": "", "accuracy": {"GHN-2": 0.5, "GHN-1": {}}}')
+    with pytest.raises(CommandError, match="splits.json has GHN-2, GHN-1"):
+        pack.stored_accuracy(f"{path}:GHN-2")
     path.write_text('{"accuracy": {"GHN-2": {}}}')
     with pytest.raises(CommandError, match="is no file of experiments/evaluate_splits.py"):
         pack.stored_accuracy(f"{path}:GHN-2")

@@ -47,6 +47,26 @@ def test_means_by_hand():
     assert sum(row.count for kind, row in rows.items() if kind.endswith("cells")) == 3
 
 
+def test_foreign_lines_cost_themselves(run, capsys):
+    good, bad = run("a", 1.25), run("b", 1.5)
+    (row, *_) = lines({7: 1.0, 8: 1.0})
+    foreign = [{"a": 1}, row | {"losses": [1.0]}, row | {"losses": ["x", "y"]}, row | {"losses": [None, 1.0]}]
+    foreign += [row | {"architectures": bad} for bad in ("ab", [[1], [2]], [-1, 7], [1.5, 2], [True, 7])]
+    foreign += [row | {"step": bad} for bad in ("1", [1], 1.5, True)] + [row | {"losses": [10**400, 1.0]}]
+    with (Path(bad) / METRICS).open("a") as file:
+        file.write("".join(json.dumps(one) + "\n" for one in foreign))
+    (found, *_) = compare_runs.compare(Path(good), Path(bad))
+    assert (found.count, found.first, found.second) == (2, 1.25, 1.5)
+
+
+def test_runs_that_do_not_say_what_they_are_of(run, monkeypatch):
+    first, second = run("a", 1.25), run("b", 1.5)
+    empty = checkpoint.Description(SMALL, CIFAR10, 1, {})
+    monkeypatch.setattr(checkpoint, "describe", lambda _: empty)
+    with pytest.raises(compare_runs.ComparisonError, match="the runs have seed=None and None"):
+        compare_runs.compare(Path(first), Path(second))
+
+
 @pytest.fixture
 def run(tmp_path):
     """Makes a folder as experiments/train.py leaves it."""

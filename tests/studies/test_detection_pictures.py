@@ -112,3 +112,17 @@ def test_pictures_are_scaled_and_padded_to_one_size():
     np.testing.assert_array_equal(turned.boxes[1], same.boxes[1])
     with pytest.raises(StudyError, match="Scaling.shorter=50: expected at most longer=40"):
         Scaling(50, 40)
+
+
+def test_numbers_and_values_that_no_picture_has():
+    box = 'Bounding box for object 1 "PASpersonWalking" (Xmin, Ymin) - (Xmax, Ymax) : (1, 1) - (5, {})'
+    for text, message in (
+        (box.format("9" * 5000), "line 1: expected a box"),
+        (box.format("9" * 400), "line 1: expected a box"),
+        (f"Image size (X x Y x C) : {'9' * 5000} x 64 x 3", "a picture of 99999999999999999999x64 pixels"),
+    ):
+        with pytest.raises(ImageError, match=message):
+            penn_fudan.boxes_of_annotation(text, "a", (64, 64))
+    assert len(penn_fudan.boxes_of_annotation("Image size (X x Y x C) : 064 x 32 x 3\n" + box.format(6), "a", (32, 64)))
+    with pytest.raises(ImageError, match="a has 255 values: expected one for each of at most 200 people"):
+        penn_fudan.boxes_of_mask(np.arange(256).reshape(16, 16), "a", (16, 16))

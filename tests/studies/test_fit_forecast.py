@@ -169,6 +169,22 @@ def test_models_of_others(tmp_path):
     path.write_text(json.dumps(row | {"features": [1.0], "accuracy": accuracy}) + "\n")
     with pytest.raises(StudyError, match="1 features of VGG, expected 11"):
         fit_forecast.examples_of_models(path, "small", ghn, reference=0.7, chance=0.1)
+    he, count = {"0": 0.1, "100": 0.7}, len(FEATURES)
+    for change, message in (
+        ({"accuracy": {"predicted": he}}, "accuracy of VGG, he=None: expected a number from 0 to 1 by number"),
+        ({"accuracy": {"predicted": {"0": "a"}, "he": he}}, "accuracy of VGG, predicted={'0': 'a'}"),
+        ({"accuracy": {"predicted": {"0": 40}, "he": he}}, "accuracy of VGG, predicted={'0': 40}"),
+        ({"accuracy": {"predicted": {}, "he": he}}, "accuracy of VGG: expected it before training"),
+        ({"accuracy": {"predicted": {"100": 0.5}, "he": he}}, "accuracy of VGG: expected it before training"),
+        ({"accuracy": {"predicted": {"0": 0.1, "50": 0.2}, "he": he}}, "and of both starts after it"),
+        ({"accuracy": accuracy, "features": ["1"] * count}, "features of VGG=.*: expected 11 entries"),
+        ({"accuracy": accuracy, "features": [float("nan")] * count}, "features of VGG=.*: expected 11 entries"),
+        ({"accuracy": accuracy, "features": [[1]] * count}, "features of VGG=.*: expected 11 entries"),
+        ({"accuracy": accuracy, "features": [10**400] * count}, "features of VGG=.*: expected 11 entries"),
+    ):
+        path.write_text(json.dumps(row | change) + "\n")
+        with pytest.raises(StudyError, match=message):
+            fit_forecast.examples_of_models(path, "small", ghn, reference=0.7, chance=0.1)
 
 
 def test_script(tmp_path, capsys):

@@ -67,6 +67,9 @@ def test_faulty_lists_of_the_extended_file_are_left_out(write):
         ({"training": {}}, "expected splits"),
         ({"val": [1]}, "val: expected splits"),
         ({"val": {"first": entry(1)}}, "'first': expected a number"),
+        ({"val": {"9" * 5000: entry(1)}}, "expected a number"),
+        ({"val": {"0": entry(1), "00": entry(2)}}, "'00': expected a number"),
+        ('{"val": {"0": {"params": 1}, "0": {"params": 2}}}', "it has '0' twice"),
         ({"val": {"0": {"time": 1.0}}}, "expected a number, and an entry with integer 'params'"),
     ],
 )
@@ -78,3 +81,10 @@ def test_other_files(write, content, message):
 def test_no_file(tmp_path):
     with pytest.raises(StudyError, match="cannot be read as published results"):
         published_results.read(tmp_path / "nothing.json")
+
+
+@pytest.mark.parametrize("value", [[], "12", None, {}, True, float("nan"), 10**400, [[1]], [50.0, "x"]])
+def test_values_that_are_no_numbers(value, write):
+    found = published_results.read(write({"val": {"0": entry(1, val_acc=value)}}))
+    with pytest.raises(StudyError, match="val/0, val_acc=.*: expected 1 entries, each a number"):
+        published_results.networks(found, ["val"])

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -172,6 +173,36 @@ def test_a_run_with_a_bad_teacher_does_not_begin(kind, named, tmp_path, file, sm
     with pytest.raises(ConfigError, match=rf"config\.teacher='.*{named}"):
         loop.train(config)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_of_no_use_is_not_read(file, monkeypatch):
+    arrays, metadata = safetensors_file.read(file)
+    monkeypatch.setattr(safetensors_file, "read", None)
+    for changed, about, message in (
+        ({**arrays, "more": np.zeros(2, np.float32)}, metadata, "has no parameters 'more'"),
+        (arrays, {}, "does not say of which network"),
+        (arrays, {"architecture": '{"kind": "resnet", "width": 4, "width": 8}'}, "it has 'width' twice"),
+        (arrays, metadata | {"layout": "torch"}, "layout='torch'"),
+    ):
+        written(file, changed, **about)
+        with pytest.raises(CheckpointError, match=message):
+            teacher.load(file, CIFAR10)
+
+
+def test_a_network_that_is_none_replaces_nothing(file):
+    before = file.read_bytes()
+    good = he_init(lower(NETWORK, CIFAR10), seed=4)
+    architecture: Any
+    for architecture, changes, message in (
+        (NETWORK, {"fc.bias": np.full(10, np.nan)}, "array fc.bias has values that are not finite"),
+        (NETWORK, {"fc.bias": np.full(10, 1e300)}, "array fc.bias has values that are not finite"),
+        (NETWORK, {"fc.bias": object()}, "array fc.bias: expected finite numbers, got <object"),
+        (NETWORK, {"fc.bias": [[1], [2, 3]]}, "array fc.bias: expected finite numbers"),
+        ("resnet50", {}, "'resnet50': expected the architecture of a teacher"),
+    ):
+        with pytest.raises(CheckpointError, match=message):
+            teacher.save(file, architecture, {**good, **changes}, overwrite=True)
+    assert file.read_bytes() == before
 
 
 def test_a_teacher_for_other_classes(file):

@@ -87,11 +87,11 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "small.npz"
     pretrained.write(path, random_ghn(SMALL), {"steps": 1})
 
-    def full(file, **arrays):
+    def full(file, *_):
         file.write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(np, "savez_compressed", full)
+    monkeypatch.setattr(pretrained, "write_arrays", full)
     with pytest.raises(OSError, match="no space left"):
         pretrained.write(path, random_ghn(SMALL, seed=1), {"steps": 2})
     assert pretrained.read_about(path)[1] == {"steps": 1}
@@ -132,6 +132,11 @@ HALF = np.float16
 BAD_ENTRIES = {
     "missing array": ({"norm/bias.npy": None}, "has no array norm/bias"),
     "surplus array": ({"norm/offset.npy": npy(np.zeros(3, HALF))}, "has a surplus array norm/offset"),
+    "another name": (
+        {"norm/bias.npy": None, "norm/bias": npy(np.zeros(8, HALF))},
+        "has a surplus array norm/bias: exp",
+    ),
+    "two of a name": ({"norm/bias": npy(np.zeros(8, HALF))}, "has a surplus array norm/bias: expected names ending"),
     "surplus file": ({"payload.py": b"1"}, "has a surplus array payload.py"),
     "shape": ({"norm/bias.npy": npy(np.zeros(7, HALF))}, r"array norm/bias has shape \(7,\), expected \(8,\)"),
     "rank": ({"norm/bias.npy": npy(np.zeros((8, 1), HALF))}, r"array norm/bias has shape \(8, 1\), expected \(8,\)"),
@@ -162,6 +167,11 @@ BAD_ENTRIES = {
     "provenance of texts": ({"__about__.npy": npy(["{}", "{}"])}, "expected a text"),
     "pickled provenance": ({"__about__.npy": npy(Payload())}, "expected a text"),
     "no JSON": ({"__about__.npy": npy("{")}, "__about__ is damaged"),
+    "no characters": (
+        {"__about__.npy": npy("{").replace(b"{\0\0\0", b"\xff" * 4)},
+        "__about__ is damaged: 'utf-32-le'",
+    ),
+    "twice": ({"__about__.npy": npy('{"ghn": {}, "ghn": {}}')}, "__about__ is damaged: it has 'ghn' twice"),
     "other JSON": ({"__about__.npy": npy("[1]")}, "__about__ is damaged"),
     "deep JSON": ({"__about__.npy": npy("[" * 10**5)}, "__about__ is damaged"),
     "no configuration": ({"__about__.npy": npy("{}")}, "__about__ is damaged: 'ghn'"),

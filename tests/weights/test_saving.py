@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -173,6 +174,18 @@ def test_nothing_half_written_is_left_where_the_system_cannot_write(name, tmp_pa
         ({"path": "a.npz", "what": {"b/c": np.ones(1), "b": {"c": np.ones(1)}}}, "'b/c' is there twice"),
         ({"path": "a.npz", "what": {"b": np.ones(1)}, "graph": GRAPH}, "what is to be saved has no array"),
         ({"path": "a.npz", "provenance": {"steps": 1}}, "provenance is stored with a hypernetwork"),
+        ({"path": 5}, "5: expected the path of a file or folder"),
+        (
+            {"path": "a.npz", "what": {"b": np.zeros(2, [("x", "f4")])}},
+            "is a ndarray of [('x', '<f4')], expected an arr",
+        ),
+        (
+            {"path": "a.npz", "what": {"b": np.zeros(2, np.longdouble)}},
+            "'b' is a ndarray of float128, expected an array",
+        ),
+        ({"path": "a.npz", "what": {"b\0c": np.ones(1)}}, "array 'b\\x00c': expected a name without zero characters"),
+        ({"path": "a", "what": {"b/c": np.ones(1), "b": np.ones(1)}}, "parameter 'b/c' lies in 'b', which is an array"),
+        ({"path": "a.safetensors", "what": {"__metadata__": np.ones(1)}}, "this name is the metadata's"),
     ],
 )
 def test_what_cannot_be_saved_is_named(arguments, message, tmp_path, monkeypatch):
@@ -181,6 +194,49 @@ def test_what_cannot_be_saved_is_named(arguments, message, tmp_path, monkeypatch
         ghn_jax.save(**{"what": random_params(GRAPH), **arguments})
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_provenance_is_what_json_can_hold_by_name(tmp_path):
+    deep: dict = {}
+    for _ in range(5000):
+        deep = {"deeper": deep}
+    ghn = random_ghn(HypernetConfig(max_shape=(8, 8, 3, 3), hid=8))
+    for name in ("a.npz", "a.safetensors"):
+        given: Any
+        for given, message in (([1], r"provenance=\[1\]: expected what is known"), (deep, "JSON cannot hold")):
+            with pytest.raises(CheckpointError, match=message):
+                ghn_jax.save(ghn, tmp_path / name, provenance=given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_values_are_those_that_were_stored_or_refused(tmp_path):
+    """Truth values are no weights, what float32 or int32 cannot hold becomes nothing else, and bytes have an order."""
+    path, like = tmp_path / "a.safetensors", {tensor.name: np.ones(tensor.shape) for tensor in GRAPH.tensors}
+    for dtype, value, message in (
+        (np.bool_, 1, "is of type bool, expected float32"),
+        (np.int64, 3, "is of type int64, expected float32"),
+        (np.float64, 1e300, r"has the value 1e\+300, which float32 cannot hold"),
+    ):
+        ghn_jax.save({name: np.full(v.shape, value, dtype) for name, v in like.items()}, path, overwrite=True)
+        with pytest.raises(CheckpointError, match=f"a.safetensors: array conv1.weight {message}"):
+            ghn_jax.load_params(path, GRAPH)
+    for values, held in ((np.array([2**40]), "int32"), (np.array([2**63], np.uint64), "uint32"), ([-1e39], "float32")):
+        ghn_jax.save({"b": np.asarray(values)}, path, overwrite=True)
+        with pytest.raises(CheckpointError, match=f"array b has the value .*, which {held} cannot hold"):
+            ghn_jax.load_params(path)
+    ghn_jax.save({"b": np.array([1.5, -np.inf, 1 / 3]), "file": np.array([1, 2], ">f4")}, tmp_path / "a.npz")
+    found = ghn_jax.load_params(tmp_path / "a.npz")
+    np.testing.assert_array_equal(found["b"], np.array([1.5, -np.inf, 1 / 3], np.float32))
+    np.testing.assert_array_equal(found["file"], np.array([1, 2], np.float32))
+
+
+def test_names_that_no_file_can_have(tmp_path):
+    for name in ("x" * 300, "a\0b"):
+        for ending, layout in ((".safetensors", "jax"), (".npz", "jax"), ("", "jax"), (".pt", "torch")):
+            with pytest.raises(CheckpointError):
+                ghn_jax.load_params(tmp_path / f"{name}{ending}", GRAPH, layout=layout)
+        with pytest.raises(CheckpointError, match="no checkpoint at"):
+            checkpoint.describe(tmp_path / name)
 
 
 def test_files_of_another_model_or_layout_are_named(tmp_path):
@@ -213,6 +269,10 @@ def header(**fields):
         (header() + bytes(7), "its arrays take 8 bytes, the file has 7"),
         (header(shape=[3]) + bytes(8), r"of float32 \[3\] does not fit into bytes \[0, 8\]"),
         (header(shape=[-2]) + bytes(8), "are no sizes"),
+        (header(shape=[True, 2]) + bytes(8), "are no sizes"),
+        (header(shape=[0, 2**63], data_offsets=[0, 0]), "are no sizes"),
+        (header(shape=[0, 2**60], data_offsets=[0, 0]), "are no sizes"),
+        (header().replace(b'"dtype"', b'"shape"', 1) + bytes(8), "it has 'shape' twice"),
         (header(dtype="F8") + bytes(8), "has type 'F8'"),
         (header(data_offsets=[8, 16]) + bytes(16), "begins at byte 8, expected 0"),
         (header(surplus=1) + bytes(8), "expected dtype, shape and data_offsets"),

@@ -57,6 +57,11 @@ def one(*args, **kwargs):
 # Honest files
 
 
+def test_where_there_is_a_single_step_a_stride_means_nothing(tmp_path):
+    found = read(tmp_path, {"a": tensor("0", "FloatStorage", (1, 12), elements=12, strides=(2**62, 1))})
+    np.testing.assert_array_equal(found["a"], VALUES[None])
+
+
 def test_views_of_one_storage(tmp_path):
     found = read(
         tmp_path,
@@ -251,6 +256,7 @@ def test_whatever_is_not_needed_is_refused(tmp_path, monkeypatch, value, match):
         (b"X\xff\xff\xff\xff.", "expected 4294967295 bytes"),
         (b"\xff.", "no instruction"),
         (b"c\xff\n\xff\n.", "codec"),
+        (b"c" + b"a" * 5000 + b"\nb\n.", "no newline found"),
     ],
 )
 def test_malformed_pickles(code, match):

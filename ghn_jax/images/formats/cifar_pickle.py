@@ -28,6 +28,11 @@ _MOST_INSTRUCTIONS = 1 << 20
 _MOST_LOOSE_TUPLES = 1000
 """Tuples that are not at once the arguments or the state of something.  Python crashes at a key of very nested ones."""
 
+_REPEATING = ("DUP", "POP", "POP_MARK")
+"""Instructions with which a tuple could be taken again.  A key of tuples that hold each other twice takes Python hours:
+each of dozens of them doubles the work.
+"""
+
 _MOST_BITS = 31
 """Of an integer.  Dictionaries of larger ones can be made so that every entry meets all others."""
 
@@ -124,17 +129,28 @@ def _check_instructions(content: bytes) -> None:
     """
     instructions = loose_tuples = 0
     after_tuple = False
+    places: set[int] = set()
+    tuples: set[int] = set()
     for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
         instructions += 1
         if instructions > _MOST_INSTRUCTIONS:
             raise ValueError(f"it has more than {_MOST_INSTRUCTIONS:,} instructions")
         if isinstance(argument, float) or (isinstance(argument, int) and argument.bit_length() > _MOST_BITS):
             raise ValueError(f"instruction {instructions} has a number that no batch has")
-        if "PUT" not in opcode.name and opcode.name not in ("MEMOIZE", "FRAME"):
+        if opcode.name in _REPEATING:
+            raise ValueError(f"instruction {instructions}, {opcode.name}, is not one that a batch needs")
+        if "PUT" not in opcode.name and opcode.name not in ("MEMOIZE", "FRAME", "PROTO"):
             loose_tuples += after_tuple and opcode.name not in ("REDUCE", "BUILD")
             if loose_tuples > _MOST_LOOSE_TUPLES:
                 raise ValueError(f"it has more than {_MOST_LOOSE_TUPLES:,} tuples")
             after_tuple = "TUPLE" in opcode.name
+        if opcode.name == "MEMOIZE":
+            argument = len(places)
+        if ("PUT" in opcode.name or opcode.name == "MEMOIZE") and isinstance(argument, int):
+            places.add(argument)
+            (tuples.add if after_tuple else tuples.discard)(argument)
+        if "GET" in opcode.name and argument in tuples:
+            raise ValueError(f"instruction {instructions} asks for a tuple again")
         if "PUT" in opcode.name and isinstance(argument, int) and argument > 2 * instructions + 1000:
             raise ValueError(f"instruction {instructions} asks for place {argument} of its memory")
 
@@ -152,10 +168,13 @@ def read_python_batch(path: Path) -> dict[str, Any]:
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
         if not isinstance(batch, dict):
             raise pickle.UnpicklingError(f"holds a {type(batch).__name__}: expected a dictionary")
-        return {
+        found = {
             key.decode() if isinstance(key, bytes) else key: value.array if isinstance(value, _Array) else value
             for key, value in batch.items()
         }
+        if len(found) < len(batch):
+            raise pickle.UnpicklingError("it has a key twice, as text and as bytes")
+        return found
     except _UNPICKLING_ERRORS as error:
         raise ImageError(
             f"{path} ({os.stat(path).st_size} bytes) is not a pickled CIFAR batch, or is truncated: {error}"

@@ -7,6 +7,7 @@ not there goes on for minutes.
 from __future__ import annotations
 
 import os
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,10 +16,17 @@ from typing import Any
 import numpy as np
 
 from ghn_jax.checks import files
-from ghn_jax.errors import extra
+from ghn_jax.errors import GHNError, extra
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.formats.tfrecord import read_index
 from ghn_jax.images.split import Split
+
+_MOST_BYTES = 1 << 30
+"""Of a file that is read at once; those of CIFAR have 130 million."""
+
+_MOST_DESCRIPTION_BYTES = 1 << 24
+
+_VERSION = re.compile(r"[0-9]{1,9}\.[0-9]{1,9}\.[0-9]{1,9}")
 
 
 def folders(data_dir: Path | None) -> list[Path]:
@@ -33,7 +41,7 @@ def find(name: str, data_dir: Path | None) -> Path | None:
         versions = {
             tuple(int(number) for number in info.parent.name.split(".")): info.parent
             for info in (folder / name).glob("*.*.*/dataset_info.json")
-            if info.parent.name.replace(".", "").isdecimal()
+            if _VERSION.fullmatch(info.parent.name)
         }
         if versions:
             return versions[max(versions)]
@@ -49,20 +57,29 @@ def read(folder: Path, part: str) -> Split:
       ImageError: no such part, a number of images other than recorded, or files in a format that cannot be read.
     """
     builder = _builder(folder, part)
+    try:
+        examples = _examples(folder, part, builder)
+        _check_count(folder, part, builder, len(examples))
+        if "id" in builder.info.features:
+            examples.sort(key=lambda example: example["id"])
+        images = np.stack([example["image"] for example in examples])
+        return Split(images, np.array([example["label"] for example in examples], np.int32))
+    except GHNError:
+        raise
+    except Exception as error:  # nor for damaged examples
+        raise ImageError(f"{folder}, {part}: its examples are damaged: {error or type(error).__name__}") from error
+
+
+def _examples(folder: Path, part: str, builder: Any) -> list[Any]:
+    """The examples of a part, decoded."""
     file_format = builder.info.file_format.value
     if file_format == "array_record":
-        examples: list[Any] = list(builder.as_data_source(part))
-    elif file_format == "tfrecord":
-        paths = builder.info.splits[part].filepaths
-        decode = builder.info.features.deserialize_example_np
-        examples = [decode(record) for path in paths for record in read_tfrecords(Path(path))]
-    else:
+        return list(builder.as_data_source(part))
+    if file_format != "tfrecord":
         raise ImageError(f"{folder} is in format {file_format!r}: expected 'tfrecord' or 'array_record'")
-    _check_count(folder, part, builder, len(examples))
-    if "id" in builder.info.features:
-        examples.sort(key=lambda example: example["id"])
-    images = np.stack([example["image"] for example in examples])
-    return Split(images, np.array([example["label"] for example in examples], np.int32))
+    decode = builder.info.features.deserialize_example_np
+    paths = builder.info.splits[part].filepaths
+    return [decode(record) for path in paths for record in read_tfrecords(Path(path))]
 
 
 def read_lazily(folder: Path, part: str) -> Split:
@@ -89,6 +106,7 @@ def read_lazily(folder: Path, part: str) -> Split:
 
 
 def _builder(folder: Path, part: str) -> Any:
+    _check_descriptions(folder)
     with extra("tfds"):
         import tensorflow_datasets as tfds  # its import takes seconds, and only prepared data needs it
 
@@ -99,6 +117,20 @@ def _builder(folder: Path, part: str) -> Any:
     if part not in builder.info.splits:
         raise ImageError(f"{folder} has no split {part!r}: it has {', '.join(builder.info.splits) or 'none'}")
     return builder
+
+
+def _check_descriptions(folder: Path) -> None:
+    """Checks that what TFDS reads without asking how much it is can be read: all but the examples.
+
+    Raises:
+      ImageError: something that is no file, or a very large one.
+    """
+    try:
+        for entry in sorted(folder.iterdir()):
+            if entry.suffix in (".json", ".txt"):
+                files.open_regular(entry, _MOST_DESCRIPTION_BYTES).close()
+    except OSError as error:
+        raise ImageError(f"{folder} is damaged, or was not prepared by TFDS: {error}") from error
 
 
 def _check_count(folder: Path, part: str, builder, count: int) -> None:
@@ -116,7 +148,7 @@ def read_tfrecords(path: Path) -> Iterator[bytes]:
       ImageError: the file ends within a record.
     """
     try:
-        content = files.read_regular(path)
+        content = files.read_regular(path, _MOST_BYTES)
     except OSError as error:
         raise ImageError(f"{path} cannot be read: {error}") from error
     position = 0

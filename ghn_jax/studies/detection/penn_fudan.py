@@ -22,12 +22,14 @@ from ghn_jax.images.photos import MOST_FILE_BYTES, decode_numbers, decode_rgb
 from ghn_jax.studies.detection.pictures import Picture, picture
 
 _BOX = re.compile(
-    r"Bounding box for object (?P<number>\d+).*:\s*"
-    r"\(\s*(?P<left>-?\d+)\s*,\s*(?P<top>-?\d+)\s*\)\s*-\s*\(\s*(?P<right>-?\d+)\s*,\s*(?P<bottom>-?\d+)\s*\)\s*$"
+    r"Bounding box for object (?P<number>\d+).*:\s*\(\s*(?P<left>-?\d{1,9})\s*,\s*(?P<top>-?\d{1,9})\s*\)\s*-"
+    r"\s*\(\s*(?P<right>-?\d{1,9})\s*,\s*(?P<bottom>-?\d{1,9})\s*\)\s*$"
 )
 _SIZE = re.compile(r"Image size \(X x Y x C\)\s*:\s*(\d+)\s*x\s*(\d+)\s*x\s*\d+\s*$")
 
 MOST_TEXT_BYTES = 1 << 20
+_MOST_BOXES = 200
+"""Of a mask; the archive has at most eight."""
 
 
 class _Files(NamedTuple):
@@ -86,14 +88,16 @@ def boxes_of_mask(mask: np.ndarray, name: str, size: tuple[int, ...]) -> np.ndar
       size: height and width of the picture.
 
     Raises:
-      ImageError: a mask of another size.
+      ImageError: a mask of another size, or of very many values.
     """
     if mask.shape != tuple(size):
         raise ImageError(
             f"{name} has {mask.shape[1]}x{mask.shape[0]} pixels: expected those of its picture, {size[1]}x{size[0]}"
         )
-    boxes = []
-    for value in np.unique(mask[mask != 0]):
+    boxes, values = [], np.unique(mask[mask != 0])
+    if len(values) > _MOST_BOXES:  # the whole picture is looked at for each
+        raise ImageError(f"{name} has {len(values):,} values: expected one for each of at most {_MOST_BOXES} people")
+    for value in values:
         rows, columns = np.nonzero(mask == value)
         boxes.append((columns.min(), rows.min(), columns.max() + 1, rows.max() + 1))
     return np.array(boxes, np.float32).reshape(-1, 4)
@@ -113,9 +117,10 @@ def boxes_of_annotation(text: str, name: str, size: tuple[int, ...]) -> np.ndarr
     boxes = []
     for number, line in enumerate(text.splitlines(), start=1):
         about = _SIZE.match(line)
-        if about and (int(about[2]), int(about[1])) != tuple(size):
+        if about and [side[:10].lstrip("0") for side in (about[2], about[1])] != list(map(str, size)):
             raise ImageError(
-                f"{name}, line {number}: a picture of {about[1]}x{about[2]} pixels, expected {size[1]}x{size[0]}"
+                f"{name}, line {number}: a picture of {about[1][:20]}x{about[2][:20]} pixels, expected "
+                f"{size[1]}x{size[0]}"
             )
         if line.startswith("Bounding box for object"):
             found = _BOX.match(line)
