@@ -118,7 +118,7 @@ def test_what_two_processes_measured_counts_once(tmp_path):
     json_lines.append(path, row | {"number": 1, "accuracy": {"a": 1.0}})
     assert evaluate_splits.collect(path, ["a", "b"]) == {"test": {"a": [0.5, 1.0], "b": [0.25]}}
     assert [one["accuracy"] for one in evaluate_splits.rows(path)] == [{"a": 0.5}, {"b": 0.25}, {"a": 1.0}]
-    with pytest.raises(GHNError, match="has accuracies on images of digits, other than --dataset=cifar10"):
+    with pytest.raises(GHNError, match="has accuracies on images of 'digits', other than --dataset=cifar10"):
         evaluate_splits._measured(path, 64, 0.0, "cifar10", {})
 
 
