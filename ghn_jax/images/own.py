@@ -132,6 +132,10 @@ def _as_split(images: Any, labels: Any, what: str = "") -> Split:
 
 
 def _as_array(values: Any, what: str) -> np.ndarray:
+    if np.ma.is_masked(values):
+        raise ImageError(
+            f"{what} are a masked array: expected one without masked values, which nothing stands for here"
+        )
     try:
         array = np.asarray(values)
     except (TypeError, ValueError) as error:

@@ -204,6 +204,8 @@ def _named(what: Any, graph: Graph | None) -> dict[str, np.ndarray]:
         values = np.asarray(leaf)
         # Kind V: of bfloat16 and its like, and of the structures of NumPy, which are no numbers.
         numbers = values.dtype.kind in "biufV" and values.dtype.type is not np.void and values.dtype.itemsize <= 8
+        if np.ma.is_masked(leaf):
+            raise CheckpointError(f"parameter {name!r} is a masked array: no file keeps what is masked")
         if not numbers or name in arrays:
             kind = f"is a {type(leaf).__name__} of {values.dtype}, expected an array of numbers"
             wrong = "is there twice" if name in arrays else kind

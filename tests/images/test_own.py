@@ -120,7 +120,11 @@ def test_what_makes_no_array_is_named():
     ):
         with pytest.raises(ImageError, match=message):
             from_arrays(*arguments, **more)
-    data = from_arrays(pixels, labels)
+    hidden = np.zeros(np.shape(pixels), bool)
+    hidden[0] = True
+    with pytest.raises(ImageError, match="images are a masked array"):
+        from_arrays(np.ma.array(pixels, mask=hidden), labels)
+    data = from_arrays(np.ma.array(pixels), labels)  # where nothing is masked
     for change, message in (({"train": None}, "Dataset.train is a NoneType"), ({"val": (pixels,)}, "val is a tuple")):
         with pytest.raises(ImageError, match=message):
             dataclasses.replace(data, **change)

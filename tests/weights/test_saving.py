@@ -183,6 +183,7 @@ def test_nothing_half_written_is_left_where_the_system_cannot_write(name, tmp_pa
             {"path": "a.npz", "what": {"b": np.zeros(2, np.longdouble)}},
             "'b' is a ndarray of float128, expected an array",
         ),
+        ({"path": "a.npz", "what": {"b": np.ma.array([1.0, 2.0], mask=[0, 1])}}, "'b' is a masked array"),
         ({"path": "a.npz", "what": {"b\0c": np.ones(1)}}, "array 'b\\x00c': expected a name without zero characters"),
         ({"path": "a", "what": {"b/c": np.ones(1), "b": np.ones(1)}}, "parameter 'b/c' lies in 'b', which is an array"),
         ({"path": "a.safetensors", "what": {"__metadata__": np.ones(1)}}, "this name is the metadata's"),
