@@ -22,6 +22,7 @@ from ghn_jax import images
 from ghn_jax.cli.common import (
     COUNT,
     INDEX,
+    CommandError,
     add_hypernetwork,
     add_images,
     load_setting,
@@ -49,9 +50,7 @@ SMALL_RESNET = ResNet(depths=(1, 1, 1), width=16)
 def parse_args(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "")
     parser.add_argument("--arch", help=f"{lookup.HELP}; a ResNet of three small blocks without")
-    parser.add_argument(
-        "--start", default="predicted", help="predicted, he, or a file of an earlier call (%(default)s)"
-    )
+    parser.add_argument("--start", default="predicted", help="predicted, he, or an earlier file (%(default)s)")
     add_hypernetwork(parser)
     add_images(parser)
     parser.add_argument("--steps", type=COUNT, default=2000, help="%(default)s")
@@ -72,6 +71,8 @@ def begin(args: argparse.Namespace) -> tuple[Dataset, AnyArchitecture, Mapping[s
     else:
         dataset = images.load(args.dataset or "fashion_mnist", args.data_dir)
     if args.start not in ("predicted", "he"):
+        if args.arch is not None:
+            raise CommandError(f"--arch={args.arch}: the file --start={args.start} says which network it is of")
         found = teacher.load(args.start, dataset.task)
         return dataset, found.architecture, found.params
     architecture = lookup.find_architecture(args.arch).architecture if args.arch else SMALL_RESNET

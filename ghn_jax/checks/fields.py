@@ -206,24 +206,8 @@ def _is_number(name: str) -> bool:
     return name.isascii() and name.isdecimal() and len(name) < 20 and (name == "0" or name[0] != "0")
 
 
-@dataclasses.dataclass(frozen=True)
 class Is:
-    """An object of a class."""
-
-    kind: type
-
-    @property
-    def expected(self) -> str:
-        return f"a {self.kind.__name__}"
-
-    def take(self, value: Any) -> Any:
-        if not isinstance(value, self.kind):
-            raise TypeError
-        return value
-
-
-class Either:
-    """An object of one of a few classes."""
+    """An object of a class, or of one of a few."""
 
     def __init__(self, *kinds: type):
         self.kinds = kinds

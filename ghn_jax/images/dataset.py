@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from ghn_jax.checks import fields
-from ghn_jax.checks.fields import Either, Real, Several, Text, Whole
+from ghn_jax.checks.fields import Is, Real, Several, Text, Whole
 from ghn_jax.images.augment import Augmentation
 from ghn_jax.images.errors import ImageError
 from ghn_jax.images.photo_views import PhotoAugmentation
@@ -55,7 +55,7 @@ class Dataset:
     def __post_init__(self):
         fields.check(
             self, ImageError,
-            name=Text(), augmentation=Either(Augmentation, PhotoAugmentation),
+            name=Text(), augmentation=Is(Augmentation, PhotoAugmentation),
             num_classes=Whole(1, 1 << 20), image_size=Whole(1, 1 << 13),
             mean=Several(Real(-1e6, 1e6), 3, 3), std=Several(Real(0, 1e6, with_low=False), 3, 3),
         )  # fmt: skip

@@ -13,6 +13,7 @@ import scripts
 from small_runs import PLAIN, SMALL, small_config
 
 from ghn_jax import images
+from ghn_jax.cli.common import CommandError
 from ghn_jax.execution import whole
 from ghn_jax.execution.compiling import Programs
 from ghn_jax.execution.recipes import LossOf
@@ -240,5 +241,7 @@ def test_the_command_trains_a_teacher_and_goes_on_with_it(tmp_path, capsys):
     first, second = (teacher.load(path, images.load("digits").task) for path in (out, more))
     assert first.architecture == second.architecture == NETWORK
     assert any(np.any(first.params[name] != second.params[name]) for name in first.params)
-    with pytest.raises(Exception, match="exists"):
+    with pytest.raises(CommandError, match="exists"):
         command.main([*common, f"--out={out}"])
+    with pytest.raises(CommandError, match="--arch=vit: the file --start=.* says which network"):
+        command.main([*common, f"--start={out}", "--arch=vit", f"--out={tmp_path / 'other.safetensors'}"])
