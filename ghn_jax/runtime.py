@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import re
 import sys
@@ -25,7 +26,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # of glibc's ma
 _EVENT = "/jax/core/compile/backend_compile_duration"
 
 _HALF = re.compile(r".+\.[0-9]+\.[0-9]+")
-"""Names of entries of the cache that are half written; see `_Entries.put`."""
+"""Names of entries of the cache that are half written; see `Entries.put`."""
 
 _SECONDS_OF_A_WRITE = 3600.0
 """No entry takes so long to be written: its process was killed."""
@@ -95,29 +96,40 @@ def use_compilation_cache() -> None:
     """
     if jax.config.values["jax_compilation_cache_dir"] is not None:
         return
+    entries = own_entries()
+    if entries is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(entries.folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # JAX would make a cache of its own for this folder, and offers no way to give it another.
+    compilation_cache._cache = entries
+
+
+def own_entries() -> Entries | None:
+    """What is kept in `~/.cache/ghn_jax/xla`; None where that folder cannot be used, which is said once, on stderr."""
     try:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         folder = home / "ghn_jax" / "xla"
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError) as error:  # the latter if there is no home
         _say_once(f"no compiled programs are kept: {error}")
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    # JAX would make a cache of its own for this folder, and offers no way to give it another.
-    compilation_cache._cache = _Entries(folder)
+        return None
+    return _entries_in(folder)
 
 
-class _Entries(CacheInterface):
+class Entries(CacheInterface):
     """A folder of entries, each with a checksum at its end, for any number of processes at once.
 
     JAX's own cache keeps entries that a full disk or the end of a process has cut short, and warns of them in every
     process.
+
+    Args:
+      folder: where they are.
     """
 
     def __init__(self, folder: Path):
-        self._path = folder
+        self.folder = folder
         self._keeps = True
         self._said_damaged = False
         self._tidy = False
@@ -142,7 +154,7 @@ class _Entries(CacheInterface):
         if not self._keeps:
             return
         # Under a name of its own until it is complete; an entry that could not be read is replaced.
-        part = self._path / f"{key}.{os.getpid()}.{threading.get_ident()}"
+        part = self.folder / f"{key}.{os.getpid()}.{threading.get_ident()}"
         try:
             if not self._tidy:
                 self._tidy = True
@@ -159,18 +171,24 @@ class _Entries(CacheInterface):
     def _remove_half_written(self) -> None:
         """Removes what processes that were killed have left."""
         before = time.time() - _SECONDS_OF_A_WRITE
-        for entry in os.scandir(self._path):
+        for entry in os.scandir(self.folder):
             with contextlib.suppress(FileNotFoundError):  # another process removed it
                 if _HALF.fullmatch(entry.name) and entry.stat(follow_symlinks=False).st_mtime < before:
                     os.unlink(entry.path)
 
     def _file(self, key: str) -> Path:
-        return self._path / f"{key}.program"
+        return self.folder / f"{key}.program"
 
     def _give_up(self, error: OSError) -> None:
         if self._keeps:
             self._keeps = False
-            say(f"no more compiled programs are kept in {self._path}: {error}")
+            say(f"no more compiled programs are kept in {self.folder}: {error}")
+
+
+@functools.cache
+def _entries_in(folder: Path) -> Entries:
+    """Those of a folder, which says once in a process what is wrong with it."""
+    return Entries(folder)
 
 
 def _checksum(value: bytes) -> bytes:

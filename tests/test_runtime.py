@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ghn_jax.runtime import _Entries
+from ghn_jax.runtime import Entries
 
 WORKER = """
 import resource, signal, sys
@@ -75,13 +75,13 @@ def test_what_killed_processes_left_is_removed(tmp_path):
         (tmp_path / name).write_bytes(b"half")
         if name != "b.32.140":  # which a process may be writing
             os.utime(tmp_path / name, (0, 0))
-    entries = _Entries(tmp_path)
+    entries = Entries(tmp_path)
     entries.put("one", b"1")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["b.32.140", "c.program", "note.1.txt", "one.program"]
 
 
 def test_entries(tmp_path, capsys):
-    entries = _Entries(tmp_path)
+    entries = Entries(tmp_path)
     assert entries.get("one") is None
     entries.put("one", b"1")
     entries.put("one", b"2")  # what cannot be loaded is replaced
@@ -93,7 +93,7 @@ def test_entries(tmp_path, capsys):
 
 
 def test_a_folder_that_cannot_be_read_or_written_is_said_once(tmp_path, capsys):
-    entries = _Entries(tmp_path)
+    entries = Entries(tmp_path)
     (tmp_path / "one.program").mkdir()
     assert entries.get("one") is None
     entries.put("two", b"2")

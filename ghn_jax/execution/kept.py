@@ -1,16 +1,19 @@
 """Compiled programs kept on disk by recipe: a second process neither traces nor lowers nor compiles them.
 
-They are entries of JAX's persistent cache (`runtime.use_compilation_cache`, or one that the user has set up),
-of two kinds: what a recipe comes down to, which holds for this source code only, and the program itself.
+They are entries of JAX's persistent cache where one is used, else of a folder of this package's own
+(`runtime.own_entries`), unless the user turns keeping off (`JAX_ENABLE_COMPILATION_CACHE=false`); of two kinds: what a
+recipe comes down to, which holds for this source code only, and the program itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
 import io
 import pickle
+import platform
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +26,7 @@ from jax._src import config as jax_config
 from jax._src.compilation_cache_interface import CacheInterface
 from jax.experimental import serialize_executable
 
-from ghn_jax.runtime import say
+from ghn_jax.runtime import own_entries, say
 
 _PACKAGE = Path(__file__).parent.parent
 
@@ -43,7 +46,7 @@ class Kept:
 
     @classmethod
     def for_device(cls, device: Any, options: Mapping[str, Any], lower: Callable[..., Any]) -> Kept | None:
-        """Those for a device of this process; None if JAX's persistent cache is not used.
+        """Those for a device of this process; None if nothing is to be kept, or nowhere can be.
 
         Args:
           device: that programs are compiled for.
@@ -54,6 +57,8 @@ class Kept:
             return None
         entries = compilation_cache._get_cache(device.client)
         if entries is None:
+            entries = own_entries()
+        if entries is None:
             return None
         # JAX's own key of an empty program stands for its versions, XLA's flags and options, and the device.
         empty: Any = jax.jit(lambda: ()).lower().compiler_ir()
@@ -63,6 +68,7 @@ class Kept:
             compilation_cache.get_cache_key(empty, np.array([device]), compile_options, device.client),
             sorted((name, repr(value)) for name, value in settings.items()),
             f"{lower.__module__}.{lower.__qualname__}",
+            processor() if device.platform == "cpu" else "",
             [importlib.metadata.version(package) for package in ("jax", "jaxlib", "flax", "numpy")],
             source_digest(),
         )
@@ -144,6 +150,16 @@ class _For(serialize_executable._JaxPjrtUnpickler):
 def not_kept_by_jax():
     """A context in which JAX's cache takes in nothing: then it has nothing to load instead of compiling."""
     return jax_config.persistent_cache_min_compile_time_secs(float("inf"))
+
+
+@functools.cache
+def processor() -> str:
+    """What this machine's processor can do: programs for another one, which shares the folder, may crash here."""
+    features = ""
+    with contextlib.suppress(OSError):  # there is no such file but on Linux
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+        features = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return f"{platform.machine()} {platform.processor()} {features}"
 
 
 @functools.cache

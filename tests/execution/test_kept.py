@@ -126,13 +126,17 @@ def test_recipes_that_do_the_same_share_a_program(entries):
 
 
 @pytest.mark.parametrize(
-    "change", ["source", "options", "setting"], ids=["source code", "options of XLA", "a setting of JAX"]
+    "change",
+    ["source", "processor", "options", "setting"],
+    ids=["source code", "processor", "options of XLA", "a setting of JAX"],
 )
 def test_other_environments_find_nothing(entries, monkeypatch, change):
     run(programs()[0])
     options, settings = None, {}
     if change == "source":
         monkeypatch.setattr(kept, "source_digest", lambda: "another")
+    elif change == "processor":
+        monkeypatch.setattr(kept, "processor", lambda: "another")
     elif change == "options":
         options = {"xla_cpu_enable_fast_math": True}
     else:
@@ -170,9 +174,51 @@ def test_nothing_is_kept_where_nobody_asked_for_it(entries):
     assert not entries.names
 
 
-def test_without_a_cache(monkeypatch):
+def test_nothing_is_kept_where_the_user_does_not_want_it(monkeypatch):
     monkeypatch.setattr(kept.compilation_cache, "is_cache_used", lambda backend: False)
     assert Kept.for_device(jax.local_devices()[0], {}, lower_recipe) is None
+
+
+PREDICTED = """
+import sys, jax, ghn_jax
+from ghn_jax.execution import compiling
+lowered = []
+inner = compiling.Programs._lowered
+compiling.Programs._lowered = lambda self, recipe: (lowered.append(recipe), inner(self, recipe))[1]
+graph = ghn_jax.build_graph(ghn_jax.ResNet(depths=(1,), width=8))
+params = ghn_jax.predict_params(graph)
+jax.jit(lambda x: x + 1)(1.0)
+print(len(lowered), float(sum(abs(leaf).sum() for leaf in params.values())))
+"""
+
+
+def predict_in_a_process(home, **settings):
+    """Programs lowered there, the sum of what is predicted, and what is kept; no other cache is set up."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment |= {"JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(home), **settings}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PREDICTED], env=environment, capture_output=True, text=True, check=True
+    )
+    number, total = done.stdout.split()
+    return int(number), float(total), {file.name for file in home.rglob("*.program")}, done.stderr.splitlines()
+
+
+def test_predictions_of_a_second_process_compile_nothing(tmp_path):
+    lowered, total, kept_files, said = predict_in_a_process(tmp_path)
+    assert lowered >= 3 and said == []
+    # Nothing of the user's own: JAX's cache is his to turn on.
+    assert len(kept_files) == 2 * lowered and all(name.startswith("ghn_jax-") for name in kept_files)
+    assert predict_in_a_process(tmp_path) == (0, total, kept_files, [])
+
+
+@pytest.mark.parametrize("way", ["switched off", "no folder"])
+def test_predictions_that_keep_nothing(tmp_path, way):
+    if way == "no folder":
+        (tmp_path / "ghn_jax").write_text("a file")
+    off = {"JAX_ENABLE_COMPILATION_CACHE": "false"} if way == "switched off" else {}
+    lowered, _, kept_files, said = predict_in_a_process(tmp_path, **off)
+    assert lowered >= 3 and not kept_files
+    assert [line.partition(":")[2].startswith(" no compiled programs are kept") for line in said] == [True] * (not off)
 
 
 COPIED = """
@@ -194,6 +240,7 @@ def test_programs_of_several_devices(tmp_path, cache):
     """Compiled once; in processes of their own, with three devices."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("JAX_")}
     environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = str(cache)
     if cache:
         environment |= {
             "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
