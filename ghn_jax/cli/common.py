@@ -100,7 +100,29 @@ def cut(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+class _Once(argparse._StoreAction):
+    """The value of an option; of two different ones, argparse would leave the first out and say nothing."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        first = parser.stored.setdefault(self.dest, values)
+        if first != values:
+            raise argparse.ArgumentError(
+                self, f"given twice, as {shown(first)} and {shown(values)}: expected one value"
+            )
+        super().__call__(parser, namespace, values, option_string)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.stored: dict[str, Any] = {}
+        for name in (None, "store"):
+            self.register("action", name, _Once)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.stored.clear()
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
         super().error(cut(message, _MOST_MESSAGE))
 

@@ -78,7 +78,7 @@ def test_a_batch_has_the_labels_and_what_the_teacher_thinks(file, digits, tmp_pa
     config = dataclasses.replace(small_config(tmp_path), teacher=str(file), own_images=True)
     plain = images.train_batch(digits, config.images_of_step, config.seed, 1)
     with contextlib.closing(Programs(jax.local_devices()[:1])) as programs:
-        batch = teacher.batches(config, digits, programs)(1)
+        batch = teacher.batches(config, digits, programs, teacher.of_run(config, digits.task))(1)
     np.testing.assert_array_equal(batch.images, plain.images)
     np.testing.assert_array_equal(batch.labels.labels, plain.labels)
     program = lower(NETWORK, digits.task)
