@@ -93,10 +93,11 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
         named = {word.removeprefix("--config.").partition("=")[0] for word in overrides if word.startswith("--config.")}
         from_fields(dict.fromkeys(named - set(config_dict())))  # raises, naming one that there is not
         raise CommandError(f"--config={path}: {error}") from error
-    except SyntaxError as error:
-        raise CommandError(f"--config={path}: expected a configuration, such as {known()} ({error})") from error
     except flags.Error as error:
         raise CommandError(str(error).strip().splitlines()[-1]) from error  # without the traceback of a file
+    except Exception as error:  # the file of a user may raise anything
+        what = f"{type(error).__name__}: {error}"
+        raise CommandError(f"--config={path}: expected a configuration, such as {known()} ({what})") from error
     if surplus:
         raise CommandError(f"unknown arguments {' '.join(surplus)}")
     return fields
@@ -107,13 +108,12 @@ def _unset(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
     A flag has the type that the value in the file has, and that of a number knows no None.
     """
+    given = [word.partition("=")[0] for word in dict.fromkeys(overrides) if word.startswith("--config.")]
+    if repeated := sorted({name for name in given if given.count(name) > 1}):
+        raise CommandError(f"{', '.join(repeated)}: given twice, expected one value")
     nones = [word for word in overrides if word.startswith("--config.") and word.endswith("=None")]
     rest = [word for word in overrides if word not in nones]
-    given_too = {word.partition("=")[0] for word in rest}
-    names = {word.removesuffix("=None") for word in nones}
-    if twice := names & given_too:
-        raise CommandError(f"{', '.join(sorted(twice))}: given both as None and as another value, expected one")
-    return sorted(name.removeprefix("--config.") for name in names), rest
+    return sorted({word.removeprefix("--config.").removesuffix("=None") for word in nones}), rest
 
 
 def shipped(path: str) -> str:

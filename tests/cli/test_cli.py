@@ -143,7 +143,7 @@ def test_a_field_is_set_to_none_where_the_file_has_a_number(name, monkeypatch, t
     [
         (["--config.steps=None"], "config.steps=None: expected"),
         (["--config.stepz=None"], "stepz"),
-        (["--config.fixed_width=None", "--config.fixed_width=32"], "--config.fixed_width: given both as None and as"),
+        (["--config.fixed_width=None", "--config.fixed_width=32"], "--config.fixed_width: given twice, expected one value"),
     ],
 )
 def test_a_field_that_cannot_be_none(words, message, monkeypatch):
