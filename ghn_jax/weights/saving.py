@@ -135,9 +135,9 @@ def load_params(path: str | os.PathLike[str], graph: Graph | None = None, *, lay
 def _as_path(path: Any) -> Path:
     """Raises CheckpointError for what is no path."""
     try:
-        return Path(path)
-    except TypeError:
-        raise CheckpointError(f"{shown(path)}: expected the path of a file or folder") from None
+        return files.as_path(path)
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _as_jax(values: np.ndarray, dtype: Any, where: str) -> jax.Array:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import pickle
 import pickletools
 from pathlib import Path
@@ -175,6 +174,9 @@ def read_python_batch(path: Path) -> dict[str, Any]:
     """
     try:
         content = files.read_regular(path, _MOST_BYTES)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error}") from error
+    try:
         _check_instructions(content)
         # From memory: of a file, the unpickler would make room for whatever the pickle says is coming.
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
@@ -189,5 +191,5 @@ def read_python_batch(path: Path) -> dict[str, Any]:
         return found
     except _UNPICKLING_ERRORS as error:
         raise ImageError(
-            f"{path} ({os.stat(path).st_size} bytes) is not a pickled CIFAR batch, or is truncated: {error}"
+            f"{path} ({len(content)} bytes) is not a pickled CIFAR batch, or is truncated: {error}"
         ) from error
