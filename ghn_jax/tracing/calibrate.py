@@ -113,7 +113,7 @@ def calibrate(model: Any, params: Any, batches: Iterable[Any], **apply_kwargs: A
 
 def _check_batch(args: tuple[Any, ...]) -> None:
     """Raises CalibrationError for arguments of which the first is no batch of examples."""
-    examples = args[0] if args else None
+    examples: Any = args[0] if args else None
     if isinstance(examples, np.ma.MaskedArray):
         raise CalibrationError("a batch is a masked array: expected numbers, nothing stands for what is masked")
     try:

@@ -127,13 +127,10 @@ def test_a_run_goes_on_with_the_teacher_that_it_had(tmp_path, file, small_hypern
     folder = tmp_path / "run" / checkpoint.FOLDER
     found = teacher.load(file, CIFAR10)
     assert checkpoint.describe(folder / "1").progress["teacher"] == found.fingerprint
-    before = file.read_bytes()
     teacher.save(file, NETWORK, he_init(lower(NETWORK, CIFAR10), seed=4), overwrite=True)
     assert teacher.load(file, CIFAR10).fingerprint != found.fingerprint
     with pytest.raises(ConfigError, match=r"the network in teacher='.*' was another one"):
         loop.train(config)
-    file.write_bytes(before)
-    assert loop.train(config).step == 2
 
 
 def test_a_file_keeps_the_network(file, digits):
