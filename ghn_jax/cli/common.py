@@ -102,14 +102,12 @@ def cut(text: str, most: int = 200) -> str:
 
 
 class _Once(argparse._StoreAction):
-    """The value of an option; of two different ones, argparse would leave the first out and say nothing."""
+    """The value of an option.  Of two different lists argparse would leave the first out, where users mean both."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
         first = parser.stored.setdefault(self.dest, values)
-        if first is not values and first != values:
-            raise argparse.ArgumentError(
-                self, f"given twice, as {shown(first)} and {shown(values)}: expected one value"
-            )
+        if self.nargs is not None and first != values:
+            raise argparse.ArgumentError(self, f"given twice, as {shown(first)} and {shown(values)}: expected one list")
         super().__call__(parser, namespace, values, option_string)
 
 

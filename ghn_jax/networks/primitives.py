@@ -376,7 +376,7 @@ class Concat(Primitive):
 
     def output_shape(self, shapes):
         present = [shape for shape in shapes if shape is not None]
-        if len({shape[:-1] for shape in present}) > 1:
+        if len({shape[:-1] for shape in present}) > 1 and all(map(all, present)):  # empty ones are refused elsewhere
             sizes = " and ".join("x".join(map(str, shape[:-1])) for shape in present)
             raise ArchitectureError(
                 f"activations of {sizes} pixels cannot be concatenated: expected images whose size reductions halve"

@@ -10,7 +10,7 @@ import pytest
 import scripts
 
 from ghn_jax.checks.files import FileError, replacing
-from ghn_jax.cli.common import CommandError, load_setting, refuse_foreign
+from ghn_jax.cli.common import CommandError, load_setting, make_parser, refuse_foreign
 from ghn_jax.cli.main import COMMANDS, main
 from ghn_jax.cli.train import read_config
 from ghn_jax.errors import GHNError
@@ -165,7 +165,6 @@ def test_a_configuration_that_fails(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("evaluate --num=5 --num=6", "argument --num: given twice, as 5 and 6: expected one value"),
         ("evaluate --arch=", "--arch=: given without a value"),
         ("evaluate --arch=vit --num=5", "--num=5 is for a split, --arch=vit is one architecture"),
         ("evaluate --split=wide --num=101", "expected at most 100, the networks of wide"),
@@ -186,9 +185,17 @@ def test_options_that_would_be_ignored(words, message, capsys):
     assert end.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_equal_values_of_an_option_are_one(capsys):
-    with pytest.raises(SystemExit, match="there is no 'nothing'"):
-        main(["report", "--arch=vit", "--arch=vit", "--checkpoint=nothing"])
+def test_of_two_lists_none_is_left_out(capsys):
+    parser = make_parser("lists")
+    parser.add_argument("--splits", nargs="+")
+    parser.add_argument("--num", type=int)
+    words = ["--splits", "test", "wide", "--num=1", "--num=2"]
+    for _ in range(2):
+        args = parser.parse_args([*words, "--splits", "test", "wide"])
+        assert args.splits == ["test", "wide"] and args.num == 2  # the last number counts, as usual
+    with pytest.raises(SystemExit):
+        parser.parse_args([*words, "--splits", "deep"])
+    assert "--splits: given twice, as ['test', 'wide'] and ['deep']: expected one list" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

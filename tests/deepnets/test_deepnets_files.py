@@ -331,7 +331,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path):
         yield stored_network("train", 0)
         raise RuntimeError("disk full")
 
-    with pytest.raises(RuntimeError, match="disk full"):
+    with pytest.raises(files.FileError, match="disk full"):
         write_file(tmp_path / "x.hdf5", {"train": networks()})
     assert list(tmp_path.iterdir()) == []
 

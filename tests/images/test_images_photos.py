@@ -352,7 +352,7 @@ def test_a_few_bytes_hold_few_pixels():
     """What a header claims would take memory before anything shows that the pixels are missing."""
     for mode, color in (("1", 1), ("L", 7), ("RGB", (1, 2, 3))):  # as few bytes a pixel as there can be
         image = Image.new(mode, (2000, 2000), color)
-        assert decode_rgb(Given([encoded(image)]), 0).size == (2000, 2000)
+        assert decode_rgb(Given(encoded(image)), 0).size == (2000, 2000)
     header = b"IHDR" + struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
     pixels = zlib.compress(bytes(100))
     content = b"\x89PNG\r\n\x1a\n"
@@ -360,4 +360,4 @@ def test_a_few_bytes_hold_few_pixels():
         content += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     for decode in (decode_rgb, decode_numbers):
         with pytest.raises(ImageError, match=r"9000x9000 pixels in \d+ bytes, no image has so many"):
-            decode(Given([content]), 0)
+            decode(Given(content), 0)
