@@ -11,6 +11,7 @@ class Crop:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import numbers
@@ -128,6 +129,23 @@ class Text:
         if len(value) > self.most or "\0" in value:  # no path may have one
             raise ValueError
         return value
+
+
+class Either:
+    """What one of a few rules takes."""
+
+    def __init__(self, *rules: Rule):
+        self.rules = rules
+
+    @property
+    def expected(self) -> str:
+        return ", or ".join(rule.expected for rule in self.rules)
+
+    def take(self, value: Any) -> Any:
+        for rule in self.rules:
+            with contextlib.suppress(TypeError, ValueError, OverflowError):
+                return rule.take(value)
+        raise ValueError
 
 
 class OneOf:

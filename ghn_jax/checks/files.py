@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ghn_jax.checks.fields import shown
 from ghn_jax.errors import GHNError
 
 MARK = ".ghn_jax"
@@ -36,6 +37,14 @@ class FileError(GHNError, OSError):
     """A file that is none, that is too large, or that may not be replaced."""
 
 
+def as_path(path: Any) -> Path:
+    """A path, as `pathlib` has it.  Raises FileError for what is none: a number, None, bytes."""
+    try:
+        return Path(path)
+    except TypeError:
+        raise FileError(f"{shown(path)}: expected the path of a file or folder") from None
+
+
 def open_regular(path: str | os.PathLike[str], most: int = MOST_BYTES) -> BinaryIO:
     """A file opened for reading, only if it is one: devices never end, and named pipes wait for a writer.
 
@@ -44,9 +53,10 @@ def open_regular(path: str | os.PathLike[str], most: int = MOST_BYTES) -> Binary
       most: bytes that it may have.
 
     Raises:
-      FileError: it is no regular file, or has more bytes.
+      FileError: it is no path, no regular file, or has more bytes.
       OSError: it is not there, or may not be read.
     """
+    path = as_path(path)
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
         found = os.fstat(descriptor)
@@ -77,7 +87,7 @@ def expand(path: str | os.PathLike[str]) -> Path:
       FileError: no such user, or one without a home.
     """
     try:
-        return Path(path).expanduser()
+        return as_path(path).expanduser()
     except RuntimeError as error:
         raise FileError(f"{os.fspath(path)}: {error}") from error
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -100,7 +101,31 @@ def cut(text: str, most: int = 200) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+class _Once(argparse._StoreAction):
+    """The value of an option.  Of two different lists argparse would leave the first out, where users mean both."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        first = parser.stored.setdefault(self.dest, values)
+        if self.nargs is not None and first != values:
+            raise argparse.ArgumentError(self, f"given twice, as {shown(first)} and {shown(values)}: expected one list")
+        super().__call__(parser, namespace, values, option_string)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        self.stored: dict[str, Any] = {}
+        for name in (None, "store"):
+            self.register("action", name, _Once)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self.stored.clear()
+        words = sys.argv[1:] if args is None else list(args)
+        for before, word in zip(["", *words], words, strict=False):  # of variables of the shell that are not set
+            if not word or re.fullmatch(r"--[\w.]+=", word):
+                self.error(f"{word or before or repr(word)}: given without a value, expected one")
+        return super().parse_known_args(words, namespace)
+
     def error(self, message: str) -> NoReturn:
         super().error(cut(message, _MOST_MESSAGE))
 
@@ -241,19 +266,25 @@ def refuse_foreign(folder: Path, rows: str, *names: str) -> None:
 
     Raises:
       CommandError: one of `names` is there, and no rows.
-      FileError: what is there may not be replaced.
+      FileError: what is there may not be replaced, or nothing can be written there.
     """
     for path in (folder / name for name in names):
         if os.path.lexists(path) and not (folder / rows).is_file():
             raise CommandError(f"{path} stays as it is: --out={folder} has no {rows} that it was made of")
         files.refuse_to_replace(path)
+    files.refuse_unwritable(folder / rows)
 
 
-def refuse_existing(path: Path | None, overwrite: bool) -> None:
+def refuse_existing(path: Path | None, overwrite: bool, folder: bool = False) -> None:
     """Checks that nothing would be replaced unasked, or could not be written in the end.
 
+    Args:
+      path: to be written, None for nothing.
+      overwrite: replace what is there.
+      folder: a folder is to be written, not a file.
+
     Raises:
-      CommandError: there is something at `path`.
+      CommandError: there is something at `path`, or a file where a folder is to be written, or the other way round.
       FileError: with `overwrite`, something that this program did not write (`files.refuse_to_replace`); or nothing
         can be written there.
     """
@@ -261,5 +292,7 @@ def refuse_existing(path: Path | None, overwrite: bool) -> None:
         return
     if os.path.lexists(path) and not overwrite:
         raise CommandError(f"--out={path} exists; --overwrite replaces it")
+    if path.exists() and path.is_dir() != folder and (path.is_dir() or path.is_file()):
+        raise CommandError(f"--out={path} stays as it is: a file and a folder do not replace each other")
     files.refuse_to_replace(path)
     files.refuse_unwritable(path)

@@ -46,6 +46,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=picture_path, help="picture of the distributions (deepnets_SPLIT.png)")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     args = parser.parse_args(arguments)
+    if args.compare_split is not None and args.compare is None:
+        parser.error(f"--compare_split={args.compare_split}: expected --compare too, the file that it is of")
     if args.num is not None and args.num < 1:
         parser.error(f"--num={args.num}: expected at least 1")
     return args

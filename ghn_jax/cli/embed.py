@@ -28,6 +28,8 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
     args = parser.parse_args(arguments)
     check_model(parser, args)
+    if args.out is None and args.overwrite:
+        parser.error("--overwrite is for what --out writes: expected --out too")
     if args.out and args.out.suffix != ".npy":
         parser.error(f"--out={args.out}: expected a name ending in .npy")
     return args

@@ -20,11 +20,12 @@ from typing import Any
 from tqdm import tqdm
 
 from ghn_jax.checks import files
+from ghn_jax.checks.fields import Real
 from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import CommandError, Setting, add_hypernetwork, add_images, load_setting, make_parser
+from ghn_jax.cli.common import COUNT, CommandError, Setting, add_hypernetwork, add_images, load_setting, make_parser, of
 from ghn_jax.deepnets import lookup
 from ghn_jax.deepnets.lookup import FoundArchitecture
-from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS
+from ghn_jax.deepnets.sampler import PREDEFINED, SPLITS, split_size
 from ghn_jax.evaluation import accuracy, json_lines
 from ghn_jax.evaluation.results import Result, plot, table, write_json
 from ghn_jax.networks.network import make_network
@@ -36,11 +37,11 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = make_parser(__doc__ or "", "evaluate")
     add_hypernetwork(parser)
     parser.add_argument("--split", default="val", choices=sorted(SPLITS), help="split of DeepNets-1M")
-    parser.add_argument("--num", type=int, default=50, help="number of architectures, from index 0 on")
+    parser.add_argument("--num", type=COUNT, help="number of architectures, from index 0 on (50)")
     parser.add_argument("--arch", help=f"one architecture: {lookup.HELP}")
     parser.add_argument("--predefined", action="store_true", help="ResNet-50 and ViT too, in a table of their own")
     parser.add_argument("--image_split", default="test", choices=("val", "test"), help="images to classify")
-    parser.add_argument("--num_images", type=int, help="only the first so many of them (all of ImageNet: 7 GiB)")
+    parser.add_argument("--num_images", type=COUNT, help="only the first so many of them (all of ImageNet: 7 GiB)")
     parser.add_argument(
         "--mode",
         default="auto",
@@ -48,16 +49,20 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="operation by operation, or a compiled program for every network (auto: for a single one)",
     )
     parser.add_argument(
-        "--noise", type=float, default=0.0, help="deviation of noise on images scaled to 0..1; the paper has 0.08"
+        "--noise",
+        type=of(Real(0, 1)),
+        default=0.0,
+        help="deviation of noise on images scaled to 0..1; the paper has 0.08",
     )
     add_images(parser)
     parser.add_argument("--out", help="folder for results (the run's, or one in evaluations/)")
     parser.add_argument("--overwrite", action="store_true", help="replace results of another measurement")
     args = parser.parse_args(arguments)
-    if args.num < 1 or (args.num_images is not None and args.num_images < 1):
-        parser.error("--num and --num_images: expected at least 1")
-    if not 0 <= args.noise <= 1:
-        parser.error(f"--noise={args.noise}: expected 0 to 1")
+    if args.arch is not None and args.num is not None:
+        parser.error(f"--num={args.num} is for a split, --arch={args.arch} is one architecture: expected one of them")
+    args.num = 50 if args.num is None else args.num
+    if args.num > (most := split_size(args.split)):
+        parser.error(f"--num={args.num}: expected at most {most:,}, the networks of {args.split}")
     return args
 
 
@@ -78,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run = Path(args.checkpoint)
     own = run if (run / checkpoint.FOLDER).is_dir() else Path("evaluations", re.sub(r"[^\w.-]+", "_", run.stem))
     out = Path(args.out or own)
+    files.refuse_unwritable(out / "evaluation")
     split = getattr(setting.dataset, args.image_split)
     about = {"dataset": setting.dataset.name, "image_split": args.image_split}
     about |= {"num_images": args.num_images or len(split.labels)}

@@ -30,7 +30,10 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="ghn.npz, or a folder; nothing is written without")
     parser.add_argument("--dataset", help="what it was trained on, to be written down: the file does not say")
     parser.add_argument("--overwrite", action="store_true", help="replace what is at --out")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.out is None and (args.overwrite or args.dataset):
+        parser.error("--overwrite and --dataset are for what --out writes: expected --out too")
+    return args
 
 
 def destination(args: argparse.Namespace) -> Path | None:

@@ -9,7 +9,7 @@ Training and evaluation need no files: they draw the same architectures when the
 """
 
 import argparse
-import concurrent.futures
+import concurrent.futures.process
 import gc
 import multiprocessing
 import multiprocessing.connection
@@ -88,6 +88,10 @@ def make_parts(path: Path, parts: list[Part], workers: int) -> None:
         with tqdm(total=total, initial=done, desc="drawing", unit="net", smoothing=0.05) as bar:
             for future in concurrent.futures.as_completed(futures):
                 bar.update(future.result().size)
+    except concurrent.futures.process.BrokenProcessPool:
+        raise CommandError(
+            "a process was killed, perhaps for lack of memory: the same command goes on, best with fewer --workers"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

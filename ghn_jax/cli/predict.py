@@ -41,13 +41,15 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the model's own initialisers")
     args = parser.parse_args(arguments)
     check_model(parser, args)
+    if args.out is None and (args.overwrite or args.layout != "jax"):
+        parser.error("--overwrite and --layout are for what --out writes: expected --out too")
     return args
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line `ghn-jax predict ARGUMENTS`."""
     args = parse_args(arguments)
-    refuse_existing(args.out, args.overwrite)
+    refuse_existing(args.out, args.overwrite, folder=args.out is not None and not args.out.suffix)
     if args.out:
         saving.check_name(args.out, args.layout)
     use_compilation_cache()

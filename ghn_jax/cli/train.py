@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from ml_collections import config_flags
 
 import ghn_jax
 from ghn_jax.checks import files
-from ghn_jax.cli.common import CommandError, cut, make_parser
+from ghn_jax.cli.common import COUNT, INDEX, CommandError, cut, make_parser
 from ghn_jax.cli.interrupts import ends_at_once
 from ghn_jax.runtime import keep_freed_memory, use_compilation_cache
 from ghn_jax.training import parallel
@@ -44,9 +45,20 @@ def parse_args(arguments: Sequence[str] | None = None) -> tuple[argparse.Namespa
     parser = make_parser(__doc__ or "", "train")
     parser.add_argument("--config", metavar="FILE", help="a configuration, such as configs/cifar.py")
     parser.add_argument("--coordinator", help="host:port of process 0, if several processes train together")
-    parser.add_argument("--num_processes", type=int, default=1, help="how many there are, one a machine")
-    parser.add_argument("--process", type=int, default=0, help="which of them this is, from 0 on")
-    return parser.parse_known_args(arguments)
+    parser.add_argument("--num_processes", type=COUNT, default=1, help="how many there are, one a machine")
+    parser.add_argument("--process", type=INDEX, default=0, help="which of them this is, from 0 on")
+    args, rest = parser.parse_known_args(arguments)
+    if args.coordinator is None and (args.num_processes, args.process) != (1, 0):
+        parser.error(
+            "--num_processes and --process: expected --coordinator=HOST:PORT too, without it one process trains"
+        )
+    if args.coordinator is not None and not re.fullmatch(
+        r"[^\s:]+:[0-9]{1,5}|\[[^\s\]]+\]:[0-9]{1,5}", args.coordinator
+    ):
+        parser.error(f"--coordinator={cut(args.coordinator)}: expected HOST:PORT")
+    if args.process >= args.num_processes:
+        parser.error(f"--process={args.process}: expected 0 to {args.num_processes - 1}, less than --num_processes")
+    return args, rest
 
 
 def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
@@ -81,10 +93,11 @@ def read_config(path: str | None, overrides: Sequence[str]) -> dict[str, Any]:
         named = {word.removeprefix("--config.").partition("=")[0] for word in overrides if word.startswith("--config.")}
         from_fields(dict.fromkeys(named - set(config_dict())))  # raises, naming one that there is not
         raise CommandError(f"--config={path}: {error}") from error
-    except SyntaxError as error:
-        raise CommandError(f"--config={path}: expected a configuration, such as {known()} ({error})") from error
     except flags.Error as error:
         raise CommandError(str(error).strip().splitlines()[-1]) from error  # without the traceback of a file
+    except Exception as error:  # the file of a user may raise anything
+        what = f"{type(error).__name__}: {error}"
+        raise CommandError(f"--config={path}: expected a configuration, such as {known()} ({what})") from error
     if surplus:
         raise CommandError(f"unknown arguments {' '.join(surplus)}")
     return fields
@@ -95,13 +108,12 @@ def _unset(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
     A flag has the type that the value in the file has, and that of a number knows no None.
     """
+    given = [word.partition("=")[0] for word in dict.fromkeys(overrides) if word.startswith("--config.")]
+    if repeated := sorted({name for name in given if given.count(name) > 1}):
+        raise CommandError(f"{', '.join(repeated)}: given twice, expected one value")
     nones = [word for word in overrides if word.startswith("--config.") and word.endswith("=None")]
     rest = [word for word in overrides if word not in nones]
-    given_too = {word.partition("=")[0] for word in rest}
-    names = {word.removesuffix("=None") for word in nones}
-    if twice := names & given_too:
-        raise CommandError(f"{', '.join(sorted(twice))}: given both as None and as another value, expected one")
-    return sorted(name.removeprefix("--config.") for name in names), rest
+    return sorted({word.removeprefix("--config.").removesuffix("=None") for word in nones}), rest
 
 
 def shipped(path: str) -> str:

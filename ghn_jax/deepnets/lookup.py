@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ghn_jax.checks import files
-from ghn_jax.checks.fields import shown
+from ghn_jax.checks.fields import Flag, shown, taken
 from ghn_jax.deepnets.sampler import ALL_SPLITS, sample_architecture
 from ghn_jax.networks.architecture import NAMED_ARCHITECTURES, AnyArchitecture, ArchitectureError, from_json, named
 
@@ -42,10 +42,11 @@ def find_architecture(text: str, split: str = "val", large_images: bool = False)
     """
     if not isinstance(text, str):
         raise ArchitectureError(f"no architecture {shown(text)}: expected {HELP}")
+    large_images = taken(large_images, Flag(), ArchitectureError, "large_images")
     other, slash, number = text.rpartition("/")
-    if slash and other in ALL_SPLITS and number.isdecimal():
+    if slash and other in ALL_SPLITS and _is_index(number):
         split, text = other, number
-    if text.isdecimal():
+    if _is_index(text):
         try:
             index = int(text)  # of a few thousand digits, Python makes none
             return FoundArchitecture(f"{split}/{index}", index, sample_architecture(split, index, large_images))
@@ -57,6 +58,10 @@ def find_architecture(text: str, split: str = "val", large_images: bool = False)
     if path.suffix != ".json":
         raise ArchitectureError(f"no architecture {text!r}: expected {HELP}")
     return FoundArchitecture(path.stem, 0, _read(path))
+
+
+def _is_index(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
 
 
 def _read(path: Path) -> AnyArchitecture:

@@ -157,9 +157,11 @@ def _checked(program: Program, params: Any) -> dict[str, Any]:
         raise ExecutionError(f"parameters are a {type(params).__name__}: expected a dictionary by name")
     found = {}
     for name, values in params.items():
-        if not jnp.issubdtype(getattr(values, "dtype", object), jnp.floating):
+        floats = isinstance(values, (np.ndarray, np.generic, jax.Array)) and jnp.issubdtype(values.dtype, jnp.floating)
+        if not floats or isinstance(values, np.ma.MaskedArray):
             raise ExecutionError(f"parameter {name!r} is a {type(values).__name__}: expected an array of floats")
-        found[name] = np.asarray(values, np.float32)
+        with np.errstate(over="ignore"):
+            found[name] = np.asarray(values, np.float32)
         if not np.isfinite(found[name]).all():
             raise ExecutionError(f"parameter {name!r} has values that are not finite")
     try:

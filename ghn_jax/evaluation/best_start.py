@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from ghn_jax.checks.fields import Real, Whole, taken
+from ghn_jax.checks.fields import OneOf, Real, Several, Whole, shown, taken
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation.fine_tuning import Protocol, Trainer
 from ghn_jax.evaluation.orthogonalise import orthogonalise
@@ -32,6 +33,7 @@ class layers; predicted, with noise and orthogonal weights (`orthogonalise`)."""
 
 STARTS = (PREDICTED, RANDOM, SEEN, BODY, ORTHOGONAL)
 
+_STARTS = Several(OneOf(*STARTS), 1, 1 << 10)
 _UNTIL = 1 << 30
 """Steps of the schedule: in a few of them the rate does not fall."""
 
@@ -120,7 +122,8 @@ def best_start(
 
     Raises:
       StartError: fewer than 2 batches, batches of several sizes or of something else, a graph without a loss or an
-        architecture with one, a rate, seed or start that is none, or no start with a finite loss.
+        architecture with one, a loss that fails (its own error is the cause), a rate, seed or start that is none,
+        or no start with a finite loss.
       GraphError, ConfigError: as for `predict_params`.
 
     >>> import numpy as np
@@ -132,17 +135,18 @@ def best_start(
     (True, True)
     """
     ghn = chosen_ghn(ghn, "best_start")
-    batches = list(batches)
+    batches = _listed(batches)
     if len(batches) < 2:
         raise StartError(f"{len(batches)} batches: expected at least 2")
     rate = taken(learning_rate, Real(0, 1e3, with_low=False), StartError, "learning_rate")
     seed = taken(seed, Whole(0, 1 << 31), StartError, "seed")
-    if starts is not None and (not starts or not set(starts) <= set(STARTS)):
-        raise StartError(f"starts={starts}: expected some of {', '.join(STARTS)}")
+    if starts is not None:
+        starts = taken(list(starts) if isinstance(starts, (set, frozenset)) else starts, _STARTS, StartError, "starts")
     if isinstance(model, Graph) != (loss is not None):
         raise StartError("expected either an architecture, or a graph of ghn_jax.trace with a loss")
     if isinstance(model, Graph):
         assert loss is not None
+        _check_loss(model, loss, batches[0])
         candidates = _of_a_model(model, loss, ghn, rate, seed)
     else:
         candidates = _of_an_architecture(model, batches, ghn, rate, seed)
@@ -166,6 +170,40 @@ def best_start(
             f"no start has a finite loss after {len(batches)} steps: expected a lower learning_rate={rate}"
         )
     return Start(best, tried[best], losses, accuracies)
+
+
+def _listed(batches: Iterable[Any]) -> list[Any]:
+    """Raises StartError for what are no batches; what is raised by a generator of them passes."""
+    # An array is one batch that somebody forgot to put into a list.
+    if (
+        isinstance(batches, (str, bytes, Mapping))
+        or hasattr(batches, "shape")
+        or not hasattr(type(batches), "__iter__")
+    ):
+        raise StartError(f"batches={shown(batches)}: expected a list of batches, or what makes one after the other")
+    return list(batches)
+
+
+def _check_loss(graph: Graph, loss: Callable[[Any, Any], jax.Array], batch: Any) -> None:
+    """Raises StartError for a loss that JAX cannot differentiate, before long work; nothing is computed but shapes."""
+    if not callable(loss):
+        raise StartError(f"loss={shown(loss)}: expected a function of parameters and a batch")
+    if graph.tree is None:
+        raise StartError("the graph of an architecture: expected the architecture itself, or a graph of ghn_jax.trace")
+    params = graph.tree.rebuild([jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in graph.tree.leaves])
+    with _failing("the loss fails on the first batch"):
+        jax.eval_shape(jax.value_and_grad(loss), params, batch)
+
+
+@contextlib.contextmanager
+def _failing(what: str) -> Iterator[None]:
+    """Whatever a user's function raises becomes the cause of a StartError."""
+    try:
+        yield
+    except GHNError:
+        raise
+    except Exception as error:
+        raise StartError(f"{what}: {type(error).__name__}: {str(error)[:300]}") from error
 
 
 def _of_an_architecture(
@@ -202,14 +240,20 @@ def _check_batch(batch: Any, classes: int) -> None:
     """Raises StartError for what is no pair of images and their labels."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise StartError(f"a batch is a {type(batch).__name__}: expected a pair of images and labels")
-    images, labels = map(np.asarray, batch)
+    if any(isinstance(part, np.ma.MaskedArray) for part in batch):
+        raise StartError("a batch has a masked array: expected images and labels, nothing stands for what is masked")
+    try:
+        images, labels = map(np.asarray, batch)
+    except (TypeError, ValueError) as error:
+        raise StartError(f"images or labels that make no array: {error}") from None
     if labels.dtype.kind not in "iu" or labels.shape != images.shape[:1]:
         raise StartError(f"labels of type {labels.dtype} and shape {labels.shape}: expected an integer an image")
     if labels.size and not 0 <= labels.min() <= labels.max() < classes:
         raise StartError(f"labels from {labels.min()} to {labels.max()}: expected 0 to {classes - 1}")
     numbers = images.dtype.kind in "iu" or jax.numpy.issubdtype(images.dtype, np.floating)
-    if not numbers or not np.isfinite(images).all():
-        raise StartError("images: expected finite numbers")
+    with np.errstate(over="ignore"):
+        if not numbers or not np.isfinite(images.astype(np.float32)).all():
+            raise StartError("images: expected finite numbers")
 
 
 def _starts_of(network: Network, ghn: GHN, seed: int) -> dict[str, dict[str, Any]]:
@@ -233,8 +277,7 @@ def _of_a_model(
 ) -> Iterator[tuple[str, Callable[[], _Candidate]]]:
     """The starts of a model of a user's own."""
     tree = graph.tree
-    if tree is None:
-        raise StartError("the graph of an architecture: expected the architecture itself, or a graph of ghn_jax.trace")
+    assert tree is not None
     optimizer = optax.chain(optax.clip_by_global_norm(5.0), optax.sgd(rate, momentum=0.9))
 
     @jax.jit
@@ -247,7 +290,8 @@ def _of_a_model(
         held = [params, optimizer.init(params)]
 
         def step(batch: Any) -> _Before:
-            held[0], held[1], value = update(held[0], held[1], batch)
+            with _failing("the loss fails on a batch"):
+                held[0], held[1], value = update(held[0], held[1], batch)
             return _Before(float(value))
 
         return _Candidate(params, step)

@@ -7,9 +7,12 @@ import math
 import os
 from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ghn_jax.checks import files
+from ghn_jax.checks.fields import Flag, Maybe, Text, shown, taken
 from ghn_jax.errors import extra
 from ghn_jax.graphs.graph import NODE_TYPES, Graph, GraphError
 from ghn_jax.graphs.layered_layout import Layout, layered_layout
@@ -88,7 +91,9 @@ def visualize(
       the figure, which notebooks show.
 
     Raises:
-      GraphError: a graph without nodes.
+      GraphError: a graph without nodes, a name that says no format, a title that is no text, or labels or a legend
+        that are neither True nor False.
+      FileError: there is something at `path` that is no file.
 
     >>> figure = ghn_jax.visualize(ghn_jax.build_graph(ghn_jax.named('vit')))  # an image in a notebook
     """
@@ -97,6 +102,11 @@ def visualize(
     if graph.num_nodes < 1:
         raise GraphError("a graph without nodes cannot be drawn")
     check_form(graph)
+    labels, legend = (
+        taken(*one) for one in ((labels, Flag(), GraphError, "labels"), (legend, Flag(), GraphError, "legend"))
+    )
+    title = taken(title, Maybe(Text()), GraphError, "title")
+    out = None if path is None else _picture(path)
     edges = [(start, end) for start, end in np.argwhere(graph.distances == 1).tolist()]
     layout = layered_layout(edges, graph.num_nodes)
     step = (0.76, 0.34) if labels else (0.27, 0.27)
@@ -113,7 +123,7 @@ def visualize(
     (_draw_labels if labels else _draw_nodes)(axes, page, layout, graph)
     _draw_scopes(axes, page, layout, graph)
     if title:
-        axes.text(page.width / 2, above * 0.4, title, ha="center", va="center", fontsize=11)
+        axes.text(page.width / 2, above * 0.4, title, ha="center", va="center", fontsize=11, parse_math=False)
     if entries:
         handles = [
             Line2D([], [], ls="", marker=marker, color=colour, mec="black", mew=0.5, ms=7, label=label)
@@ -123,9 +133,18 @@ def visualize(
             handles=handles, loc="lower center", bbox_to_anchor=(0.5, 0.0), ncols=columns, frameon=False, fontsize=8,
             handletextpad=0.1, columnspacing=1.2, borderaxespad=0.2,
         )  # fmt: skip
-    if path is not None:
-        figure.savefig(Path(path))
+    if out is not None:
+        with files.replacing(out) as temporary:
+            figure.savefig(temporary)
     return figure
+
+
+def _picture(path: Any) -> Path:
+    """The path of a picture; raises GraphError for a name without a format."""
+    known = GraphFigure().canvas.get_supported_filetypes()
+    if not isinstance(path, (str, os.PathLike)) or Path(path).suffix[1:].lower() not in known:
+        raise GraphError(f"path={shown(path)}: expected a name ending in .png, .pdf or .svg")
+    return Path(path)
 
 
 class _Page:

@@ -61,11 +61,15 @@ def edge_table(graph: Graph, max_distance: int = 1) -> np.ndarray:
 
     With `max_distance` above 1, virtual edges up to that length too.
 
+    Raises:
+      GraphError: something that is no valid Graph, or a distance below 1.
+
     >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
     >>> ghn_jax.edge_table(graph)[:2].tolist()
     [(0, 1, 1), (1, 2, 1)]
     """
     check_form(graph)
+    max_distance = taken(max_distance, _DISTANCE, GraphError, "max_distance")
     start, end = np.nonzero((graph.distances >= 1) & (graph.distances <= max_distance))
     return _structured({"start": start, "end": end, "distance": graph.distances[start, end]})
 

@@ -58,6 +58,8 @@ def load(name: str, data_dir: str | os.PathLike | None = None) -> Dataset:
     if not isinstance(name, str) or name not in LOADERS:
         raise ImageError(f"no data set is called {shown(name)}; known are {', '.join(LOADERS)}")
     if data_dir is not None:
+        if data_dir in ("", b""):  # of a variable of the shell that is not set; it would be the current folder
+            raise ImageError(f"data_dir={data_dir!r}: expected an existing folder")
         try:
             data_dir = files.expand(data_dir)
         except (files.FileError, TypeError) as error:

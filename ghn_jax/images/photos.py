@@ -25,6 +25,10 @@ MOST_FILE_BYTES = 1 << 28
 MOST_PIXELS = 89_478_485
 """As Pillow's own limit, above which it only warns.  The largest image of ImageNet has 61 million."""
 
+_SMALL = 1 << 20
+_MOST_PIXELS_A_BYTE = 10_000
+"""Of a complete file: compressed, a byte stands for 1,032 at most, of 8 pixels each in black and white."""
+
 _MOST_SCANS = 50
 """Of the largest image; one that is sent in steps has about ten."""
 
@@ -108,7 +112,7 @@ _Decoded = TypeVar("_Decoded")
 
 
 def _decoded(source: Source, number: int, convert: Callable[[Image.Image], _Decoded]) -> _Decoded:
-    """`convert` of an image that is not decoded yet."""
+    """`convert` of an image that is not decoded yet, of a size that its file can have."""
     with extra("photos"):
         from PIL import Image, UnidentifiedImageError
 
@@ -118,6 +122,7 @@ def _decoded(source: Source, number: int, convert: Callable[[Image.Image], _Deco
         raise ImageError(f"{source.name(number)} cannot be read: {error}") from error
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
+        _check_size(image, content)
         _check_scans(image, content)
         return convert(image)
     except UnidentifiedImageError as error:
@@ -132,11 +137,10 @@ def _in_rgb(image: Image.Image) -> Image.Image:
     """The image, which is not decoded yet, in RGB.
 
     Raises:
-      ValueError: it is too large, or its numbers have no colours.
+      ValueError: its numbers have no colours.
     """
     from PIL import Image
 
-    _check_size(image)
     if image.mode.startswith("I"):  # 16 bits of grey, which Pillow would cut off at 255
         values = np.asarray(image)
         if values.min() < 0 or values.max() >= 1 << 16:
@@ -151,9 +155,8 @@ def _numbers(image: Image.Image) -> np.ndarray:
     """The numbers of an image that is not decoded yet.
 
     Raises:
-      ValueError: it is too large, or has several numbers a pixel.
+      ValueError: it has several numbers a pixel.
     """
-    _check_size(image)
     if len(image.getbands()) != 1 or image.mode == "F":
         raise ValueError(f"pixels of the form {image.mode}, expected one integer a pixel")
     return np.asarray(image).astype(np.int64)
@@ -171,9 +174,13 @@ def _check_scans(image: Image.Image, content: bytes) -> None:
         raise ValueError(f"{image.width}x{image.height} pixels in {scans:,} scans")
 
 
-def _check_size(image: Image.Image) -> None:
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels, expected at most {MOST_PIXELS:,}")
+def _check_size(image: Image.Image, content: bytes) -> None:
+    size = f"{image.width}x{image.height} pixels"
+    pixels = image.width * image.height
+    if pixels > MOST_PIXELS:
+        raise ValueError(f"{size}, expected at most {MOST_PIXELS:,}")
+    if pixels > _SMALL + _MOST_PIXELS_A_BYTE * len(content):
+        raise ValueError(f"{size} in {len(content):,} bytes, no image has so many")
 
 
 @functools.cache

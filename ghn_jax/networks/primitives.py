@@ -21,6 +21,7 @@ import numpy as np
 from jax import lax
 
 from ghn_jax.graphs.graph import NODE_ID, NODE_TYPES, Role, oihw
+from ghn_jax.networks.architecture import ArchitectureError
 from ghn_jax.networks.blocking import blocks
 from ghn_jax.networks.convolution import Size, Window, convolve, convolve_depthwise, linear, native_operations, pool
 
@@ -375,6 +376,11 @@ class Concat(Primitive):
 
     def output_shape(self, shapes):
         present = [shape for shape in shapes if shape is not None]
+        if len({shape[:-1] for shape in present}) > 1 and all(map(all, present)):  # empty ones are refused elsewhere
+            sizes = " and ".join("x".join(map(str, shape[:-1])) for shape in present)
+            raise ArchitectureError(
+                f"activations of {sizes} pixels cannot be concatenated: expected images whose size reductions halve"
+            )
         return (*present[0][:-1], sum((shape or present[0])[-1] for shape in shapes))
 
     def __call__(self, params, *inputs):

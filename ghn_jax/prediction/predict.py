@@ -126,7 +126,7 @@ def chosen_ghn(ghn: GHN | None, function: str) -> GHN:
 
     Raises:
       ForkError: this process cannot use JAX.
-      ConfigError: its weights are not finite.
+      ConfigError: its weights are not finite, or not those of its configuration.
     """
     check_not_forked()
     if ghn is None:
@@ -134,6 +134,7 @@ def chosen_ghn(ghn: GHN | None, function: str) -> GHN:
     if not isinstance(ghn, GHN):
         raise TypeError(f"{function} expected a GHN, got {type(ghn).__name__}")
     if ghn not in _finite:
+        pretrained.check_params(ghn)
         for keys, leaf in jax.tree_util.tree_leaves_with_path(ghn.params):
             name = jax.tree_util.keystr(keys, simple=True, separator="/")
             if isinstance(leaf, core.Tracer):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ghn_jax.checks.fields import Flag, taken
 from ghn_jax.ghn.config import HypernetConfig
 from ghn_jax.ghn.decoders import decoder
 from ghn_jax.ghn.model import GHN
@@ -141,15 +142,14 @@ def report(graph: Graph, ghn: GHN | None = None, *, scales: bool = False) -> Rep
         squares of a tensor differ by more than a factor of 5.
 
     Raises:
-      GraphError: something that is no Graph.
+      GraphError: something that is no valid Graph, or scales that are neither True nor False.
 
     >>> graph = ghn_jax.build_graph(ghn_jax.named('resnet50'))
     >>> print(ghn_jax.report(graph).summary)
     161 parameter tensors, 23,520,842 elements, 126 nodes: seen 161 tensors (100.0%)
     """
-    if not isinstance(graph, Graph):
-        raise GraphError(f"expected a ghn_jax Graph, got {type(graph).__name__}")
     check_form(graph)
+    scales = taken(scales, Flag(), GraphError, "scales")
     ghn = pretrained.load() if ghn is None else ghn
     if not isinstance(ghn, GHN):
         raise TypeError(f"report expected a GHN, got {type(ghn).__name__}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
 
+from ghn_jax.checks.fields import shown
 from ghn_jax.errors import GHNError
 from ghn_jax.runtime import own_settings
 
@@ -58,7 +59,8 @@ def calibrate(model: Any, params: Any, batches: Iterable[Any], **apply_kwargs: A
       For a Linen module its `batch_stats` collection; for an NNX module a state for `nnx.update`.
 
     Raises:
-      CalibrationError: another kind of model, no batches, or no batch normalisation.
+      CalibrationError: another kind of model, parameters of another model, no batches or what are none, no batch
+        normalisation, statistics that are not finite, or a model that fails (its own error is the cause).
 
     >>> import jax.numpy as jnp
     >>> from flax import linen as nn
@@ -75,17 +77,63 @@ def calibrate(model: Any, params: Any, batches: Iterable[Any], **apply_kwargs: A
         step, finish = _nnx(nnx, model, params, apply_kwargs)
     else:
         raise CalibrationError(f"calibrate expected a Linen or NNX module, got {type(model).__name__}")
-    pooled = None
+    # An array is one batch that somebody forgot to put into a list.
+    if (
+        isinstance(batches, (str, bytes, Mapping))
+        or hasattr(batches, "shape")
+        or not hasattr(type(batches), "__iter__")
+    ):
+        raise CalibrationError(
+            f"batches={shown(batches)}: expected a list of batches, or what makes one after the other"
+        )
+    pooled, name = None, type(model).__name__
     for batch in batches:
         args = batch if isinstance(batch, tuple) else (batch,)
-        mean, variance = jax.device_get(step(*args))
+        _check_batch(args)
+        try:
+            mean, variance = jax.device_get(step(*args))
+        except CalibrationError:
+            raise
+        except Exception as error:  # the user's model may raise anything; it becomes the cause of ours
+            raise CalibrationError(f"{name} fails: {type(error).__name__}: {str(error)[:300]}") from error
         if not mean:
-            raise CalibrationError(f"{type(model).__name__} calls no BatchNorm, there is nothing to calibrate")
+            raise CalibrationError(f"{name} calls no BatchNorm, there is nothing to calibrate")
+        for layer, values in [*mean.items(), *variance.items()]:
+            if not np.isfinite(values).all():
+                where = "/".join(layer) or name
+                raise CalibrationError(
+                    f"statistics of {where} are not finite: expected parameters and batches that are"
+                )
         new = _Pooled(np.shape(args[0])[0], mean, variance)
         pooled = new if pooled is None else _pool(pooled, new)
     if pooled is None:
         raise CalibrationError("calibrate needs at least one batch")
     return finish(pooled)
+
+
+def _check_batch(args: tuple[Any, ...]) -> None:
+    """Raises CalibrationError for arguments of which the first is no batch of examples."""
+    examples: Any = args[0] if args else None
+    if isinstance(examples, np.ma.MaskedArray):
+        raise CalibrationError("a batch is a masked array: expected numbers, nothing stands for what is masked")
+    try:
+        shape = np.shape(examples)
+    except ValueError:  # a list of lists of several lengths
+        shape = ()
+    if not shape or shape[0] < 1:
+        raise CalibrationError(f"a batch is {shown(examples)}: expected an array of at least one example")
+
+
+def _check_names(found: Any, expected: Any, name: str) -> None:
+    """Raises CalibrationError for parameters of another model."""
+    given, own = (
+        {_keys(path) for path, _ in jax.tree_util.tree_leaves_with_path(nn.meta.unbox(tree))}
+        for tree in (found, expected)
+    )
+    for label, wrong in (("without", own - given), ("with a surplus", given - own)):
+        if wrong:
+            names = ", ".join(sorted("/".join(keys) for keys in wrong)[:6])[:300]
+            raise CalibrationError(f"parameters {label} {names}: expected those of {name}")
 
 
 def _pool(first: _Pooled, second: _Pooled) -> _Pooled:
@@ -106,7 +154,8 @@ def _linen(module: nn.Module, params: Any, kwargs: dict[str, Any]) -> tuple[Call
         module, _ = module.unbind()
     kwargs = dict(kwargs)
     kwargs.pop("mutable", None)
-    rngs = kwargs.pop("rngs", None) or {"params": jax.random.key(0), "dropout": jax.random.key(1)}
+    rngs = kwargs.pop("rngs", None)
+    rngs = rngs if rngs is not None else {"params": jax.random.key(0), "dropout": jax.random.key(1)}
 
     def by_batch(next_call, args, call_kwargs, context):
         norm = context.module
@@ -134,6 +183,7 @@ def _linen(module: nn.Module, params: Any, kwargs: dict[str, Any]) -> tuple[Call
         abstract = jax.eval_shape(init, *(jax.ShapeDtypeStruct(*shape) for shape in shapes))
         if "batch_stats" not in abstract:
             raise CalibrationError(f"{type(module).__name__} has no batch_stats, there is nothing to calibrate")
+        _check_names(params, abstract.get("params", {}), type(module).__name__)
         return {name: values for name, values in abstract.items() if name != "params"}
 
     template = {}
@@ -152,6 +202,7 @@ def _linen(module: nn.Module, params: Any, kwargs: dict[str, Any]) -> tuple[Call
 
 def _nnx(nnx: Any, module: Any, params: Any, kwargs: dict[str, Any]) -> tuple[Callable, Callable]:
     module = nnx.clone(module)
+    _check_names(params, nnx.state(module, nnx.Param), type(module).__name__)
     nnx.update(module, params)
     module.eval()
     norms = {path: part for path, part in nnx.iter_modules(module) if isinstance(part, nnx.BatchNorm)}
@@ -177,7 +228,7 @@ def _nnx(nnx: Any, module: Any, params: Any, kwargs: dict[str, Any]) -> tuple[Ca
 def _keys(path: tuple[Any, ...]) -> tuple[str, ...]:
     """Names on the path to an array; the last tells a mean from a variance."""
     names = tuple(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
-    return names[:-1] if names[-1] in ("value", ".value") else names
+    return names[:-1] if names and names[-1] in ("value", ".value") else names
 
 
 def _split(leaves: dict[tuple[str, ...], Any]) -> tuple[dict, dict]:

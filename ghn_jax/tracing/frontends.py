@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from ghn_jax.checks.fields import Either, Flag, Several, Text, Whole, shown, taken
 from ghn_jax.graphs import padding
 from ghn_jax.graphs.graph import Graph, GraphError
 from ghn_jax.graphs.tree import Leaf
@@ -28,10 +29,14 @@ from ghn_jax.tracing.layout import View
 from ghn_jax.tracing.network import About, TracedNetwork
 from ghn_jax.tracing.reading import read
 from ghn_jax.tracing.staging import Needs, Staged, stage
+from ghn_jax.tracing.states import fits
 from ghn_jax.tracing.values import Activation, Statistic, TracedParameter, Value
 
 STREAMS = ("params", "dropout", "default")
 """Names of the streams of random numbers that Linen modules are given; others fall back to the first."""
+
+
+_STATE = Several(Either(Text(), Whole(0, 1 << 20)), 0, 1 << 20)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +85,8 @@ def trace(model: Any, *inputs: Any, strict: bool = False, state: Sequence[str | 
 
     Raises:
       TraceError: the model does not accept the inputs (its own error is the cause), has no parameters, none that the
-        outputs depend on, or a loop over too many layers; with `strict`, a parameter that cannot be predicted, an
-        unknown operation, no input, or more nodes than a hypernetwork reads.
+        outputs depend on, or a loop over too many layers; a `state` that is not there; with `strict`, a parameter that
+        cannot be predicted, an unknown operation, no input, or more nodes than a hypernetwork reads.
 
     >>> import jax.numpy as jnp
     >>> from flax import linen as nn
@@ -89,8 +94,10 @@ def trace(model: Any, *inputs: Any, strict: bool = False, state: Sequence[str | 
     >>> [(tensor.name, tensor.shape) for tensor in graph.tensors]
     [('kernel', (3, 3, 3, 8)), ('bias', (8,))]
     """
+    strict = taken(strict, Flag(), TraceError, "strict")
+    patterns = tuple(map(str, taken(state, _STATE, TraceError, "state")))
     call, args = _call(model, inputs, kwargs)
-    graph = _graph(call, _Arguments(args, kwargs, first=len(inputs) - len(args)), tuple(map(str, state)), strict)
+    graph = _graph(call, _Arguments(args, kwargs, first=len(inputs) - len(args)), patterns, strict)
     assert graph.tree is not None
     reasons = [*graph.tree.shortcomings, *(note for note in graph.tree.notes if note.startswith(NO_INPUT))]
     if strict and reasons:
@@ -123,12 +130,15 @@ def _linen(module: nn.Module, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -
         module, given = module.unbind()
     method = kwargs.pop("method", None)
     kwargs.pop("mutable", None)
-    own_rngs = dict(kwargs.pop("rngs", None) or {})
+    own_rngs = kwargs.pop("rngs", None)
+    own_rngs = {} if own_rngs is None else own_rngs
+    if not isinstance(own_rngs, Mapping):
+        raise TraceError(f"rngs={shown(own_rngs)}: expected keys by the name of their stream")
 
     def rngs(seed):
         # Made while tracing, of a seed that is traced too, so that nothing is computed.
         streams = {name: jax.random.fold_in(jax.random.key(seed), i) for i, name in enumerate(STREAMS)}
-        return streams | own_rngs
+        return {**streams, **own_rngs}
 
     def init(seed, *args, **kw):
         return module.init(rngs(seed), *args, method=method, **kw)
@@ -255,6 +265,9 @@ def _read(
     params, states = trees
     named = Named(params.names, params.arrays, call.params)
     given = Named(arguments.names, arguments.arrays, arguments.trees)
+    known = [*params.names, *arguments.names, *arguments.trees]
+    if unfit := [pattern for pattern in patterns if not any(fits(name, pattern) for name in known)]:
+        raise TraceError(f"state={shown(unfit)}: there is no such leaf or argument, known are {', '.join(known)[:300]}")
     kinds = classify(staged, named, len(states.arrays), given, patterns)
     equations = kinds.equations
     leaves = [Leaf(name, tuple(leaf.shape), leaf.dtype) for name, leaf in zip(params.names, params.arrays, strict=True)]

@@ -71,17 +71,21 @@ def by_variable(tree: Any) -> list[str | None]:
     return found
 
 
+def fits(name: str, pattern: str) -> bool:
+    """Whether a pattern, as for `fnmatch`, fits a whole path, or its beginning up to a "/"."""
+    return fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*")
+
+
 def by_name(name: str, patterns: Sequence[str], collections: Collection[str]) -> str | None:
     """Why a leaf at this path is no parameter by its name.
 
     Args:
       name: its path, joined by "/".
-      patterns: of the caller, as for `fnmatch`; one that fits a whole path, or its beginning up to a "/".
+      patterns: of the caller (`fits`).
       collections: first names of paths that stand beside "params".
     """
-    for pattern in patterns:
-        if fnmatch.fnmatchcase(name, pattern) or fnmatch.fnmatchcase(name, f"{pattern}/*"):
-            return "named by the caller"
+    if any(fits(name, pattern) for pattern in patterns):
+        return "named by the caller"
     first, *_ = parts = name.split("/")
     if first in collections:
         return f"of the collection {first!r}, beside 'params'"

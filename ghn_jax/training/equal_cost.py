@@ -131,7 +131,7 @@ class _Rehearsal:
         self._state = parallel.replicate(init_state(params, optimizer, average=config.average is not None))
         drawn = itertools.islice(meta_batches(config, dataset.task), -(-MEASURED // config.meta_batch))
         self.prepared = [self._engine.prepare(self._state, one.targets) for one in drawn]
-        self._batch_of = teacher.batches(config, dataset, self._engine.programs)
+        self._batch_of = teacher.batches(config, dataset, self._engine.programs, teacher.of_run(config, dataset.task))
         self.train(0, MEASURED)
 
     def train(self, first: int, last: int) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 
 from ghn_jax import images
 from ghn_jax.checks import fields, files
-from ghn_jax.checks.fields import Real, Whole
+from ghn_jax.checks.fields import Maybe, Real, Text, Whole
 from ghn_jax.deepnets.sampler import GENERATOR_VERSION
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
@@ -37,6 +37,7 @@ from ghn_jax.training.plot import plot_runs
 from ghn_jax.training.prefetch import prefetch
 from ghn_jax.training.signals import Stop, asked_to_stop
 from ghn_jax.training.step import Metrics, TrainState, init_state
+from ghn_jax.training.teacher import Teacher
 from ghn_jax.training.validation import Validation
 from ghn_jax.training.watch import METRICS, VALIDATION, Watch
 from ghn_jax.weights import checkpoint, loading, run_checkpoints
@@ -76,6 +77,7 @@ class Progress:
       skipped: steps without an update.
       skipped_in_a_row: of those, the last ones.
       generator_version: of the stream of architectures.
+      teacher: fingerprint of the network that the run learns from, None without.
     """
 
     step: int = 0
@@ -84,11 +86,14 @@ class Progress:
     skipped: int = 0
     skipped_in_a_row: int = 0
     generator_version: int = GENERATOR_VERSION
+    teacher: str | None = None
 
     def __post_init__(self):
         count = Whole(0, 1 << 62)
         counts = ("step", "position", "skipped", "skipped_in_a_row", "generator_version")
-        fields.check(self, CheckpointError, minutes=Real(0, 1e12), **dict.fromkeys(counts, count))
+        fields.check(
+            self, CheckpointError, minutes=Real(0, 1e12), teacher=Maybe(Text(100)), **dict.fromkeys(counts, count)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -149,8 +154,8 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Outcome:
     Raises:
       MissingExtraError: Matplotlib, or what the data set needs, is not installed.
       ImageError: the data set is not there, or has a damaged photograph.
-      CheckpointError, ConfigError: see `start_params`; a run with another configuration in `workdir`; a checkpoint that
-        cannot be written, or for which there is no space; processes that disagree on the configuration.
+      CheckpointError, ConfigError: see `start_params`; a run with another configuration or teacher in `workdir`; a
+        checkpoint that cannot be written, or for which there is no space; processes that disagree on the configuration.
       FileError: another process trains in `workdir`, it is named.
       ExecutionError: devices that do not divide the meta-batch, or a network larger than the memory of a device.
       CompilationError: an operation that cannot be compiled for the device.
@@ -164,13 +169,14 @@ def train(config: TrainConfig, dataset: Dataset | None = None) -> Outcome:
     images.steps_per_epoch(dataset, config.images_of_step)  # an error now rather than at the first step
     task = dataset.task
     hypernet = config.hypernetwork(task)
-    teacher.check(config, task)
-    parallel.check_same_everywhere(json.dumps(dataclasses.asdict(config), sort_keys=True))
+    taught_by = teacher.of_run(config, task)
+    same = {**dataclasses.asdict(config), "fingerprint": taught_by and taught_by.fingerprint}
+    parallel.check_same_everywhere(json.dumps(same, sort_keys=True))
     shares([0.0] * config.meta_batch, parallel.num_devices())
     workdir = Path(config.workdir)
     workdir.mkdir(parents=True, exist_ok=True)
     with files.locked(workdir / LOCK) if parallel.is_first() else contextlib.nullcontext():
-        return _train(config, dataset, hypernet, workdir)
+        return _train(config, dataset, hypernet, workdir, taught_by)
 
 
 def _check_picture(workdir: Path) -> None:
@@ -182,17 +188,19 @@ def _check_picture(workdir: Path) -> None:
         )
 
 
-def _train(config: TrainConfig, dataset: Dataset, hypernet: HypernetConfig, workdir: Path) -> Outcome:
+def _train(
+    config: TrainConfig, dataset: Dataset, hypernet: HypernetConfig, workdir: Path, taught_by: Teacher | None
+) -> Outcome:
     """Trains in a folder that no other process trains in."""
     _check_picture(workdir)
     task, optimizer = dataset.task, make_optimizer(config)
-    state, progress = _start(config, hypernet, optimizer)
+    state, progress = _start(config, hypernet, optimizer, taught_by)
     if progress.step >= config.steps:
         print(f"{workdir}: all {config.steps} steps are made already")
-        return _Run(config, task, hypernet, workdir, state, progress).outcome()
+        return _Run(config, task, hypernet, workdir, state, progress, taught_by).outcome()
     check_first_networks(config, task)
     arrays = jax.eval_shape(_arrays, state)
-    run = _Run(config, task, hypernet, workdir, parallel.replicate(state), progress)
+    run = _Run(config, task, hypernet, workdir, parallel.replicate(state), progress, taught_by)
     del state
     with (
         contextlib.closing(Watch(workdir, progress.step, config.steps, parallel.is_first())) as watch,
@@ -210,19 +218,21 @@ def _train(config: TrainConfig, dataset: Dataset, hypernet: HypernetConfig, work
     return dataclasses.replace(run.outcome(), signal=stop.signal)
 
 
-def _start(config: TrainConfig, hypernet: HypernetConfig, optimizer) -> tuple[TrainState, Progress]:
+def _start(
+    config: TrainConfig, hypernet: HypernetConfig, optimizer, taught_by: Teacher | None
+) -> tuple[TrainState, Progress]:
     """The state that a run goes on from, or begins with."""
     folder = Path(config.workdir) / checkpoint.FOLDER
-    average = config.average is not None
+    average, fingerprint = config.average is not None, None if taught_by is None else taught_by.fingerprint
     fresh = jax.eval_shape(lambda: init_state(GHN.init(hypernet, 0).params, optimizer, average=average))
     if steps := checkpoint.saved_steps(folder):  # first of all: arrays of another run would look damaged
         with contextlib.suppress(CheckpointError):  # if it is damaged itself, that is dealt with below
-            _check_same_run(config, checkpoint.describe(folder / str(steps[-1])))
+            _check_same_run(config, checkpoint.describe(folder / str(steps[-1])), taught_by)
     restored = run_checkpoints.restore_newest(folder, _arrays(fresh), warn=print, check=_check_progress)
     if restored is None:
-        return init_state(start_params(config, hypernet), optimizer, average=average), Progress()
-    _check_same_run(config, restored.description)
-    progress = Progress.from_json(restored.description.progress)
+        return init_state(start_params(config, hypernet), optimizer, average=average), Progress(teacher=fingerprint)
+    _check_same_run(config, restored.description, taught_by)
+    progress = dataclasses.replace(Progress.from_json(restored.description.progress), teacher=fingerprint)
     arrays = restored.arrays
     opt_state = jax.tree.unflatten(jax.tree.structure(fresh.opt_state), arrays["opt_state"])
     weights = (arrays["trained"], arrays["params"]) if average else (arrays["params"], None)
@@ -237,8 +247,11 @@ def _check_progress(description: Description) -> None:
         raise CheckpointError(f"a checkpoint of step {description.step} says that it is of step {progress.step}")
 
 
-def _check_same_run(config: TrainConfig, description: Description) -> None:
+def _check_same_run(config: TrainConfig, description: Description, taught_by: Teacher | None) -> None:
     different = differences(config, description.train_config)
+    before = description.progress.get("teacher")  # runs of older versions do not say
+    if taught_by is not None and before not in (None, taught_by.fingerprint):
+        different.append(f"the network in teacher={config.teacher!r} was another one")
     if not isinstance(description.progress.get("position"), int):
         different.append("its networks came in the order of an older version")
     version = description.progress.get("generator_version")
@@ -292,6 +305,7 @@ class _Run:
     workdir: Path
     state: TrainState
     progress: Progress
+    taught_by: Teacher | None
     accuracy: float | None = None
     smooth_loss: float | None = None
     smooth_accuracy: float | None = None
@@ -387,7 +401,7 @@ class _Run:
 
     def _batches(self, dataset: Dataset, engine: Engine) -> Iterator[Batch]:
         """The images of every step to come."""
-        batch_of = teacher.batches(self.config, dataset, engine.programs)
+        batch_of = teacher.batches(self.config, dataset, engine.programs, self.taught_by)
         yield from map(batch_of, range(self.progress.step, self.config.steps))
 
     def _note(self, metrics: Metrics, minutes: float, after: int) -> None:

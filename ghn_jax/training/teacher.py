@@ -8,6 +8,7 @@ Source: Hinton, Vinyals and Dean, Distilling the Knowledge in a Neural Network, 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -48,6 +49,15 @@ class Teacher(NamedTuple):
     architecture: AnyArchitecture
     program: Program
     params: Mapping[str, np.ndarray]
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of what it is and of its parameters, which a run is stored with."""
+        found = hashlib.blake2b(json.dumps(to_json(self.architecture), sort_keys=True).encode(), digest_size=8)
+        for name, values in sorted(self.params.items()):
+            found.update(name.encode())
+            found.update(np.ascontiguousarray(values).tobytes())
+        return found.hexdigest()
 
 
 def save(
@@ -133,27 +143,17 @@ def load(path: str | os.PathLike[str], task: Task) -> Teacher:
     return Teacher(architecture, program, arrays)
 
 
-def check(config: TrainConfig, task: Task) -> None:
-    """Checks the teacher of a run, if it has one.
-
-    Raises:
-      ConfigError: as `load`.
-    """
-    _of_run(config, task)
-
-
-def batches(config: TrainConfig, dataset: Dataset, programs: Programs) -> Callable[[int], Batch]:
+def batches(
+    config: TrainConfig, dataset: Dataset, programs: Programs, teacher: Teacher | None
+) -> Callable[[int], Batch]:
     """The images and labels of a step, by its number; a teacher sees images at full size, all of a step as one batch.
 
     Args:
       config: of the run.
       dataset: its images.
       programs: whose programs a teacher uses and adds to.
-
-    Raises:
-      ConfigError: as `load`.
+      teacher: of the run (`of_run`).
     """
-    teacher = _of_run(config, dataset.task)
     size = config.images_of_step
 
     def plain(step: int) -> Batch:
@@ -171,7 +171,8 @@ def batches(config: TrainConfig, dataset: Dataset, programs: Programs) -> Callab
     return taught
 
 
-def _of_run(config: TrainConfig, task: Task) -> Teacher | None:
+def of_run(config: TrainConfig, task: Task) -> Teacher | None:
+    """The teacher of a run, None if it has none.  Raises ConfigError where `load` raises."""
     if config.teacher is None:
         return None
     try:

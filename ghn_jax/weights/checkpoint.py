@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ghn_jax.checks import fields
+from ghn_jax.checks import fields, files
 from ghn_jax.checks.fields import Is, Maybe, Real, Whole
 from ghn_jax.errors import GHNError
 from ghn_jax.ghn import config as ghn_config
@@ -87,7 +87,7 @@ class Description:
 
 def saved_steps(folder: str | os.PathLike) -> list[int]:
     """Steps of the complete checkpoints in a folder, in order; what this program did not write is none."""
-    folder = Path(folder)
+    folder = files.as_path(folder)
     if not os.path.isdir(folder):
         return []
     return sorted(int(path.name) for path in folder.iterdir() if _is_step(path.name) and _is_checkpoint(path))
@@ -116,7 +116,7 @@ def find(path: str | os.PathLike) -> Path:
     Raises:
       CheckpointError: there is none.
     """
-    path = Path(path).absolute()
+    path = files.as_path(path).absolute()
     if os.path.isdir(path / FOLDER):
         path = path / FOLDER
     steps = saved_steps(path)

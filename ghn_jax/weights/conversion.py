@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from ghn_jax.checks import files
 from ghn_jax.ghn import config as hypernet_config
 from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.embedders.graphormer import EDGE_ROWS, MAX_DEGREE, MAX_INPUT_DISTANCE
@@ -276,7 +277,7 @@ def load_npz(path: str | os.PathLike[str]) -> tuple[HypernetConfig, dict[str, An
       ConversionError: no configuration in it, or entries that do not belong to it.
       ConfigError: a configuration that makes no hypernetwork.
     """
-    with np.load(path, allow_pickle=False) as archive:
+    with files.open_regular(path) as file, np.load(file, allow_pickle=False) as archive:
         state_dict = {name: archive[name] for name in archive.files}
     if CONFIG_ENTRY not in state_dict:
         raise ConversionError(f"{os.fspath(path)} has no entry {CONFIG_ENTRY}")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ghn_jax.checks.fields import Flag, Maybe, Text, taken
 from ghn_jax.errors import extra
 from ghn_jax.ghn.model import GHN
 from ghn_jax.weights import model_card, pretrained
@@ -53,6 +54,10 @@ def push_to_hub(
     >>> ghn = ghn_jax.load('ghn2_cifar10')
     >>> ghn_jax.push_to_hub(ghn, 'user/name', ghn_jax.provenance('ghn2_cifar10'))  # doctest: +SKIP
     """
+    if not isinstance(ghn, GHN):
+        raise HubError(f"expected a GHN to push, got {type(ghn).__name__}")
+    repo_id = taken(repo_id, Text(), HubError, "repo_id")
+    private = taken(private, Flag(), HubError, "private")
     hub = _library()
     with tempfile.TemporaryDirectory() as folder:
         pretrained.write(Path(folder) / WEIGHTS_FILE, ghn, provenance, np.float32)
@@ -78,6 +83,8 @@ def from_hub(repo_id: str, revision: str | None = None) -> GHN:
 
     >>> ghn = ghn_jax.from_hub('user/name')  # doctest: +SKIP
     """
+    repo_id = taken(repo_id, Text(), HubError, "repo_id")
+    revision = taken(revision, Maybe(Text()), HubError, "revision")
     hub = _library()
     with _errors_named(repo_id, revision):
         path = hub.hf_hub_download(repo_id, WEIGHTS_FILE, revision=revision)

@@ -31,12 +31,14 @@ def write(path: Path, ghn: GHN, provenance: Mapping[str, Any]) -> None:
     Raises:
       CheckpointError: another ending than `SUFFIXES`, parameters that are not finite, or a provenance that JSON cannot
         hold or that has an entry "ghn".
+      ConfigError: parameters that are not those of its configuration.
     """
     if path.suffix not in SUFFIXES:
         raise CheckpointError(f"{path.name}: a hypernetwork is saved as a file ending in {' or '.join(SUFFIXES)}")
     if path.suffix == ".npz":
         pretrained.write(path, ghn, provenance, np.float32)
         return
+    pretrained.check_params(ghn)
     text = pretrained.about_as_json(ghn.config, provenance)
     flat: dict[str, Any] = traverse_util.flatten_dict(ghn.params, sep="/")
     arrays = {name: np.asarray(values, np.float32) for name, values in flat.items()}

@@ -24,7 +24,7 @@ from flax import traverse_util
 from ghn_jax.checks import files
 from ghn_jax.checks.fields import shown
 from ghn_jax.ghn import config as ghn_config
-from ghn_jax.ghn.config import HypernetConfig
+from ghn_jax.ghn.config import ConfigError, HypernetConfig
 from ghn_jax.ghn.model import GHN
 from ghn_jax.runtime import outside_of_traces
 from ghn_jax.weights import archive
@@ -121,10 +121,12 @@ def write(
     Raises:
       CheckpointError: parameters that are not finite or too large for `dtype`, or a provenance that JSON cannot hold.
         Nothing is written then.
+      ConfigError: parameters that are not those of its configuration.
     """
     path = Path(path)
     if np.dtype(dtype) not in _TYPES or path.suffix != ".npz":
         raise CheckpointError(f"{path} of {np.dtype(dtype)}: expected a name ending in .npz, and float16 or float32")
+    check_params(ghn)
     text = about_as_json(ghn.config, provenance)
     entries = {}
     for name, values in traverse_util.flatten_dict(ghn.params, sep="/").items():
@@ -205,6 +207,28 @@ def shapes(config: HypernetConfig) -> dict[str, tuple[int, ...]]:
     params = jax.eval_shape(lambda: GHN.init(config, seed=0).params)
     leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     return {name: leaf.shape for name, leaf in leaves.items()}
+
+
+def check_params(ghn: GHN) -> None:
+    """Checks that the parameters of a hypernetwork are those of its configuration.
+
+    Raises:
+      ConfigError: an array that is missing, surplus or of another shape is named.
+    """
+    if load.cache_info().currsize and ghn is load():
+        return  # finding the shapes takes longer than reading; the package's own file is checked by its tests
+    expected = shapes(ghn.config)
+    found = {
+        jax.tree_util.keystr(keys, simple=True, separator="/"): np.shape(leaf)
+        for keys, leaf in jax.tree_util.tree_leaves_with_path(ghn.params)
+    }
+    for label, wrong in (("no", set(expected) - set(found)), ("a surplus", set(found) - set(expected))):
+        if wrong:
+            names = ", ".join(sorted(wrong)[:6])[:300]
+            raise ConfigError(f"GHN.params has {label} array {names}: expected those of its configuration")
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ConfigError(f"GHN.params: array {name} has shape {found[name]}, expected {shape}")
 
 
 def check_size(path: str | os.PathLike[str], config: HypernetConfig, entries: int, stored: int) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from flax import traverse_util
 
 from ghn_jax.checks import files
-from ghn_jax.checks.fields import shown
+from ghn_jax.checks.fields import Flag, shown, taken
 from ghn_jax.errors import GHNError, extra
 from ghn_jax.ghn.model import GHN
 from ghn_jax.graphs.graph import Graph, Tensor
@@ -81,11 +81,12 @@ def save(
     """
     path = _as_path(path)
     check_name(path, layout)
+    overwrite = taken(overwrite, Flag(), CheckpointError, "overwrite")
     if isinstance(what, GHN):
         if layout != "jax" or graph is not None:
             raise CheckpointError("a hypernetwork is saved with layout='jax' and without a graph")
         with _complete(path, overwrite) as temporary:
-            hypernetwork_file.write(temporary, what, provenance or {})
+            hypernetwork_file.write(temporary, what, {} if provenance is None else provenance)
         return path
     if provenance is not None:
         raise CheckpointError("provenance is stored with a hypernetwork, not with parameters")
@@ -134,9 +135,9 @@ def load_params(path: str | os.PathLike[str], graph: Graph | None = None, *, lay
 def _as_path(path: Any) -> Path:
     """Raises CheckpointError for what is no path."""
     try:
-        return Path(path)
-    except TypeError:
-        raise CheckpointError(f"{shown(path)}: expected the path of a file or folder") from None
+        return files.as_path(path)
+    except files.FileError as error:
+        raise CheckpointError(str(error)) from None
 
 
 def _as_jax(values: np.ndarray, dtype: Any, where: str) -> jax.Array:
@@ -186,7 +187,7 @@ def check_name(path: Path, layout: str) -> None:
 def _named(what: Any, graph: Graph | None) -> dict[str, np.ndarray]:
     """The arrays of a pytree by name: as the graph has them, or by their path."""
     if graph is None:
-        found = jax.tree_util.tree_leaves_with_path(what)
+        found = _leaves(what)
         names = [jax.tree_util.keystr(keys, simple=True, separator="/").removesuffix("/value") for keys, _ in found]
         leaves = [leaf for _, leaf in found]
     else:
@@ -219,6 +220,14 @@ def _named(what: Any, graph: Graph | None) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _leaves(what: Any) -> list[tuple[Any, Any]]:
+    """The leaves of a pytree with their paths.  Raises CheckpointError for one that JAX cannot put in order."""
+    try:
+        return jax.tree_util.tree_leaves_with_path(what)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"parameters by names of several types: expected texts ({error})") from None
+
+
 def _expected(graph: Graph) -> dict[str, tuple[tuple[int, ...], Any]]:
     """Shapes and types of a graph's parameters by name, in order."""
     if not isinstance(graph, Graph):
@@ -242,7 +251,7 @@ def _check_same(arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], w
 
 def _tensors(graph: Graph | None) -> tuple[Tensor, ...]:
     """The tensors of an architecture's graph, whose names are PyTorch's."""
-    if graph is None or graph.tree is not None:
+    if not isinstance(graph, Graph) or graph.tree is not None:
         raise CheckpointError("layout='torch' needs graph=, the graph of an architecture (ghn_jax.build_graph)")
     return graph.tensors
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ghn_jax.checks import files
 from ghn_jax.weights import archive, torch_pickle
 from ghn_jax.weights.errors import CheckpointError
 from ghn_jax.weights.torch_pickle import Stored
@@ -142,7 +143,7 @@ def opened(path: str | os.PathLike[str]) -> Iterator[TorchFile]:
       CheckpointError: no such file, one that PyTorch did not write or wrote before version 1.6, or one that has
         anything but a state dictionary's parts in it.
     """
-    _refuse_legacy(Path(path))
+    _refuse_legacy(files.as_path(path))
     with archive.opened(path) as zipped:
         yield TorchFile(zipped)
 

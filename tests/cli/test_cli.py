@@ -9,8 +9,8 @@ import sys
 import pytest
 import scripts
 
-from ghn_jax.checks.files import replacing
-from ghn_jax.cli.common import CommandError, load_setting
+from ghn_jax.checks.files import FileError, replacing
+from ghn_jax.cli.common import CommandError, load_setting, make_parser, refuse_foreign
 from ghn_jax.cli.main import COMMANDS, main
 from ghn_jax.cli.train import read_config
 from ghn_jax.errors import GHNError
@@ -143,13 +143,76 @@ def test_a_field_is_set_to_none_where_the_file_has_a_number(name, monkeypatch, t
     [
         (["--config.steps=None"], "config.steps=None: expected"),
         (["--config.stepz=None"], "stepz"),
-        (["--config.fixed_width=None", "--config.fixed_width=32"], "--config.fixed_width: given both as None and as"),
+        (
+            ["--config.fixed_width=None", "--config.fixed_width=32"],
+            "--config.fixed_width: given twice, expected one value",
+        ),
     ],
 )
 def test_a_field_that_cannot_be_none(words, message, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(GHNError, match=re.escape(message)):
         from_fields(read_config("configs/smoke.py", words))
+
+
+@BY_ML_COLLECTIONS
+def test_a_configuration_that_fails(tmp_path):
+    (tmp_path / "bad.py").write_text("mine\n")
+    with pytest.raises(CommandError, match="expected a configuration, .*NameError: name 'mine'"):
+        read_config(str(tmp_path / "bad.py"), [])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("evaluate --arch=", "--arch=: given without a value"),
+        ("evaluate --arch=vit --num=5", "--num=5 is for a split, --arch=vit is one architecture"),
+        ("evaluate --split=wide --num=101", "expected at most 100, the networks of wide"),
+        ("evaluate --noise=nan", "expected a number from 0 to 1"),
+        ("predict --arch=vit --overwrite", "expected --out too"),
+        ("embed --arch=vit --overwrite", "expected --out too"),
+        ("import x.pt --dataset=cifar10", "expected --out too"),
+        ("deepnets describe --compare_split=val", "expected --compare too"),
+        ("train --config=configs/smoke.py --num_processes=2", "expected --coordinator=HOST:PORT too"),
+        ("train --config=configs/smoke.py --process=1", "expected --coordinator=HOST:PORT too"),
+        ("train --config=configs/smoke.py --coordinator=h:1 --num_processes=2 --process=2", "expected 0 to 1"),
+        ("train --config=configs/smoke.py --coordinator=h", "--coordinator=h: expected HOST:PORT"),
+    ],
+)
+def test_options_that_would_be_ignored(words, message, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(words.split())
+    assert end.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_of_two_lists_none_is_left_out(capsys):
+    parser = make_parser("lists")
+    parser.add_argument("--splits", nargs="+")
+    parser.add_argument("--num", type=int)
+    words = ["--splits", "test", "wide", "--num=1", "--num=2"]
+    for _ in range(2):
+        args = parser.parse_args([*words, "--splits", "test", "wide"])
+        assert args.splits == ["test", "wide"] and args.num == 2  # the last number counts, as usual
+    with pytest.raises(SystemExit):
+        parser.parse_args([*words, "--splits", "deep"])
+    assert "--splits: given twice, as ['test', 'wide'] and ['deep']: expected one list" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words", ["evaluate --arch=vit --num_images=8 --dataset=digits", "predict --arch=vit --overwrite"]
+)
+def test_places_that_cannot_be_written_are_refused_before_any_work(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(SystemExit, match="cannot be written: Not a directory|a file and a folder do not replace"):
+        main([*words.split(), "--out=file"])
+    assert (tmp_path / "file").read_text() == "mine" and os.listdir(tmp_path) == ["file"]
+
+
+def test_studies_refuse_such_places_too(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match="cannot be written: Not a directory"):
+        refuse_foreign(tmp_path / "file", "networks.jsonl")
 
 
 def test_a_hypernetwork_and_images_that_fit(tmp_path):

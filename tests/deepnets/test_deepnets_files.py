@@ -1,6 +1,6 @@
 """Published files: what is written is read back, the original's are repaired, and damage gives one clear error."""
 
-import concurrent.futures
+import concurrent.futures.process
 import json
 import multiprocessing
 import os
@@ -20,6 +20,7 @@ from reference import REFERENCE, needs_reference
 
 from ghn_jax.checks import files
 from ghn_jax.cli import make_deepnets as make_deepnets_command
+from ghn_jax.cli.common import CommandError
 from ghn_jax.cli.main import main
 from ghn_jax.deepnets import sampler
 from ghn_jax.deepnets.files import meta_file
@@ -330,7 +331,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path):
         yield stored_network("train", 0)
         raise RuntimeError("disk full")
 
-    with pytest.raises(RuntimeError, match="disk full"):
+    with pytest.raises(files.FileError, match="disk full"):
         write_file(tmp_path / "x.hdf5", {"train": networks()})
     assert list(tmp_path.iterdir()) == []
 
@@ -473,3 +474,31 @@ def test_meta_files_of_too_many_entries(tmp_path, monkeypatch):
     (tmp_path / "meta.json").write_text('{"train": {"nets": [' + ",".join(["{}"] * 51) + "]}}")
     with pytest.raises(MetaError, match="meta.json is no JSON, or truncated: 51 architectures, expected at most 50"):
         MetaFile(tmp_path / "meta.json")
+
+
+def test_what_hdf5_makes_of_a_full_disk(tmp_path):
+    def networks():
+        yield stored_network("val", 0)
+        raise RuntimeError("Can't decrement id ref count (unable to extend file properly)")
+
+    with pytest.raises(files.FileError, match=r"a\.hdf5 cannot be written: Can't decrement id"):
+        write_file(tmp_path / "a.hdf5", {"val": networks()})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_was_killed(tmp_path, monkeypatch):
+    class Pool:
+        def __init__(self, *_):
+            pass
+
+        def submit(self, *_):
+            future = concurrent.futures.Future()
+            future.set_exception(concurrent.futures.process.BrokenProcessPool("terminated abruptly"))
+            return future
+
+        def shutdown(self, cancel_futures):
+            assert cancel_futures
+
+    monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
+    with pytest.raises(CommandError, match="a process was killed, .* the same command goes on"):
+        make_deepnets_command.make_parts(tmp_path / "a.hdf5", parts_of("val", 1), 1)

@@ -389,7 +389,11 @@ def test_pickles_that_make_much_of_little(tmp_path, monkeypatch):
         (b"\x80\x04})" + b"".join(b"\x94h%c\x86" % n for n in range(60)) + b"Ns.", "asks for a tuple again"),
         (b"\x80\x02})(1q\0h\0\x86Ns.", "POP_MARK, is not one that a batch needs"),
         (b"\x80\x02})\x80\x02q\0h\0\x86Ns.", "asks for a tuple again"),
-        (b"\x80\x02}(U\4dataK\1X\4\0\0\0dataK\2u.", "it has a key twice, as text and as bytes"),
+        (b"\x80\x02}(U\4dataK\1X\4\0\0\0dataK\2u.", "has a key twice"),
+        (b"\x80\x02}(U\4dataK\1U\4dataK\2u.", "has a key twice"),
+        (b"\x80\x02}(U\6labelsq\0K\1h\0K\2u.", "has a key twice"),
+        (b"\x80\x04}(C\x04data\x94K\1h\0K\2u.", "has a key twice"),
+        (b"\x80\x02}(U\4nameK\1X\4\0\0\0nameK\2u.", "it has a key twice, as text and as bytes"),
     ],
 )
 def test_a_tuple_is_in_one_place(code, message, tmp_path):

@@ -5,7 +5,9 @@ import dataclasses
 import io
 import os
 import signal
+import struct
 import warnings
+import zlib
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from ghn_jax.images.photo_views import (
     random_views,
     turn_hue,
 )
-from ghn_jax.images.photos import decode_rgb, render
+from ghn_jax.images.photos import decode_numbers, decode_rgb, render
 
 PLAIN = PhotoAugmentation(flip=False, brightness=0, contrast=0, saturation=0, hue=0)
 WHOLE = dataclasses.replace(PLAIN, area=(1.0, 1.0), ratio=(1.0, 1.0))
@@ -344,3 +346,18 @@ def test_whatever_pillow_raises_is_one_error(monkeypatch):
     monkeypatch.setattr(Image.Image, "convert", fails)
     with pytest.raises(ImageError, match=r"photo \(\d+ bytes\) is not an image, or is damaged: AssertionError"):
         decode_rgb(Source(), 0)
+
+
+def test_a_few_bytes_hold_few_pixels():
+    """What a header claims would take memory before anything shows that the pixels are missing."""
+    for mode, color in (("1", 1), ("L", 7), ("RGB", (1, 2, 3))):  # as few bytes a pixel as there can be
+        image = Image.new(mode, (2000, 2000), color)
+        assert decode_rgb(Given(encoded(image)), 0).size == (2000, 2000)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 9000, 9000, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(100))
+    content = b"\x89PNG\r\n\x1a\n"
+    for chunk in (header, b"IDAT" + pixels, b"IEND"):
+        content += struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
+    for decode in (decode_rgb, decode_numbers):
+        with pytest.raises(ImageError, match=r"9000x9000 pixels in \d+ bytes, no image has so many"):
+            decode(Given(content), 0)

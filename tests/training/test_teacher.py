@@ -78,7 +78,7 @@ def test_a_batch_has_the_labels_and_what_the_teacher_thinks(file, digits, tmp_pa
     config = dataclasses.replace(small_config(tmp_path), teacher=str(file), own_images=True)
     plain = images.train_batch(digits, config.images_of_step, config.seed, 1)
     with contextlib.closing(Programs(jax.local_devices()[:1])) as programs:
-        batch = teacher.batches(config, digits, programs)(1)
+        batch = teacher.batches(config, digits, programs, teacher.of_run(config, digits.task))(1)
     np.testing.assert_array_equal(batch.images, plain.images)
     np.testing.assert_array_equal(batch.labels.labels, plain.labels)
     program = lower(NETWORK, digits.task)
@@ -119,6 +119,18 @@ def test_a_taught_run_goes_on_bit_for_bit(tmp_path, file, small_hypernetwork, sm
     )
     jax.tree.map(np.testing.assert_array_equal, kept, in_parts)
     assert max(jax.tree.leaves(jax.tree.map(lambda a, b: float(np.abs(a - b).max()), kept, more))) > 1e-6
+
+
+def test_a_run_goes_on_with_the_teacher_that_it_had(tmp_path, file, small_hypernetwork, small_networks):
+    config = dataclasses.replace(small_config(tmp_path / "run", teacher=str(file)), max_minutes=1e-9)
+    assert loop.train(config).step == 1
+    folder = tmp_path / "run" / checkpoint.FOLDER
+    found = teacher.load(file, CIFAR10)
+    assert checkpoint.describe(folder / "1").progress["teacher"] == found.fingerprint
+    teacher.save(file, NETWORK, he_init(lower(NETWORK, CIFAR10), seed=4), overwrite=True)
+    assert teacher.load(file, CIFAR10).fingerprint != found.fingerprint
+    with pytest.raises(ConfigError, match=r"the network in teacher='.*' was another one"):
+        loop.train(config)
 
 
 def test_a_file_keeps_the_network(file, digits):

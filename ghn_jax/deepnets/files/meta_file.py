@@ -35,7 +35,7 @@ class MetaFile:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = files.as_path(path)
         try:
             self._starts, self._ends = _entry_spans(self.path)
             skeleton = files.parse_json(_skeleton(self.path, self._starts, self._ends))

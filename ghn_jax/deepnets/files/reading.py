@@ -62,7 +62,10 @@ def file_name(split: str) -> str:
 
 def meta_path(path: str | os.PathLike) -> Path:
     """The meta file that belongs to an HDF5 file."""
-    return Path(path).with_suffix("").with_name(Path(path).stem + "_meta.json")
+    path = files.as_path(path)
+    if not path.name:
+        raise files.FileError(f"{str(path)!r}: expected the path of a file")
+    return path.with_name(path.stem + "_meta.json")
 
 
 class StoredArrays(NamedTuple):
@@ -85,7 +88,7 @@ class DeepNetsFile:
     """
 
     def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
+        self.path = files.as_path(path)
         self._file: h5py.File | None = None
         self._process = 0
         try:

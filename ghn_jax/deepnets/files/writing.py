@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import json
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -88,6 +89,7 @@ def write_file(
 
     Raises:
       ExistingFileError: one of them exists.
+      FileError, OSError: the system cannot write.
     """
     require_absent(path)
     _write(Path(path), meta_path(path), splits, attributes, names)
@@ -117,7 +119,11 @@ def _write(
     attributes: Mapping[str, Any] | None,
     names: Mapping[str, tuple[Mapping[int, str], Mapping[int, str]]] | None,
 ) -> None:
-    with files.replacing(path, refuse_existing=True) as temporary, files.replacing(meta) as temporary_meta:
+    with (
+        _errors_of_the_system(path),
+        files.replacing(path, refuse_existing=True) as temporary,
+        files.replacing(meta) as temporary_meta,
+    ):
         with h5py.File(temporary, "w") as file, open(temporary_meta, "w") as text:
             file.attrs.update({"title": TITLE, "format_version": FORMAT_VERSION, **(attributes or {})})
             text.write("{")
@@ -128,6 +134,15 @@ def _write(
             text.write("}\n")
         if meta.exists() and not filecmp.cmp(meta, temporary_meta, shallow=False):
             require_absent(path)
+
+
+@contextlib.contextmanager
+def _errors_of_the_system(path: Path) -> Iterator[None]:
+    """Turns the RuntimeError into which HDF5 makes what the system says at the end of a file, as of a full disk."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise files.FileError(f"{path} cannot be written: {error}") from error
 
 
 def _write_split(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import pickle
 import pickletools
 from pathlib import Path
@@ -32,6 +31,9 @@ _REPEATING = ("DUP", "POP", "POP_MARK")
 """Instructions with which a tuple could be taken again.  A key of tuples that hold each other twice takes Python hours:
 each of dozens of them doubles the work.
 """
+
+_KEYS = frozenset({"data", "labels", "fine_labels", "coarse_labels"})
+"""Of what is read of a batch."""
 
 _MOST_BITS = 31
 """Of an integer.  Dictionaries of larger ones can be made so that every entry meets all others."""
@@ -125,10 +127,12 @@ def _check_instructions(content: bytes) -> None:
     """Checks that no instruction asks for a place in the unpickler's memory far beyond those before it.
 
     Raises:
-      ValueError: one does, there are very many, a number that no batch has, or the bytes are no pickle.
+      ValueError: one does, there are very many, a number that no batch has, a key twice, or the bytes are no pickle.
     """
     instructions = loose_tuples = 0
-    after_tuple = False
+    after_tuple = after_key = False
+    keys: set[str] = set()
+    kept_keys: set[int] = set()
     places: set[int] = set()
     tuples: set[int] = set()
     for opcode, argument, _ in pickletools.genops(io.BytesIO(content)):
@@ -139,7 +143,13 @@ def _check_instructions(content: bytes) -> None:
             raise ValueError(f"instruction {instructions} has a number that no batch has")
         if opcode.name in _REPEATING:
             raise ValueError(f"instruction {instructions}, {opcode.name}, is not one that a batch needs")
+        text = argument.decode("latin1") if isinstance(argument, bytes) else argument
+        if text in keys or ("GET" in opcode.name and argument in kept_keys):  # a dictionary would keep the last
+            raise ValueError(f"instruction {instructions} has a key twice")
+        if isinstance(text, str) and text in _KEYS:
+            keys.add(text)
         if "PUT" not in opcode.name and opcode.name not in ("MEMOIZE", "FRAME", "PROTO"):
+            after_key = isinstance(text, str) and text in _KEYS
             loose_tuples += after_tuple and opcode.name not in ("REDUCE", "BUILD")
             if loose_tuples > _MOST_LOOSE_TUPLES:
                 raise ValueError(f"it has more than {_MOST_LOOSE_TUPLES:,} tuples")
@@ -149,6 +159,7 @@ def _check_instructions(content: bytes) -> None:
         if ("PUT" in opcode.name or opcode.name == "MEMOIZE") and isinstance(argument, int):
             places.add(argument)
             (tuples.add if after_tuple else tuples.discard)(argument)
+            (kept_keys.add if after_key else kept_keys.discard)(argument)
         if "GET" in opcode.name and argument in tuples:
             raise ValueError(f"instruction {instructions} asks for a tuple again")
         if "PUT" in opcode.name and isinstance(argument, int) and argument > 2 * instructions + 1000:
@@ -163,6 +174,9 @@ def read_python_batch(path: Path) -> dict[str, Any]:
     """
     try:
         content = files.read_regular(path, _MOST_BYTES)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error}") from error
+    try:
         _check_instructions(content)
         # From memory: of a file, the unpickler would make room for whatever the pickle says is coming.
         batch = _ArrayUnpickler(io.BytesIO(content), encoding="bytes").load()
@@ -177,5 +191,5 @@ def read_python_batch(path: Path) -> dict[str, Any]:
         return found
     except _UNPICKLING_ERRORS as error:
         raise ImageError(
-            f"{path} ({os.stat(path).st_size} bytes) is not a pickled CIFAR batch, or is truncated: {error}"
+            f"{path} ({len(content)} bytes) is not a pickled CIFAR batch, or is truncated: {error}"
         ) from error
