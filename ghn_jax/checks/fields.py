@@ -17,7 +17,7 @@ import math
 import numbers
 import operator
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 _SHOWN = reprlib.Repr()
@@ -146,6 +146,17 @@ class Either:
             with contextlib.suppress(TypeError, ValueError, OverflowError):
                 return rule.take(value)
         raise ValueError
+
+
+class Batches:
+    """Something that makes one batch after the other; an array is one that somebody forgot to put into a list."""
+
+    expected = "a list of batches, or what makes one after the other"
+
+    def take(self, value: Any) -> Iterable[Any]:
+        if isinstance(value, (str, bytes, Mapping)) or hasattr(value, "shape") or not hasattr(type(value), "__iter__"):
+            raise TypeError
+        return value
 
 
 class OneOf:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import optax
 
-from ghn_jax.checks.fields import OneOf, Real, Several, Whole, shown, taken
+from ghn_jax.checks.fields import Batches, OneOf, Real, Several, Whole, shown, taken
 from ghn_jax.errors import GHNError
 from ghn_jax.evaluation.fine_tuning import Protocol, Trainer
 from ghn_jax.evaluation.orthogonalise import orthogonalise
@@ -135,7 +135,7 @@ def best_start(
     (True, True)
     """
     ghn = chosen_ghn(ghn, "best_start")
-    batches = _listed(batches)
+    batches = list(taken(batches, Batches(), StartError, "batches"))
     if len(batches) < 2:
         raise StartError(f"{len(batches)} batches: expected at least 2")
     rate = taken(learning_rate, Real(0, 1e3, with_low=False), StartError, "learning_rate")
@@ -170,18 +170,6 @@ def best_start(
             f"no start has a finite loss after {len(batches)} steps: expected a lower learning_rate={rate}"
         )
     return Start(best, tried[best], losses, accuracies)
-
-
-def _listed(batches: Iterable[Any]) -> list[Any]:
-    """Raises StartError for what are no batches; what is raised by a generator of them passes."""
-    # An array is one batch that somebody forgot to put into a list.
-    if (
-        isinstance(batches, (str, bytes, Mapping))
-        or hasattr(batches, "shape")
-        or not hasattr(type(batches), "__iter__")
-    ):
-        raise StartError(f"batches={shown(batches)}: expected a list of batches, or what makes one after the other")
-    return list(batches)
 
 
 def _check_loss(graph: Graph, loss: Callable[[Any, Any], jax.Array], batch: Any) -> None:

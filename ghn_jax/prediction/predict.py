@@ -132,7 +132,9 @@ def chosen_ghn(ghn: GHN | None, function: str) -> GHN:
     if ghn is None:
         ghn = pretrained.load()
     if not isinstance(ghn, GHN):
-        raise TypeError(f"{function} expected a GHN, got {type(ghn).__name__}")
+        raise TypeError(
+            f"{function} expected a GHN, such as ghn_jax.load('ghn2_fashion_mnist'), got a {type(ghn).__name__}"
+        )
     if ghn not in _finite:
         pretrained.check_params(ghn)
         for keys, leaf in jax.tree_util.tree_leaves_with_path(ghn.params):

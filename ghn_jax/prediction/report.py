@@ -152,7 +152,9 @@ def report(graph: Graph, ghn: GHN | None = None, *, scales: bool = False) -> Rep
     scales = taken(scales, Flag(), GraphError, "scales")
     ghn = pretrained.load() if ghn is None else ghn
     if not isinstance(ghn, GHN):
-        raise TypeError(f"report expected a GHN, got {type(ghn).__name__}")
+        raise TypeError(
+            f"report expected a GHN, such as ghn_jax.load('ghn2_fashion_mnist'), got a {type(ghn).__name__}"
+        )
     config = ghn.config
     if graph.tree is None:
         rows = [

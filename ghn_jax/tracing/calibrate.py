@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import linen as nn
 
-from ghn_jax.checks.fields import shown
+from ghn_jax.checks.fields import Batches, shown, taken
 from ghn_jax.errors import GHNError
 from ghn_jax.runtime import own_settings
 
@@ -77,17 +77,8 @@ def calibrate(model: Any, params: Any, batches: Iterable[Any], **apply_kwargs: A
         step, finish = _nnx(nnx, model, params, apply_kwargs)
     else:
         raise CalibrationError(f"calibrate expected a Linen or NNX module, got {type(model).__name__}")
-    # An array is one batch that somebody forgot to put into a list.
-    if (
-        isinstance(batches, (str, bytes, Mapping))
-        or hasattr(batches, "shape")
-        or not hasattr(type(batches), "__iter__")
-    ):
-        raise CalibrationError(
-            f"batches={shown(batches)}: expected a list of batches, or what makes one after the other"
-        )
     pooled, name = None, type(model).__name__
-    for batch in batches:
+    for batch in taken(batches, Batches(), CalibrationError, "batches"):
         args = batch if isinstance(batch, tuple) else (batch,)
         _check_batch(args)
         try:

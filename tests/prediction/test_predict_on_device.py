@@ -256,7 +256,7 @@ def test_warm_up_refuses_what_cannot_be_predicted():
         warm_up(GHN, max_nodes=3000)
     with pytest.raises(GraphError, match="expected a ghn_jax Graph, got str"):
         warm_up(GHN, graphs=["resnet50"])
-    with pytest.raises(TypeError, match="warm_up expected a GHN, got dict"):
+    with pytest.raises(TypeError, match="warm_up expected a GHN, such as .*, got a dict"):
         warm_up(GHN.params)
 
 
