@@ -5,9 +5,9 @@ a step: 128 different images a step for eight networks.  Networks cost at most 4
 cheaper quarter; those of the test splits that cost ten times as much are predicted as well as these.  Few of those are
 wide, so two in five show the shapes of wider twins: the hypernetwork learns those shapes at no cost.
 
-The weights in the package are those of six stages, each from the weights before: 1,420 and 520 steps with networks of 32
-channels and up to 40 million multiply-adds, 1,700 and 1,500 of up to 30 million, then two that show wider shapes: 1,600 as
-this file says, with `--config.seed=7`, and 1,500 with `--config.seed=9 --config.steps=1500` and a teacher of
+The weights in the package are those of six stages, each from the weights before: 1,420 and 520 steps with networks of
+32 channels and up to 40 million multiply-adds, 1,700 and 1,500 of up to 30 million, then two that show wider shapes:
+1,600 as this file says, with `--config.seed=7`, and 1,500 with `--config.seed=9 --config.steps=1500` and a teacher of
 `experiments/train_teacher.py`, `--config.teacher=teacher.safetensors`.
 
 Those for Fashion-MNIST have had such a stage too: `--config.dataset=fashion_mnist --config.start=ghn2_fashion_mnist
