@@ -222,7 +222,8 @@ def plot(path: str | os.PathLike, rows: Sequence[Row], title: str) -> None:
             epochs = sorted(map(int, mine[0]))
             values = 100 * np.array([[accuracy[str(epoch)] for epoch in epochs] for accuracy in mine])
             mean, spread = values.mean(0), values.std(0) / max(1, len(values) - 1) ** 0.5
-            axes.plot(epochs, mean, ".-", color=f"C{place}", label=start)
+            style = (".-", ".--", ".-.", ".:")[place % 4]  # some starts lie on top of others
+            axes.plot(epochs, mean, style, color=f"C{place}", label=start)
             axes.fill_between(epochs, mean - spread, mean + spread, color=f"C{place}", alpha=0.2, linewidth=0)
         axes.set(xlabel="epochs", title="all images" if count is None else f"{count} images a class")
         axes.grid(alpha=0.3)
