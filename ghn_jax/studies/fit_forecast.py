@@ -79,8 +79,8 @@ def features_of_networks(
             continue
         graph = build_graph(sample_architecture(split, number))
         for name in missing:
-            found[split, number, name] = values = report(graph, ghns[name]).features
-            rounded = [round(float(value), 5) for value in values]
+            rounded = [round(float(value), 5) for value in report(graph, ghns[name]).features]
+            found[split, number, name] = np.array(rounded)  # as they are read again, so that a fit can be repeated
             json_lines.append(path, {"split": split, "number": number, **weights[name], "features": rounded})
     return found
 

@@ -34,14 +34,13 @@ def score():
 
 def test_features_are_of_these_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        fit_forecast, "report", lambda graph, ghn: SimpleNamespace(features=np.full(len(FEATURES), 0.5))
+        fit_forecast, "report", lambda graph, ghn: SimpleNamespace(features=np.full(len(FEATURES), 1 / 3))
     )
     path, key = tmp_path / "features.jsonl", ("test", 0, "small")
 
     def lines_after(ghn):
-        assert fit_forecast.features_of_networks([("test", 0)], {"small": ghn}, path)[key].tolist() == [0.5] * len(
-            FEATURES
-        )
+        found = fit_forecast.features_of_networks([("test", 0)], {"small": ghn}, path)[key]
+        assert found.tolist() == [0.33333] * len(FEATURES)  # when they are made as when they are read
         return path.read_text().splitlines()
 
     first, other = GHN.init(SMALL, 0), GHN.init(SMALL, 1)
