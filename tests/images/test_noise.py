@@ -44,4 +44,4 @@ def test_command_refuses_noise_that_is_none(capsys):
     assert evaluate.parse_args(["--noise=0.08"]).noise == 0.08
     with pytest.raises(SystemExit):
         evaluate.parse_args(["--noise=2"])
-    assert "--noise=2.0: expected 0 to 1" in capsys.readouterr().err
+    assert "argument --noise: '2': expected a number from 0 to 1" in capsys.readouterr().err
