@@ -102,9 +102,8 @@ def visualize(
     if graph.num_nodes < 1:
         raise GraphError("a graph without nodes cannot be drawn")
     check_form(graph)
-    labels, legend = (
-        taken(*one) for one in ((labels, Flag(), GraphError, "labels"), (legend, Flag(), GraphError, "legend"))
-    )
+    labels = taken(labels, Flag(), GraphError, "labels")
+    legend = taken(legend, Flag(), GraphError, "legend")
     title = taken(title, Maybe(Text()), GraphError, "title")
     out = None if path is None else _picture(path)
     edges = [(start, end) for start, end in np.argwhere(graph.distances == 1).tolist()]
